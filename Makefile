@@ -1,0 +1,44 @@
+# Every target sets up what it needs: python3 and make are enough.
+UV_VERSION := 0.13.9
+UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
+PYTHON := .venv/bin/python
+WORKFLOWS ?= 250
+ARGS ?=
+
+.PHONY: demo up test check format lock setup
+
+demo: setup
+	.venv/bin/write-batcher demo --workflows $(WORKFLOWS) $(ARGS)
+
+up: setup
+	.venv/bin/write-batcher up $(ARGS)
+
+test: setup
+	$(PYTHON) -m pytest $(ARGS)
+
+check: setup
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy -p write_batcher
+	.venv/bin/mypy tests
+
+format: setup
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+# Installing again takes a second and rebuilds the links of the editable package when a file was added.
+setup: .venv/.locked
+	@$(UV) pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation --reinstall-package write-batcher --editable .
+
+.venv/.locked: requirements.lock $(UV)
+	$(UV) venv --quiet --allow-existing --python python3 .venv
+	$(UV) pip sync --quiet --python $(PYTHON) --require-hashes requirements.lock
+	@touch $@
+
+.tools/bin/uv:
+	python3 -m venv .tools
+	.tools/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+# The lock is exported without the index it came from; uv.lock names that host, so it is not kept.
+lock: $(UV)
+	$(UV) export --quiet --all-extras --all-groups --no-emit-project --no-header --output-file requirements.lock

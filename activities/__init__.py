@@ -1,0 +1,1 @@
+"""Activities: the caller side (enqueue, business) and the batcher side (drain)."""

@@ -1,0 +1,1 @@
+"""Worker processes, and the embedded servers for demo and tests."""
