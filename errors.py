@@ -1,0 +1,58 @@
+"""The one error tree: what callers catch in a workflow, and what the parts raise to each other."""
+
+from temporalio.exceptions import ApplicationError
+
+
+class WriteBatcherError(Exception):
+    """Base of every error that stays inside a process."""
+
+
+class ConfigurationError(WriteBatcherError):
+    """A setting, an address or a permission is wrong: retrying cannot heal it. The command exits with 2."""
+
+
+class QueueUnavailable(WriteBatcherError):
+    """Redis cannot be asked right now, or nobody drains the queue yet. Heals by itself or by an operator."""
+
+
+class QueueFull(QueueUnavailable):
+    """The stream holds as many entries as it may, or Redis is out of memory. Heals when the drain catches up."""
+
+
+class InvalidRequest(WriteBatcherError):
+    """A write request that can never be queued: too large, or not encodable."""
+
+
+class InvalidEntry(WriteBatcherError):
+    """A stream entry that cannot be decoded into a write request."""
+
+
+class SinkUnavailable(WriteBatcherError):
+    """The sink cannot write any batch right now: connection, lock, disk, permission, missing table."""
+
+
+class SinkContractBroken(WriteBatcherError):
+    """A sink did not answer with one receipt per request, in order. The drain stops: nobody may be misinformed."""
+
+
+class StageStalled(WriteBatcherError):
+    """A stage of the drain made no progress within its limit; the activity fails so that another attempt takes over."""
+
+
+class WriteFailed(ApplicationError):
+    """Base of what `BatchedWrites.submit` raises. Never retried by Temporal: the write has been given up."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, type=type(self).__name__, non_retryable=True)
+
+
+class WriteRejected(WriteFailed):
+    """The database refuses this record; the message says why. Nothing was written."""
+
+
+class WriteNotSubmitted(WriteFailed):
+    """The request could not be appended to the queue within the submit timeout, or is invalid."""
+
+
+class WriteNotConfirmed(WriteFailed):
+    """No receipt came within the confirmation timeout."""

@@ -1,0 +1,124 @@
+"""What crosses a boundary: between workflow and activity, through the stream, into a sink, back to the caller."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Outcome(StrEnum):
+    """What became of one write request."""
+
+    WRITTEN = "written"
+    DUPLICATE = "duplicate"
+    """Written before under the same request id, by the batch that the receipt names."""
+    REJECTED = "rejected"
+    """The database refuses this record, and would refuse it again; the receipt says why."""
+
+
+class FlushReason(StrEnum):
+    """Why a batch was closed."""
+
+    SIZE = "size"
+    BYTES = "bytes"
+    WAIT = "wait"
+    FLUSH = "flush"
+    STOP = "stop"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyAddress:
+    """The caller that waits for a receipt. `run_id` names the run that asked; receipts go to the workflow id."""
+
+    workflow_id: str
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteRequest:
+    """One record for one target table. `reply` is None for fire-and-forget."""
+
+    request_id: str
+    table: str
+    record: dict[str, Any]
+    reply: ReplyAddress | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """Input of the activity `enqueue_write`: a request, its queue, and the key that decides on its partition."""
+
+    queue: str
+    key: str
+    request: WriteRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Requests to be written in one transaction. Their request ids differ from each other."""
+
+    batch_id: str
+    flush_reason: FlushReason
+    requests: tuple[WriteRequest, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteReceipt:
+    """The outcome of one write request.
+
+    `batch_id`, `batch_size` and `flush_reason` tell of the batch that produced this receipt; only for
+    `Outcome.DUPLICATE` does `batch_id` name the earlier batch that wrote the record.
+    `error` is set exactly when the outcome is `Outcome.REJECTED`.
+    """
+
+    request_id: str
+    outcome: Outcome
+    batch_id: str | None = None
+    batch_size: int | None = None
+    flush_reason: FlushReason | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionRef:
+    """One partition of a queue."""
+
+    queue: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.queue}/{self.partition}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainProgress:
+    """What one run of the drain has done so far; its heartbeat details. For people to read: nothing depends on it."""
+
+    batches: int = 0
+    written: int = 0
+    duplicate: int = 0
+    rejected: int = 0
+    confirmed: int = 0
+    without_caller: int = 0
+    dead: int = 0
+    in_hand: int = 0
+    holding: str | None = None
+    """Why the current batch cannot be written right now, if so."""
+
+
+class DrainEnd(StrEnum):
+    """Why a drain returned."""
+
+    STOPPED = "stopped"
+    """By a worker's shutdown or by its workflow; what was not finished is left for the next drain."""
+    EXPIRED = "expired"
+    """After its time, so that the workflow can continue as new."""
+    RETIRED = "retired"
+    """The queue shrank and this partition is empty."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainResult:
+    """How one run of the drain ended."""
+
+    end: DrainEnd
+    progress: DrainProgress
