@@ -1,0 +1,112 @@
+"""Write request <-> fields of a stream entry. The one place that knows the wire form (version 1).
+
+| field     | value                                                                                              |
+|-----------|----------------------------------------------------------------------------------------------------|
+| `v`       | `1`                                                                                                |
+| `id`      | request id, UTF-8, at most 512 bytes                                                               |
+| `reply`   | JSON `{"workflow_id", "run_id", "mode": "signal"}`; empty for fire-and-forget                      |
+| `payload` | serialized `temporal.api.common.v1.Payload` of `{"table", "record"}`, through the data converter   |
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import DecodeError
+from temporalio.api.common.v1 import Payload
+from temporalio.converter import DataConverter
+
+from write_batcher.errors import InvalidEntry, InvalidRequest, QueueUnavailable
+from write_batcher.models import ReplyAddress, WriteRequest
+
+VERSION = b"1"
+MAX_REQUEST_ID_BYTES = 512
+
+Fields = dict[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteBody:
+    """What is encoded, and with a payload codec encrypted: the part of a request that may be confidential."""
+
+    table: str
+    record: dict[str, Any]
+
+
+class Codec:
+    """Encodes with the client's data converter and codec: what is encrypted in Temporal is encrypted in Redis."""
+
+    def __init__(self, data_converter: DataConverter) -> None:
+        self._converter = data_converter
+
+    async def encode(self, request: WriteRequest) -> Fields:
+        """Raises InvalidRequest for a request that no entry can carry."""
+        request_id = _request_id_bytes(request.request_id)
+        try:
+            [payload] = await self._converter.encode([WriteBody(table=request.table, record=request.record)])
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidRequest(f"record of request {request.request_id} cannot be encoded: {error}") from error
+        return {
+            b"v": VERSION,
+            b"id": request_id,
+            b"reply": _encode_reply(request.reply),
+            b"payload": payload.SerializeToString(),
+        }
+
+    async def decode(self, fields: Fields) -> WriteRequest:
+        """Raises InvalidEntry for anything that is not a version 1 entry of this data converter, and QueueUnavailable
+        when its codec fails with an OSError (TimeoutError is one): then the entry may be valid.
+        """
+        if fields.get(b"v") != VERSION:
+            raise InvalidEntry(f"version {fields.get(b'v')!r} is not {VERSION!r}")
+        missing = {b"id", b"reply", b"payload"} - fields.keys()
+        if missing:
+            raise InvalidEntry(f"fields are missing: {', '.join(sorted(name.decode() for name in missing))}")
+        try:
+            request_id = fields[b"id"].decode()
+            payload = Payload.FromString(fields[b"payload"])
+        except (UnicodeDecodeError, DecodeError) as error:
+            raise InvalidEntry(f"not a write request: {error}") from error
+        if not request_id or len(fields[b"id"]) > MAX_REQUEST_ID_BYTES:
+            raise InvalidEntry(f"request id has {len(fields[b'id'])} bytes; 1 to {MAX_REQUEST_ID_BYTES} are allowed")
+        reply = decode_reply(fields)
+        try:
+            body: WriteBody
+            [body] = await self._converter.decode([payload], [WriteBody])
+        except OSError as error:  # a codec that asks a key server: an outage must not refuse what is valid
+            raise QueueUnavailable(f"the payload codec cannot be asked: {error}") from error
+        except Exception as error:
+            raise InvalidEntry(f"payload cannot be decoded: {error}") from error
+        return WriteRequest(request_id=request_id, table=body.table, record=body.record, reply=reply)
+
+
+def decode_reply(fields: Fields) -> ReplyAddress | None:
+    """The reply address alone, which may be readable when the rest of an entry is not. Raises InvalidEntry."""
+    text = fields.get(b"reply", b"")
+    if not text:
+        return None
+    try:
+        reply = json.loads(text)
+        if reply["mode"] != "signal":
+            raise InvalidEntry(f"reply mode {reply['mode']!r} is unknown")
+        return ReplyAddress(workflow_id=str(reply["workflow_id"]), run_id=str(reply["run_id"]))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise InvalidEntry(f"reply address cannot be decoded: {error!r}") from error
+
+
+def _encode_reply(reply: ReplyAddress | None) -> bytes:
+    if reply is None:
+        return b""
+    return json.dumps({"workflow_id": reply.workflow_id, "run_id": reply.run_id, "mode": "signal"}).encode()
+
+
+def _request_id_bytes(request_id: str) -> bytes:
+    try:
+        encoded = request_id.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"request id {request_id!r} is not valid Unicode: {error.reason}") from error
+    if not 1 <= len(encoded) <= MAX_REQUEST_ID_BYTES:
+        raise InvalidRequest(
+            f"request id {request_id[:80]!r} has {len(encoded)} bytes; use 1 to {MAX_REQUEST_ID_BYTES} bytes"
+        )
+    return encoded

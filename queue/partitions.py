@@ -1,0 +1,44 @@
+"""Which partition a key goes to, and how producers learn how many partitions there are."""
+
+from zlib import crc32
+
+from redis.asyncio import Redis
+
+from write_batcher.errors import QueueUnavailable
+from write_batcher.queue.connections import translated_errors
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """CRC-32 of the UTF-8 key, modulo the number of partitions: the same in every process and language."""
+    return crc32(key.encode("utf-8", "surrogatepass")) % partitions
+
+
+class Partitions:
+    """The number of partitions of a queue. The batcher announces it and producers read it, so they cannot disagree."""
+
+    def __init__(self, redis: Redis, queue: str) -> None:
+        self._redis = redis
+        self._queue = queue
+        self._key = f"write-batcher:{queue}:partitions"
+
+    async def announce(self, count: int) -> int:
+        """Set the number of partitions; returns the larger of the old and the new, all of which need draining."""
+        with translated_errors():
+            before = await self._redis.set(self._key, count, get=True)
+        return max(count, int(before or 0))
+
+    async def announced_or(self, count: int) -> int:
+        """The announced number; announces `count` when there is none (Redis may have lost it)."""
+        with translated_errors():
+            await self._redis.set(self._key, count, nx=True)
+            return int(await self._redis.get(self._key) or count)
+
+    async def count(self) -> int:
+        """The announced number. Raises QueueUnavailable when no batcher has announced one."""
+        with translated_errors():
+            value = await self._redis.get(self._key)
+        if value is None:
+            raise QueueUnavailable(
+                f"queue {self._queue!r} has no batcher yet: start one with `write-batcher worker batcher`"
+            )
+        return int(value)
