@@ -1,0 +1,53 @@
+"""Caller side: append a write request to its partition."""
+
+import random
+from datetime import timedelta
+
+from redis.asyncio import Redis
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from write_batcher.errors import InvalidRequest, QueueFull
+from write_batcher.models import Submission
+from write_batcher.queue.codec import Codec
+from write_batcher.queue.partitions import Partitions, partition_of
+from write_batcher.queue.stream import WriteQueue
+
+FULL_RETRY_DELAY = timedelta(seconds=2)
+
+
+class EnqueueActivities:
+    """Appends through one Redis client. `max_backlog` entries per stream, `max_request_bytes` per encoded request."""
+
+    def __init__(self, redis: Redis, *, max_backlog: int, max_request_bytes: int) -> None:
+        self._redis = redis
+        self._max_backlog = max_backlog
+        self._max_request_bytes = max_request_bytes
+
+    @activity.defn
+    async def enqueue_write(self, submission: Submission) -> str:
+        """Append the request unless its id is queued already; returns `<partition>/<entry id>`.
+
+        Fails without retry for a request that can never be queued (type `InvalidRequest`); everything else heals.
+        """
+        try:
+            fields = await Codec(activity.client().data_converter).encode(submission.request)
+            size = sum(len(name) + len(value) for name, value in fields.items())
+            if size > self._max_request_bytes:
+                raise InvalidRequest(
+                    f"request {submission.request.request_id} is {size} bytes encoded, the limit is "
+                    f"{self._max_request_bytes}: store large data elsewhere and write its address, "
+                    "or raise WRITE_BATCHER_MAX_REQUEST_BYTES for callers and batcher"
+                )
+        except InvalidRequest as error:
+            raise ApplicationError(str(error), type="InvalidRequest", non_retryable=True) from error
+        count = await Partitions(self._redis, submission.queue).count()
+        partition = partition_of(submission.key, count)
+        queue = WriteQueue(self._redis, submission.queue, partition)
+        try:
+            entry_id = await queue.append(fields, max_backlog=self._max_backlog)
+        except QueueFull as error:
+            # Jittered, or all refused callers come back in the same moment.
+            delay = FULL_RETRY_DELAY * random.uniform(0.5, 1.5)  # noqa: S311 - not for secrets
+            raise ApplicationError(str(error), type="QueueFull", next_retry_delay=delay) from error
+        return f"{partition}/{entry_id}"
