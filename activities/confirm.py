@@ -1,0 +1,69 @@
+"""Delivers receipts to their callers, by signal."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+from enum import Enum
+
+from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+from write_batcher.errors import ConfigurationError
+from write_batcher.models import WriteReceipt
+
+CONFIRMATION_SIGNAL = "write_confirmation"
+CONCURRENCY = 32  # more only queues in the server
+RPC_TIMEOUT = timedelta(seconds=5)  # per attempt; one hung call must not hold up the others
+
+logger = logging.getLogger(__name__)
+
+
+class Delivery(Enum):
+    """What became of one delivery."""
+
+    DELIVERED = "delivered"
+    NO_CALLER = "no caller"
+    """The caller has ended or never was: final."""
+    UNKNOWN = "unknown"
+    """May or may not have arrived: try again, a second receipt is ignored."""
+
+
+class SignalConfirmer:
+    """Signals callers by workflow id without a run id; the request id decides who is meant."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._slots = asyncio.Semaphore(CONCURRENCY)
+
+    async def deliver(self, workflow_id: str, receipts: Sequence[WriteReceipt]) -> Delivery:
+        """Send all `receipts` to one caller in one signal. Raises ConfigurationError when no caller can be reached."""
+        handle = self._client.get_workflow_handle(workflow_id)
+        async with self._slots:
+            try:
+                await handle.signal(CONFIRMATION_SIGNAL, list(receipts), rpc_timeout=RPC_TIMEOUT)
+            except RPCError as error:
+                return _delivery(error, workflow_id, self._client.namespace)
+        return Delivery.DELIVERED
+
+
+def _delivery(error: RPCError, workflow_id: str, namespace: str) -> Delivery:
+    match error.status:
+        case RPCStatusCode.NOT_FOUND if _names_missing_namespace(error):
+            raise ConfigurationError(f"Temporal has no namespace {namespace!r}: create it or set TEMPORAL_NAMESPACE")
+        case RPCStatusCode.NOT_FOUND:
+            return Delivery.NO_CALLER
+        case RPCStatusCode.INVALID_ARGUMENT:
+            # Also a caller that has received its 10,000 signals: it must continue as new.
+            logger.warning("caller %s cannot be signalled: %s", workflow_id, error)
+            return Delivery.NO_CALLER
+        case RPCStatusCode.PERMISSION_DENIED | RPCStatusCode.UNAUTHENTICATED:
+            raise ConfigurationError(f"Temporal refuses signals from the batcher: {error}; check its API key or TLS")
+        case _:
+            return Delivery.UNKNOWN
+
+
+def _names_missing_namespace(error: RPCError) -> bool:
+    """NOT_FOUND means a missing caller or a missing namespace; only the error's detail tells which."""
+    return any(detail.Is(NamespaceNotFoundFailure.DESCRIPTOR) for detail in error.grpc_status.details)
