@@ -1,0 +1,99 @@
+"""The process of the batcher: hosts the drains, and makes sure that every partition has its batcher workflow."""
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack
+from datetime import timedelta
+
+from redis.asyncio import Redis
+from temporalio.client import Client
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError
+from temporalio.worker import Worker
+
+from write_batcher.activities.batching import BatchLimits
+from write_batcher.activities.drain import DrainActivities
+from write_batcher.activities.sinks.protocol import Sink
+from write_batcher.config import Settings, hide_password
+from write_batcher.models import PartitionRef
+from write_batcher.queue.partitions import Partitions
+from write_batcher.workers.connections import connect_redis, connect_temporal
+from write_batcher.workers.plugin import passing_through
+from write_batcher.workers.serving import GRACE, serve
+from write_batcher.workflows.batcher import BatcherInput, BatcherWorkflow, batcher_workflow_id
+
+ENSURE_EVERY = timedelta(seconds=30)
+
+logger = logging.getLogger(__name__)
+
+
+def make_batcher_worker(client: Client, settings: Settings, redis: Redis, sink: Sink) -> Worker:
+    """A worker of the batcher task queue; not started."""
+    drains = DrainActivities(
+        redis_url=settings.redis_url,
+        redis=redis,
+        sink=sink,
+        limits=BatchLimits(max_items=settings.max_items, max_bytes=settings.max_bytes, max_wait=settings.max_wait),
+        partitions=settings.partitions,
+    )
+    return Worker(
+        client,
+        task_queue=settings.batcher_task_queue,
+        workflows=[BatcherWorkflow],
+        activities=[drains.drain, drains.flush],
+        workflow_runner=passing_through(None),
+        graceful_shutdown_timeout=GRACE,
+    )
+
+
+async def start_batchers(client: Client, settings: Settings, partitions: int, *, reuse: WorkflowIDReusePolicy) -> None:
+    """Start the batcher workflow of every partition that has none running."""
+    for partition in range(partitions):
+        ref = PartitionRef(queue=settings.queue, partition=partition)
+        try:
+            await client.start_workflow(
+                BatcherWorkflow.run,
+                BatcherInput(partition=ref),
+                id=batcher_workflow_id(ref),
+                task_queue=settings.batcher_task_queue,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                id_reuse_policy=reuse,
+            )
+        except WorkflowAlreadyStartedError:
+            logger.debug("batcher workflow of %s was stopped on purpose", ref)
+
+
+async def run_batcher_worker(settings: Settings, sink: Sink) -> None:
+    """Work until SIGTERM or Ctrl-C. Raises ConfigurationError when something cannot be reached at start."""
+    async with AsyncExitStack() as stack:
+        client = await connect_temporal()
+        redis = await stack.enter_async_context(await connect_redis(settings))
+        logger.info(
+            "batcher worker: queue %s with %d partitions, task queue %s of namespace %s at %s, Redis %s, database %s",
+            settings.queue,
+            settings.partitions,
+            settings.batcher_task_queue,
+            client.namespace,
+            client.service_client.config.target_host,
+            hide_password(settings.redis_url),
+            hide_password(settings.database_url),
+        )
+        # The old partitions of a queue that shrinks are drained until they are empty.
+        partitions = await Partitions(redis, settings.queue).announce(settings.partitions)
+        await start_batchers(client, settings, partitions, reuse=WorkflowIDReusePolicy.ALLOW_DUPLICATE)
+        ensuring = asyncio.create_task(_keep_batchers(client, settings), name="keep batchers")
+        stack.callback(ensuring.cancel)
+        await serve(make_batcher_worker(client, settings, redis, sink))
+
+
+async def _keep_batchers(client: Client, settings: Settings) -> None:
+    """Start batcher workflows again that somebody terminated; one that was stopped has completed and stays so."""
+    while True:
+        await asyncio.sleep(ENSURE_EVERY.total_seconds())
+        try:
+            await start_batchers(
+                client, settings, settings.partitions, reuse=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY
+            )
+        except RPCError as error:
+            logger.warning("batcher workflows could not be checked: %s", error)

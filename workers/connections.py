@@ -1,0 +1,84 @@
+"""Connecting to Temporal and Redis at start, with an answer that helps when it fails."""
+
+import asyncio
+import logging
+from datetime import timedelta
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
+from temporalio.client import Client
+from temporalio.envconfig import ClientConfig
+from temporalio.service import RPCError, RPCStatusCode
+
+from write_batcher.config import Settings, hide_password
+from write_batcher.errors import ConfigurationError
+from write_batcher.queue.connections import connect
+
+CONNECT_TIMEOUT = timedelta(seconds=10)
+DEFAULT_TEMPORAL_ADDRESS = "localhost:7233"
+
+logger = logging.getLogger(__name__)
+
+
+async def connect_temporal() -> Client:
+    """A client for what TEMPORAL_* or the Temporal profile names. Raises ConfigurationError when it cannot be used."""
+    try:
+        config = ClientConfig.load_client_connect_config()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ConfigurationError(f"the Temporal profile cannot be read: {error}") from error
+    address = config.setdefault("target_host", DEFAULT_TEMPORAL_ADDRESS)
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT.total_seconds()):
+            client = await Client.connect(**config)
+            await _check_namespace(client, address)
+            return client
+    except (RuntimeError, ValueError, TimeoutError) as error:
+        reason = "no answer" if isinstance(error, TimeoutError) else error
+        raise ConfigurationError(
+            f"Temporal at {address} cannot be reached: {reason}; start it (`write-batcher up`) or set TEMPORAL_ADDRESS"
+        ) from error
+
+
+async def _check_namespace(client: Client, address: str) -> None:
+    try:
+        await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            raise ConfigurationError(
+                f"Temporal at {address} has no namespace {client.namespace!r}: create it or set TEMPORAL_NAMESPACE"
+            ) from error
+        if error.status is not RPCStatusCode.PERMISSION_DENIED:  # a key may be allowed to work but not to describe
+            raise ConfigurationError(f"Temporal at {address} refuses: {error}; check its address and key") from error
+
+
+async def connect_redis(settings: Settings) -> Redis:
+    """A client for `settings.redis_url`, checked. Raises ConfigurationError when the server cannot be used; warns when
+    it would lose or evict data.
+    """
+    redis = connect(settings.redis_url)
+    try:
+        await redis.ping()
+        await _warn_of_data_loss(redis)
+    except (RedisError, OSError) as error:
+        await redis.aclose()
+        raise ConfigurationError(
+            f"Redis at {hide_password(settings.redis_url)} cannot be used: {error}; "
+            "start it (`write-batcher up`) or set WRITE_BATCHER_REDIS_URL"
+        ) from error
+    return redis
+
+
+async def _warn_of_data_loss(redis: Redis) -> None:
+    try:
+        config = await redis.config_get("appendonly", "maxmemory-policy")
+    except ResponseError as error:
+        logger.warning("cannot check whether Redis keeps its data (%s): make sure it persists and never evicts", error)
+        return
+    if config["appendonly"] != "yes":
+        logger.warning("Redis has appendonly no and loses queued writes when it restarts: set `appendonly yes`")
+    if config["maxmemory-policy"] != "noeviction":
+        logger.warning(
+            "Redis has maxmemory-policy %s and may evict queued writes: set `maxmemory-policy noeviction`",
+            config["maxmemory-policy"],
+        )
