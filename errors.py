@@ -39,6 +39,14 @@ class StageStalled(WriteBatcherError):
     """A stage of the drain made no progress within its limit; the activity fails so that another attempt takes over."""
 
 
+class ServerNotStarted(WriteBatcherError):
+    """An embedded server ended or did not answer; the message carries the end of its output."""
+
+
+class WorkerEnded(WriteBatcherError):
+    """A worker process ended although nobody told it to; the message carries the end of its log."""
+
+
 class WriteFailed(ApplicationError):
     """Base of what `BatchedWrites.submit` raises. Never retried by Temporal: the write has been given up."""
 

@@ -1,0 +1,68 @@
+"""Real servers for the whole session, and names that no other test uses."""
+
+import os
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+from temporalio.client import Client
+
+from write_batcher.queue.connections import connect
+from write_batcher.workers.local import RedisServer, TemporalServer
+
+TIME_SKIPPING = ("--dynamic-config-value", "frontend.WorkflowTimeSkippingEnabled=true")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End without Python's own exit: a process that used temporalio may abort there (sdk-python#300), with a status of
+    its own.
+    """
+    status = getattr(config, "exit_status", None)
+    if status is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config.exit_status = int(exitstatus)  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="session")
+async def temporal_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[TemporalServer]:
+    """A dev server with time skipping, in memory."""
+    folder = tmp_path_factory.mktemp("temporal")
+    async with TemporalServer(folder, in_memory=True, extra=TIME_SKIPPING) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def redis_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RedisServer]:
+    async with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
+    async with connect(redis_server.url) as client:
+        yield client
+
+
+@pytest.fixture
+async def client(temporal_server: TemporalServer) -> Client:
+    return await Client.connect(temporal_server.address)
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """Unique per test: for queues, task queues and workflow ids."""
+    return f"{request.node.originalname[:30]}-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    return f"sqlite+aiosqlite:///{tmp_path / 'target.db'}"
