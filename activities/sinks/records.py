@@ -1,0 +1,154 @@
+"""A record against the columns of its table: what the database would refuse anyway, said before it is asked."""
+
+import json
+import math
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from functools import partial
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
+from sqlalchemy import Column, Table
+
+from write_batcher.errors import InvalidRequest
+
+MAX_ERROR_LENGTH = 500
+"""Characters of an error in a receipt: it travels to a workflow, where histories are limited."""
+
+MAX_VALUE_LENGTH = 80
+"""Characters of a value quoted in an error."""
+
+INTEGER_BOUND = 2**63
+"""The largest integer type of SQLite and PostgreSQL has 64 bits, with a sign."""
+
+CHECKED_TYPES = frozenset({bool, int, float, str, bytes, Decimal, date, time, timedelta, UUID})
+"""Python types of columns that JSON can be checked for. What other types accept, they decide when they are bound."""
+
+# Strict, or the string "12" would be written as a number and 1 as a boolean. Bytes are base64 in JSON.
+STRICT = ConfigDict(strict=True, val_json_bytes="base64")
+
+
+class RecordCheck:
+    """Turns the JSON of a record into the values for one table."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self._columns = {column.key: column for column in table.columns if _is_writable(column)}
+        self._adapters = {key: _adapter(column) for key, column in self._columns.items()}
+        self._required = [key for key, column in self._columns.items() if _is_required(column, table)]
+
+    def values(self, record: dict[str, Any]) -> dict[str, Any]:
+        """The values to insert, as the column's Python types.
+
+        Raises `InvalidRequest`, which names the table and every column at fault, with its value.
+        """
+        if not record:
+            raise InvalidRequest(f"The record for table {self.table.name!r} is empty; give it at least one column.")
+        values: dict[str, Any] = {}
+        problems = [f"column {key!r} ({self._columns[key].type}) is required" for key in self._missing(record)]
+        for key, value in record.items():
+            if key not in self._columns:
+                problems.append(f"there is no column {key!r} to write to, only {', '.join(self._columns)}")
+                continue
+            try:
+                values[key] = self._value(key, value)
+            except (ValueError, RecursionError) as error:
+                column = f"column {key!r} ({self._columns[key].type})"
+                problems.append(f"{column} cannot hold {_quoted(value)}: {_first_line(error)}")
+        if problems:
+            raise InvalidRequest(printable(f"The record does not fit table {self.table.name!r}: {'; '.join(problems)}"))
+        return values
+
+    def _missing(self, record: dict[str, Any]) -> Iterator[str]:
+        return (key for key in self._required if key not in record)
+
+    def _value(self, key: str, value: Any) -> Any:
+        _refuse_unstorable(value)
+        return self._adapters[key].validate_json(json.dumps(value))
+
+
+def printable(text: str) -> str:
+    """`text` as any database and any log can hold it, cut to the length of an error."""
+    storable = text.replace("\0", "\\x00").encode(errors="backslashreplace").decode()
+    return storable if len(storable) <= MAX_ERROR_LENGTH else storable[: MAX_ERROR_LENGTH - 1] + "…"
+
+
+def _is_writable(column: Column[Any]) -> bool:
+    return column.computed is None and not (column.identity is not None and column.identity.always)
+
+
+def _is_required(column: Column[Any], table: Table) -> bool:
+    has_default = column.default is not None or column.server_default is not None or column.identity is not None
+    return not (column.nullable or has_default or column is table.autoincrement_column)
+
+
+def _adapter(column: Column[Any]) -> TypeAdapter[Any]:
+    json_type = _json_type(column)
+    # An annotation at run time: a plain `json_type | None` for a type checker would be a type of its own.
+    accepted: Any = json_type | None if column.nullable else json_type
+    return TypeAdapter(accepted, config=STRICT)
+
+
+def _json_type(column: Column[Any]) -> Any:
+    try:
+        python_type = column.type.python_type
+    except NotImplementedError:
+        return Any
+    if python_type is datetime:
+        with_timezone = getattr(column.type, "timezone", False)
+        return Annotated[datetime, PlainValidator(partial(_timestamp, with_timezone=with_timezone))]
+    if python_type is int:
+        return Annotated[int, Field(ge=-INTEGER_BOUND, lt=INTEGER_BOUND)]
+    return python_type if python_type in CHECKED_TYPES else Any
+
+
+def _timestamp(value: Any, *, with_timezone: bool) -> datetime:
+    """Read ISO 8601. Pydantic's own reading takes "20240101" for seconds since 1970.
+
+    Timestamps are stored in UTC: SQLite would drop an offset, PostgreSQL would convert to the session's zone.
+    """
+    if not isinstance(value, str):
+        raise ValueError("expected a timestamp in ISO 8601")
+    timestamp = datetime.fromisoformat(value)
+    if timestamp.tzinfo is None:
+        timestamp = timestamp.replace(tzinfo=UTC)
+    try:
+        timestamp = timestamp.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("expected a timestamp in the years 1 to 9999") from error
+    return timestamp if with_timezone else timestamp.replace(tzinfo=None)
+
+
+def _refuse_unstorable(value: Any) -> None:
+    """Refuse what JSON can carry and no database can hold, at any depth."""
+    pending = [value]
+    while pending:
+        match pending.pop():
+            case str(text):
+                if "\0" in text:
+                    raise ValueError("a text may not contain the character NUL")
+                if not text.isascii():
+                    text.encode()  # UnicodeEncodeError for a lone surrogate
+            case float(number) if not math.isfinite(number):
+                raise ValueError("a number must be finite")
+            case list(items):
+                pending.extend(items)
+            case dict(members):
+                pending.extend(members)
+                pending.extend(members.values())
+
+
+def _quoted(value: Any) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # integers of thousands of digits, values of a thousand levels
+        text = f"a value of type {type(value).__name__}"
+    return text if len(text) <= MAX_VALUE_LENGTH else text[: MAX_VALUE_LENGTH - 1] + "…"
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return error.errors(include_url=False, include_input=False)[0]["msg"]
+    return str(error)
