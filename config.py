@@ -71,12 +71,10 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis_url_names_a_server(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+        if not _names_redis(url):
             raise ValueError(
                 f"{hide_password(url)!r} is not a Redis URL; write redis://HOST:PORT/DB, or rediss:// for TLS"
             )
-        _ = parts.port  # raises ValueError when it is no number from 0 to 65535
         return url
 
     @model_validator(mode="after")
@@ -110,9 +108,34 @@ def load_settings(**flags: Any) -> Settings:
         raise ConfigurationError(_one_sentence(error, given)) from None
 
 
+def as_environment(settings: Settings) -> dict[str, str]:
+    """The variables that make another process load the same settings."""
+    return {f"{ENV_PREFIX}{name.upper()}": as_text(value) for name, value in settings}
+
+
+def as_text(value: object) -> str:
+    """A setting's value as it is written in a variable or behind a flag."""
+    match value:
+        case timedelta():
+            return f"{value.total_seconds():.15g}s"
+        case tuple():
+            return ",".join(value)
+        case _:
+            return str(value)
+
+
 def hide_password(url: str) -> str:
-    """`url` fit for a log: the password of its authority is replaced by ***."""
-    return re.sub(r"(?<=://)([^/@:]*):[^/]*@", r"\1:***@", url)
+    """`url` fit for a log: the password is replaced by ***, also where the URL around it is malformed."""
+    return re.sub(r"^([\w+.-]+:/+)?+([^:@]*):.*@", r"\1\2:***@", url, flags=re.DOTALL)
+
+
+def _names_redis(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:  # its message may show a part of the password
+        return False
+    return parts.scheme in ("redis", "rediss") and bool(parts.hostname)
 
 
 def _one_sentence(error: ValidationError, given: dict[str, Any]) -> str:

@@ -15,10 +15,12 @@ from temporalio.worker import Worker
 from write_batcher.activities.batching import BatchLimits
 from write_batcher.activities.drain import DrainActivities
 from write_batcher.activities.sinks.protocol import Sink
+from write_batcher.activities.sinks.sql import SqlSink
 from write_batcher.config import Settings, hide_password
 from write_batcher.models import PartitionRef
 from write_batcher.queue.partitions import Partitions
 from write_batcher.workers.connections import connect_redis, connect_temporal
+from write_batcher.workers.main_writes import MAIN_WRITES
 from write_batcher.workers.plugin import passing_through
 from write_batcher.workers.serving import GRACE, serve
 from write_batcher.workflows.batcher import BatcherInput, BatcherWorkflow, batcher_workflow_id
@@ -64,7 +66,7 @@ async def start_batchers(client: Client, settings: Settings, partitions: int, *,
             logger.debug("batcher workflow of %s was stopped on purpose", ref)
 
 
-async def run_batcher_worker(settings: Settings, sink: Sink) -> None:
+async def run_batcher_worker(settings: Settings) -> None:
     """Work until SIGTERM or Ctrl-C. Raises ConfigurationError when something cannot be reached at start."""
     async with AsyncExitStack() as stack:
         client = await connect_temporal()
@@ -78,6 +80,11 @@ async def run_batcher_worker(settings: Settings, sink: Sink) -> None:
             client.service_client.config.target_host,
             hide_password(settings.redis_url),
             hide_password(settings.database_url),
+        )
+        # MainWorkflow's own table is made here; an application's tables are made by whoever owns them.
+        create = [MAIN_WRITES] if MAIN_WRITES.name in settings.tables else []
+        sink = await stack.enter_async_context(
+            SqlSink.open(settings.database_url, tables=settings.tables, create=create)
         )
         # The old partitions of a queue that shrinks are drained until they are empty.
         partitions = await Partitions(redis, settings.queue).announce(settings.partitions)

@@ -36,7 +36,7 @@ async def connect_temporal() -> Client:
     except (RuntimeError, ValueError, TimeoutError) as error:
         reason = "no answer" if isinstance(error, TimeoutError) else error
         raise ConfigurationError(
-            f"Temporal at {address} cannot be reached: {reason}; start it (`write-batcher up`) or set TEMPORAL_ADDRESS"
+            f"Temporal at {address} cannot be reached: start it (`write-batcher up`) or set TEMPORAL_ADDRESS ({reason})"
         ) from error
 
 

@@ -1,0 +1,31 @@
+"""The table that MainWorkflow writes to, and what can be counted there."""
+
+from sqlalchemy import Column, DateTime, Integer, MetaData, Table, Text, func, select
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from write_batcher.workflows.main import TABLE
+
+# No unique key: if a write happened twice, it would show.
+MAIN_WRITES = Table(
+    TABLE,
+    MetaData(),
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("workflow_id", Text, nullable=False, index=True),
+    Column("item", Text, nullable=False),
+    Column("cents", Integer, nullable=False),
+    Column("written_at", DateTime, server_default=func.current_timestamp()),
+)
+
+
+async def count_rows(database_url: str, series: str) -> tuple[int, int]:
+    """Rows of the workflows whose ids begin with `series`, and how many of them are one too many."""
+    engine = create_async_engine(database_url)
+    try:
+        async with engine.connect() as connection:
+            statement = select(func.count(), func.count(MAIN_WRITES.c.workflow_id.distinct())).where(
+                MAIN_WRITES.c.workflow_id.startswith(series, autoescape=True)
+            )
+            rows, workflows = (await connection.execute(statement)).one()
+    finally:
+        await engine.dispose()
+    return rows, rows - workflows

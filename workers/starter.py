@@ -1,0 +1,117 @@
+"""Starts many MainWorkflows at once and collects what became of them."""
+
+import asyncio
+import secrets
+import statistics
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError
+
+from write_batcher.config import Settings
+from write_batcher.workflows.main import MainInput, MainResult, MainWorkflow
+
+START_CONCURRENCY = 32  # more only queues in the server
+WAIT_CONCURRENCY = 100  # long polls that are open at once
+
+MainHandle = WorkflowHandle[MainWorkflow, MainResult]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What became of the started workflows. `latencies_ms`: from submitting a write to having its receipt.
+
+    `failures` counts by error type; `first_messages` holds one message of each.
+    """
+
+    completed: int = 0
+    latencies_ms: list[int] = field(default_factory=list)
+    failures: Counter[str] = field(default_factory=Counter)
+    first_messages: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> int:
+        """How many workflows did not complete."""
+        return self.failures.total()
+
+    def latency_ms(self, percent: int) -> int | None:
+        """A percentile of the latencies; None when no workflow completed."""
+        if len(self.latencies_ms) < 2:
+            return self.latencies_ms[0] if self.latencies_ms else None
+        return round(statistics.quantiles(self.latencies_ms, n=100, method="inclusive")[percent - 1])
+
+
+def new_series() -> str:
+    """Beginning of the workflow ids of one start, used by no earlier one."""
+    return f"main-{secrets.token_hex(4)}-"
+
+
+async def start_workflows(
+    client: Client, settings: Settings, series: str, count: int, *, on_started: Callable[[], None]
+) -> list[MainHandle]:
+    """Start `count` workflows whose ids begin with `series`."""
+
+    async def start(number: int) -> MainHandle:
+        handle = await client.start_workflow(
+            MainWorkflow.run,
+            MainInput(
+                item=f"item-{number}",
+                cents=100 + number,
+                queue=settings.queue,
+                submit_timeout_s=settings.submit_timeout.total_seconds(),
+                confirm_timeout_s=settings.confirm_timeout.total_seconds(),
+            ),
+            id=f"{series}{number}",
+            task_queue=settings.main_task_queue,
+        )
+        on_started()
+        return handle
+
+    return await _bounded((start(number) for number in range(count)), START_CONCURRENCY)
+
+
+async def wait_for(handles: Iterable[MainHandle], *, on_ended: Callable[[], None]) -> Outcomes:
+    """Wait until all have ended."""
+    results: list[MainResult] = []
+    failures: Counter[str] = Counter()
+    first_messages: dict[str, str] = {}
+
+    async def wait(handle: MainHandle) -> None:
+        try:
+            results.append(await handle.result())
+        except WorkflowFailureError as error:
+            kind, message = describe(error)
+            failures[kind] += 1
+            first_messages.setdefault(kind, message)
+        on_ended()
+
+    await _bounded((wait(handle) for handle in handles), WAIT_CONCURRENCY)
+    return Outcomes(
+        completed=len(results),
+        latencies_ms=[result.latency_ms for result in results],
+        failures=failures,
+        first_messages=first_messages,
+    )
+
+
+def describe(error: WorkflowFailureError) -> tuple[str, str]:
+    """The type and message of the failure that an operator needs to see."""
+    cause: BaseException = error.cause
+    while isinstance(cause, ActivityError) and cause.cause is not None:
+        cause = cause.cause
+    kind = cause.type if isinstance(cause, ApplicationError) and cause.type else type(cause).__name__
+    return kind, cause.message if isinstance(cause, FailureError) else str(cause)
+
+
+async def _bounded(work: Iterable[Awaitable[T]], limit: int) -> list[T]:
+    slots = asyncio.Semaphore(limit)
+
+    async def one(item: Awaitable[T]) -> T:
+        async with slots:
+            return await item
+
+    return await asyncio.gather(*(one(item) for item in work))
