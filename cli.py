@@ -1,6 +1,7 @@
 """The command `write-batcher`. Imports are inside the commands, so that `--help` answers at once."""
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import json
@@ -96,7 +97,7 @@ def demo_command(
             if keep:
                 screen.say("Everything stays up until Ctrl-C. For other commands and workers:")
                 _say_exports(screen, report.environment)
-                await _until_cancelled()
+                await _until_interrupted()
         return report.ok
 
     if not _run(run()):
@@ -116,7 +117,7 @@ def up_command(*, data: DataDir = None) -> None:
                 {"TEMPORAL_ADDRESS": stack.temporal_address, "WRITE_BATCHER_REDIS_URL": stack.redis_url},
             )
             screen.say(f"Web UI: {stack.ui_url}. Data: {stack.data_dir}. Ctrl-C ends all.")
-            await _until_cancelled()
+            await _until_interrupted()
 
     _run(run())
 
@@ -195,8 +196,10 @@ def _run(main: Coroutine[Any, Any, T]) -> T:
         raise KeyboardInterrupt from None
 
 
-async def _until_cancelled() -> None:
-    await asyncio.get_running_loop().create_future()
+async def _until_interrupted() -> None:
+    """Return at Ctrl-C or SIGTERM: then it is the way to end a command, and no failure."""
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.get_running_loop().create_future()
 
 
 def main() -> NoReturn:

@@ -20,7 +20,7 @@ class QueueFull(QueueUnavailable):
 
 
 class InvalidRequest(WriteBatcherError):
-    """A write request that can never be queued: too large, or not encodable."""
+    """A write request that can never be queued or written: too large, not encodable, or unfit for its table."""
 
 
 class InvalidEntry(WriteBatcherError):

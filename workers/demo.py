@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import sys
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -159,10 +160,9 @@ class WorkerProcess:
         await processes.stop(self._process)
         await self._reading
 
-    @property
-    def pid(self) -> int:
-        """The process to send signals to."""
-        return self._process.pid
+    def terminate(self) -> None:
+        """Ask it to end, by SIGTERM."""
+        os.kill(self._process.pid, signal.SIGTERM)
 
     async def wait(self) -> int:
         """Its exit status, once it has ended."""

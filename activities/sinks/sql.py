@@ -1,10 +1,11 @@
 """The default sink: SQL, exactly once through the write ledger."""
 
+import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from sqlalchemy import JSON, URL, Connection, MetaData, Table, event, inspect, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -24,6 +25,8 @@ BUSY_TIMEOUT_SECONDS = 5.0
 DRIVERS = ("sqlite+aiosqlite",)
 
 EXAMPLE = "sqlite+aiosqlite:///path/to/file.db"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +85,10 @@ class SqlSink:
         await self._engine.dispose()
 
     async def write(self, batch: Batch) -> list[WriteReceipt]:
-        """See `Sink.write`. A batch that the database refuses only at COMMIT is written in several transactions."""
+        """See `Sink.write`. A batch that the database refuses only at COMMIT is written in several transactions.
+
+        Cancelled, it ends its transaction first, which may wait for the busy timeout.
+        """
         receipts: dict[str, WriteReceipt] = {}
         items: list[_Item] = []
         for request in batch.requests:
@@ -96,7 +102,7 @@ class SqlSink:
                     error=printable(str(error)),
                 )
         if items:
-            receipts |= await self._write(items)
+            receipts |= await _uninterrupted(self._write(items))
         return [receipts[request.request_id] for request in batch.requests]
 
     def _check(self, request: WriteRequest, batch_id: str) -> _Item:
@@ -128,6 +134,27 @@ class SqlSink:
             return await self._write([items[0].refused(refusal)])
         middle = len(items) // 2
         return await self._write(items[:middle]) | await self._write(items[middle:])
+
+
+async def _uninterrupted(work: Coroutine[Any, Any, T]) -> T:
+    """Await `work` to its end even if cancelled, and only then be cancelled.
+
+    A cancelled statement would leave its cursor open, and with it a connection that holds SQLite's write lock
+    until the garbage collector finds it: every writer would wait for the busy timeout, and fail.
+    """
+    task = asyncio.create_task(work, name="write-batcher-transaction")
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+async def _prepare_database(engine: AsyncEngine, tables: Sequence[str | Table]) -> list[Table]:
+    async with engine.begin() as connection:
+        found = await connection.run_sync(_load_tables, tables)
+        await ledger.create(connection)
+        return found
 
 
 async def _write_in_transaction(connection: AsyncConnection, items: list[_Item]) -> dict[str, WriteReceipt]:
