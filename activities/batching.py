@@ -52,6 +52,11 @@ class OpenBatch:
         """How many entries more may be read for this batch."""
         return self._limits.max_items - len(self.items) - len(self._repeated)
 
+    @property
+    def oldest(self) -> StreamEntry | None:
+        """The entry whose age decides; not always the first, because older ones may be delivered again."""
+        return min((taken.entry for taken in self.items), key=lambda entry: entry.appended_ms, default=None)
+
     def fill(self, taken: Iterable[Taken | FlushMark] = ()) -> FlushReason | None:
         """Take in what is in line and then `taken`; the reason to close, if there is one now."""
         self.line.extend(taken)

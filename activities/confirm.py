@@ -10,12 +10,15 @@ from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
+from write_batcher.activities.watch import Watch
 from write_batcher.errors import ConfigurationError
 from write_batcher.models import WriteReceipt
 
 CONFIRMATION_SIGNAL = "write_confirmation"
 CONCURRENCY = 32  # more only queues in the server
 RPC_TIMEOUT = timedelta(seconds=5)  # per attempt; one hung call must not hold up the others
+CALL_LIMIT = timedelta(seconds=60)  # of a call with all the attempts of the SDK, which give up after about 10 s
+RECEIPTS_PER_SIGNAL = 500  # of at most about 1.5 kB each, far below the 2 MB that a signal may have
 
 logger = logging.getLogger(__name__)
 
@@ -33,18 +36,27 @@ class Delivery(Enum):
 class SignalConfirmer:
     """Signals callers by workflow id without a run id; the request id decides who is meant."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, watch: Watch) -> None:
         self._client = client
+        self._watch = watch
         self._slots = asyncio.Semaphore(CONCURRENCY)
 
     async def deliver(self, workflow_id: str, receipts: Sequence[WriteReceipt]) -> Delivery:
-        """Send all `receipts` to one caller in one signal. Raises ConfigurationError when no caller can be reached."""
+        """Send one caller its `receipts`, in one signal unless there are hundreds. Raises ConfigurationError when no
+        caller can be reached.
+        """
         handle = self._client.get_workflow_handle(workflow_id)
-        async with self._slots:
-            try:
-                await handle.signal(CONFIRMATION_SIGNAL, list(receipts), rpc_timeout=RPC_TIMEOUT)
-            except RPCError as error:
-                return _delivery(error, workflow_id, self._client.namespace)
+        for first in range(0, len(receipts), RECEIPTS_PER_SIGNAL):
+            some = list(receipts[first : first + RECEIPTS_PER_SIGNAL])
+            async with self._slots:
+                try:
+                    with self._watch.step("signalling one caller", CALL_LIMIT):
+                        await handle.signal(CONFIRMATION_SIGNAL, some, rpc_timeout=RPC_TIMEOUT)
+                except RPCError as error:
+                    return _delivery(error, workflow_id, self._client.namespace)
+                except OSError as error:  # a payload codec that asks a key server
+                    logger.warning("receipts of %s cannot be encoded: %s", workflow_id, error)
+                    return Delivery.UNKNOWN
         return Delivery.DELIVERED
 
 

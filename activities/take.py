@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
+from write_batcher.activities.backoff import Backoff
 from write_batcher.activities.batching import BatchLimits, FlushMark, OpenBatch, Taken
 from write_batcher.activities.watch import Watch
 from write_batcher.errors import InvalidEntry, QueueUnavailable
@@ -17,7 +17,7 @@ from write_batcher.queue.stream import CONTROL_FLUSH, StreamEntry, WriteQueue
 
 LONGEST_BLOCK = timedelta(seconds=2)  # Redis 6.2 does not wake a blocked reader whose stream was deleted
 STEP_LIMIT = timedelta(seconds=30)  # of one exchange with Redis, whose client gives up after 7 s by itself
-BACKOFF_S = (0.2, 2.0)
+BACKOFF = Backoff(0.2, 2.0)
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ class Taker:
         codec: Codec,
         limits: BatchLimits,
         watch: Watch,
+        stopping: asyncio.Event,
         refuse: Callable[[StreamEntry, str], Awaitable[None]],
     ) -> None:
         self._queue = queue
@@ -48,7 +49,7 @@ class Taker:
         self._limits = limits
         self._watch = watch
         self._refuse = refuse
-        self._stopping = asyncio.Event()
+        self._stopping = stopping
         self._recovery_wanted = True
         self._pending_after: str | None = None  # set while the entries delivered before are read again
         self._line: deque[Taken | FlushMark] = deque()
@@ -60,19 +61,18 @@ class Taker:
         """How many entries are being collected, written or confirmed."""
         return len(self._in_hand)
 
-    def stop(self) -> None:
-        """Take nothing more; the open batch closes with the reason `stop`."""
-        self._stopping.set()
-
     def release(self, entries: Iterable[StreamEntry], *, redeliver: bool) -> None:
         """Entries whose way has ended. `redeliver` takes them again: they are still pending."""
         self._in_hand.difference_update(entry.entry_id for entry in entries)
         self._recovery_wanted |= redeliver
 
     async def next_batch(self) -> ClosedBatch | None:
-        """The next batch with at least one request, or None once stopped and empty-handed."""
+        """The next batch with at least one request, or None once stopped and empty-handed. Stopping takes nothing more
+        and closes the open batch with the reason `stop`.
+        """
         batch = OpenBatch(self._limits, self._line)
         reason = batch.fill()
+        oldest: StreamEntry | None = None
         due: float | None = None
         failures = 0
         while reason is None:
@@ -80,8 +80,9 @@ class Taker:
                 reason = batch.close(FlushReason.STOP)
                 break
             try:
-                if batch.items and due is None:
-                    due = await self._due(batch.items[0].entry)
+                if batch.oldest is not oldest:
+                    oldest = batch.oldest
+                    due = await self._due(oldest)
                 overdue = due is not None and due <= asyncio.get_running_loop().time()
                 room = batch.room
                 entries, complete = await self._read(room, due)
@@ -94,17 +95,20 @@ class Taker:
                 self._recovery_wanted = True
                 failures += 1
                 logger.warning("taking from %s failed, trying again: %s", self._queue.stream_key, error)
-                await self._pause(failures)
+                await BACKOFF.wait(failures, self._stopping)
         self._line = batch.line
         if not batch.items:
             return None
         return ClosedBatch(reason=reason, items=tuple(batch.items))
 
-    async def _due(self, oldest: StreamEntry) -> float:
+    async def _due(self, oldest: StreamEntry | None) -> float | None:
         """When a batch must close, on the loop's clock. The stored age counts, so a restart does not start it again."""
+        if oldest is None:
+            return None
         with self._watch.step("reading the clock of Redis", STEP_LIMIT):
-            age = timedelta(milliseconds=await self._queue.now_ms() - oldest.appended_ms)
-        left = self._limits.max_wait - max(age, timedelta(0))  # a clock set back must not add to the wait
+            age_ms = await self._queue.now_ms() - oldest.appended_ms
+        # A clock set back must not add to the wait, and a foreign entry id may be too far ahead for a timedelta.
+        left = self._limits.max_wait - timedelta(milliseconds=max(age_ms, 0))
         return asyncio.get_running_loop().time() + left.total_seconds()
 
     async def _read(self, count: int, due: float | None) -> tuple[list[StreamEntry], bool]:
@@ -151,12 +155,3 @@ class Taker:
                     await self._refuse(entry, str(error))
         if done:
             await self._queue.acknowledge(done)
-
-    async def _pause(self, failures: int) -> None:
-        first, longest = BACKOFF_S
-        delay = min(longest, first * 2.0 ** min(failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
-        try:
-            async with asyncio.timeout(delay):
-                await self._stopping.wait()
-        except TimeoutError:
-            pass

@@ -71,12 +71,13 @@ class Codec:
             raise InvalidEntry(f"request id has {len(fields[b'id'])} bytes; 1 to {MAX_REQUEST_ID_BYTES} are allowed")
         reply = decode_reply(fields)
         try:
-            body: WriteBody
             [body] = await self._converter.decode([payload], [WriteBody])
         except OSError as error:  # a codec that asks a key server: an outage must not refuse what is valid
             raise QueueUnavailable(f"the payload codec cannot be asked: {error}") from error
         except Exception as error:
             raise InvalidEntry(f"payload cannot be decoded: {error}") from error
+        if not isinstance(body, WriteBody):  # the converter ignores the wanted type for null and for plain bytes
+            raise InvalidEntry(f"payload holds {type(body).__name__} instead of a table and a record")
         return WriteRequest(request_id=request_id, table=body.table, record=body.record, reply=reply)
 
 
@@ -89,7 +90,9 @@ def decode_reply(fields: Fields) -> ReplyAddress | None:
         reply = json.loads(text)
         if reply["mode"] != "signal":
             raise InvalidEntry(f"reply mode {reply['mode']!r} is unknown")
-        return ReplyAddress(workflow_id=str(reply["workflow_id"]), run_id=str(reply["run_id"]))
+        address = ReplyAddress(workflow_id=str(reply["workflow_id"]), run_id=str(reply["run_id"]))
+        _ = address.workflow_id.encode()  # JSON may hold lone surrogates, which nobody can be signalled by
+        return address
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InvalidEntry(f"reply address cannot be decoded: {error!r}") from error
 

@@ -1,5 +1,6 @@
 """Redis clients with the options this job needs, and the one place where a driver's errors become ours."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -39,6 +40,8 @@ def connect(url: str, *, longest_block: timedelta = timedelta(0)) -> Redis:
 @contextmanager
 def translated_errors() -> Iterator[None]:
     """Raise the errors of redis-py inside as `QueueUnavailable` or one of its kinds."""
+    task = asyncio.current_task()
+    cancelled_before = task.cancelling() if task else 0
     try:
         yield
     except exceptions.OutOfMemoryError as error:
@@ -53,3 +56,8 @@ def translated_errors() -> Iterator[None]:
                 raise QueueUnavailable(f"Redis refuses: {error}") from error
     except (exceptions.RedisError, OSError) as error:
         raise QueueUnavailable(f"Redis cannot be reached: {error}") from error
+    finally:
+        # redis-py sends with asyncio.wait_for, which on Python 3.11 loses a cancellation that comes just when it has
+        # finished: the task would go on, and whoever waits for its end (a TaskGroup) would wait for ever.
+        if task and task.cancelling() > cancelled_before:
+            raise asyncio.CancelledError

@@ -56,7 +56,8 @@ _DEAD_LETTER = (
 local found = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])
 if #found > 0 then
   local fields = found[1][2]
-  redis.call('XADD', KEYS[3], '*', 'reason', ARGV[4], 'entry', ARGV[2], unpack(fields))
+  redis.call('HDEL', KEYS[2], '')  -- under maxmemory a script may add only after a first write that needs no memory
+  redis.call('XADD', KEYS[3], '*', 'reason', ARGV[4], 'entry', ARGV[2], unpack(fields, 1, math.min(#fields, 7000)))
 end
 return forget(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3])
 """
@@ -189,11 +190,14 @@ class WriteQueue:
             return int(await self._acknowledge(keys=[self.stream_key, self.live_key], args=args))
 
     async def dead_letter(self, entry: StreamEntry, reason: str) -> None:
-        """Move an entry that nobody can write to the dead letters, with the reason, in one step."""
+        """Move an entry that nobody can write to the dead letters, with the reason, in one step.
+
+        Of a foreign entry with more than 3,500 fields only those are kept: Lua unpacks no more than 8,000 values.
+        """
         with translated_errors():
             await self._dead_letter(
                 keys=[self.stream_key, self.live_key, self.dead_key],
-                args=[GROUP, entry.entry_id, entry.request_id, reason],
+                args=[GROUP, entry.entry_id, entry.request_id, reason.encode(errors="backslashreplace")],
             )
 
     async def statistics(self) -> StreamStatistics:

@@ -19,7 +19,7 @@ from write_batcher.activities.confirm import CONFIRMATION_SIGNAL
 from write_batcher.models import Batch, Outcome, Submission, WriteReceipt, WriteRequest
 
 
-async def eventually(check: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> None:
+async def eventually(check: Callable[[], int | Awaitable[int]], *, within_s: float = 20.0) -> None:
     """Wait until `check` holds; fail when it does not within the deadline."""
     deadline = time.monotonic() + within_s
     while True:

@@ -1,0 +1,23 @@
+"""What a drain has done so far."""
+
+from dataclasses import replace
+
+from write_batcher.models import DrainProgress
+
+
+class Progress:
+    """Counts for the heartbeat's details; shared by the stages of one drain."""
+
+    def __init__(self) -> None:
+        self._counts = DrainProgress()
+        self.holding: str | None = None
+        """Why the current batch cannot be written right now, if so."""
+
+    def count(self, **more: int) -> None:
+        """Add to the counts of these names."""
+        totals = {name: getattr(self._counts, name) + number for name, number in more.items()}
+        self._counts = replace(self._counts, **totals)
+
+    def snapshot(self, *, in_hand: int) -> DrainProgress:
+        """The counts at this moment."""
+        return replace(self._counts, in_hand=in_hand, holding=self.holding)

@@ -1,0 +1,623 @@
+"""The drain on a real stream, with a ledger in memory and a Temporal that fails when told to."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from google.protobuf.any_pb2 import Any
+from redis.asyncio import Redis
+from temporalio.api.common.v1 import GrpcStatus
+from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure
+from temporalio.service import RPCError, RPCStatusCode
+from temporalio.testing import ActivityEnvironment
+
+from tests.support import FakeTemporal, MemorySink, eventually
+from tests.unit.test_stream_scripts import dead_letters
+from write_batcher.activities import answer as answer_module
+from write_batcher.activities import confirm as confirm_module
+from write_batcher.activities import drain as drain_module
+from write_batcher.activities import take as take_module
+from write_batcher.activities import watch as watch_module
+from write_batcher.activities import write as write_module
+from write_batcher.activities.backoff import Backoff
+from write_batcher.activities.batching import BatchLimits
+from write_batcher.activities.drain import Drain
+from write_batcher.errors import ConfigurationError, SinkContractBroken, SinkUnavailable, StageStalled
+from write_batcher.models import (
+    Batch,
+    DrainEnd,
+    DrainResult,
+    FlushReason,
+    Outcome,
+    PartitionRef,
+    ReplyAddress,
+    WriteReceipt,
+    WriteRequest,
+)
+from write_batcher.queue.codec import Codec
+from write_batcher.queue.connections import connect
+from write_batcher.queue.partitions import Partitions
+from write_batcher.queue.stream import StreamEntry, StreamStatistics, WriteQueue
+from write_batcher.workers.local import RedisServer
+
+CODEC = Codec(FakeTemporal.data_converter)
+NEVER = timedelta(minutes=5)
+SOON = timedelta(milliseconds=20)
+WITHIN_S = 15
+EMPTY = StreamStatistics(backlog=0, pending=0, dead=0)
+GONE = RPCError("workflow execution already completed", RPCStatusCode.NOT_FOUND, b"")
+AWAY = RPCError("no connection", RPCStatusCode.UNAVAILABLE, b"")
+
+
+class BrokenSink(MemorySink):
+    """`outage` makes it unavailable, `spoil` changes what it returns, `hangs` lets it never return."""
+
+    def __init__(self, refuse: Callable[[WriteRequest], str | None] = lambda _: None) -> None:
+        super().__init__(refuse)
+        self.outage: str | None = None
+        self.spoil: Callable[[list[WriteReceipt]], list[WriteReceipt]] = lambda receipts: receipts
+        self.hangs = False
+        self.attempts = 0
+
+    async def write(self, batch: Batch) -> list[WriteReceipt]:
+        self.attempts += 1
+        if self.hangs:
+            await asyncio.get_running_loop().create_future()
+        if self.outage:
+            raise SinkUnavailable(self.outage)
+        return self.spoil(await super().write(batch))
+
+    @property
+    def reasons(self) -> list[FlushReason]:
+        return [batch.flush_reason for batch in self.batches]
+
+    @property
+    def batch_ids(self) -> list[list[str]]:
+        """The request ids of each batch."""
+        return [[request.request_id for request in batch.requests] for batch in self.batches]
+
+    @property
+    def row_ids(self) -> list[str]:
+        return [row.request_id for row in self.rows]
+
+
+@dataclass
+class Stage:
+    """One partition with everything around its drain."""
+
+    redis: Redis
+    queue: WriteQueue
+    partition: PartitionRef
+    sink: BrokenSink
+    temporal: FakeTemporal
+    max_items: int = 100
+    max_bytes: int = 100_000
+    max_wait: timedelta = SOON
+    configured_partitions: int = 1
+
+    async def append(self, *request_ids: str, caller: str | None = None) -> None:
+        """Append requests that are answered to `caller`, or each to a workflow of the request's own name."""
+        for request_id in request_ids:
+            await self.queue.append(await self.fields(request_id, caller or request_id), max_backlog=10_000)
+
+    async def append_again(self, request_id: str, *, entry_id: str = "*") -> None:
+        """Append as a foreign producer does, which asks no marker."""
+        fields = await self.fields(request_id, request_id)
+        await self.redis.xadd(self.queue.stream_key, fields, id=entry_id)  # type: ignore[arg-type] # invariant
+
+    async def fields(self, request_id: str, caller: str) -> dict[bytes, bytes]:
+        reply = ReplyAddress(workflow_id=caller, run_id="run")
+        return await CODEC.encode(WriteRequest(request_id=request_id, table="orders", record={}, reply=reply))
+
+    def drain(self) -> Drain:
+        return Drain(
+            self.partition,
+            queue=self.queue,
+            partitions=Partitions(self.redis, self.partition.queue),
+            configured_partitions=self.configured_partitions,
+            sink=self.sink,
+            limits=BatchLimits(max_items=self.max_items, max_bytes=self.max_bytes, max_wait=self.max_wait),
+            client=self.temporal.client,
+        )
+
+    async def fails(self) -> Exception:
+        """The error that ends a drain by itself."""
+        running = asyncio.create_task(ActivityEnvironment().run(self.drain().run))
+        done, _ = await asyncio.wait({running}, timeout=WITHIN_S)
+        if not done:
+            running.cancel()
+            pytest.fail(f"the drain still runs after {WITHIN_S}s")
+        error = running.exception()
+        assert isinstance(error, Exception)
+        return error
+
+    @asynccontextmanager
+    async def draining(self) -> AsyncIterator["Running"]:
+        """A drain that runs inside and is stopped at the end."""
+        drain = self.drain()
+        task = asyncio.create_task(ActivityEnvironment().run(drain.run))
+        running = Running(drain, task)
+        try:
+            yield running
+            if not running.crashed:
+                await running.stop()
+        finally:
+            task.cancel()
+            await asyncio.wait({task}, timeout=WITHIN_S)
+
+    async def is_empty(self) -> bool:
+        return (await self.queue.statistics()).backlog == 0
+
+    async def backlog(self) -> StreamStatistics:
+        return await self.queue.statistics()
+
+
+@dataclass
+class Running:
+    drain: Drain
+    task: asyncio.Task[DrainResult]
+    crashed: bool = False
+
+    async def stop(self) -> DrainResult:
+        self.drain.stop()
+        return await self.end()
+
+    async def end(self) -> DrainResult:
+        async with asyncio.timeout(WITHIN_S):
+            return await self.task
+
+    async def crash(self) -> None:
+        """End without finishing anything, as a killed process does."""
+        self.crashed = self.task.cancel()
+        await asyncio.wait({self.task}, timeout=WITHIN_S)
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(take_module, "LONGEST_BLOCK", timedelta(milliseconds=50))
+    for stage_module in (take_module, write_module, answer_module):
+        monkeypatch.setattr(stage_module, "BACKOFF", Backoff(0.01, 0.05))
+    monkeypatch.setattr(drain_module, "PARTITIONS_EVERY", timedelta(milliseconds=20))
+    monkeypatch.setattr(watch_module, "BEAT_EVERY", timedelta(milliseconds=20))
+
+
+async def stage_on(server: RedisServer, redis: Redis, reader: Redis, name: str) -> Stage:
+    partition = PartitionRef(queue=name, partition=0)
+    queue = WriteQueue(redis, name, 0, reader=reader)
+    return Stage(redis=redis, queue=queue, partition=partition, sink=BrokenSink(), temporal=FakeTemporal())
+
+
+@pytest.fixture
+async def stage(redis_server: RedisServer, redis: Redis, name: str) -> AsyncIterator[Stage]:
+    async with connect(redis_server.url, longest_block=take_module.LONGEST_BLOCK) as reader:
+        yield await stage_on(redis_server, redis, reader, name)
+
+
+@pytest.fixture
+async def breakable(tmp_path: Path, name: str) -> AsyncIterator[tuple[Stage, RedisServer]]:
+    """A stage with a server of its own, that the test may break."""
+    async with (
+        RedisServer(tmp_path) as server,
+        connect(server.url) as redis,
+        connect(server.url, longest_block=take_module.LONGEST_BLOCK) as reader,
+    ):
+        yield await stage_on(server, redis, reader, name), server
+
+
+async def test_batch_closes_by_size(stage: Stage) -> None:
+    stage.max_items, stage.max_wait = 2, NEVER
+    await stage.append("a", "b", "c", "d", "e")
+    async with stage.draining():
+        await eventually(lambda: len(stage.sink.batches) == 2)
+    assert stage.sink.batch_ids == [["a", "b"], ["c", "d"], ["e"]]
+    assert stage.sink.reasons == [FlushReason.SIZE, FlushReason.SIZE, FlushReason.STOP]
+
+
+async def test_batch_closes_by_bytes(stage: Stage) -> None:
+    size = sum(len(name) + len(value) for name, value in (await stage.fields("a", "a")).items())
+    stage.max_bytes, stage.max_wait = 2 * size, NEVER
+    await stage.append("a", "b", "c")
+    async with stage.draining():
+        await eventually(lambda: stage.sink.batch_ids == [["a", "b"]])
+    assert stage.sink.reasons == [FlushReason.BYTES, FlushReason.STOP]
+
+
+async def test_batch_closes_when_its_oldest_entry_has_waited(stage: Stage) -> None:
+    stage.max_wait = timedelta(milliseconds=300)
+    async with stage.draining():
+        started = asyncio.get_running_loop().time()
+        await stage.append("a", "b")
+        await eventually(lambda: stage.sink.batch_ids == [["a", "b"]])
+        waited = asyncio.get_running_loop().time() - started
+    assert stage.sink.reasons == [FlushReason.WAIT]
+    assert waited >= 0.29
+
+
+async def test_batch_closes_when_a_flush_is_asked_for(stage: Stage) -> None:
+    stage.max_wait = NEVER
+    await stage.append("a")
+    await stage.queue.append_flush()
+    await stage.append("b")
+    async with stage.draining():
+        await eventually(lambda: stage.sink.batch_ids == [["a"]])
+    assert stage.sink.reasons == [FlushReason.FLUSH, FlushReason.STOP]
+    assert await stage.backlog() == EMPTY
+
+
+async def test_stop_writes_confirms_and_acknowledges_what_is_in_hand(stage: Stage) -> None:
+    stage.max_wait = NEVER
+    await stage.append("a")
+    async with stage.draining() as running:
+        await eventually(lambda: running.drain._taker.in_hand == 1)
+        result = await running.stop()
+    assert result.end is DrainEnd.STOPPED
+    assert (result.progress.written, result.progress.confirmed, result.progress.in_hand) == (1, 1, 0)
+    assert stage.sink.reasons == [FlushReason.STOP]
+    assert await stage.backlog() == EMPTY
+
+
+async def test_stop_of_an_idle_drain_writes_nothing(stage: Stage) -> None:
+    async with stage.draining() as running:
+        await eventually(lambda: stage.redis.exists(stage.queue.stream_key))
+        assert (await running.stop()).progress.batches == 0
+    assert stage.sink.attempts == 0
+
+
+async def test_receipt_tells_of_its_batch(stage: Stage) -> None:
+    await stage.append("a", "b", caller="caller")
+    async with stage.draining():
+        await eventually(lambda: len(stage.temporal.receipts("caller")) == 2)
+    [batch] = stage.sink.batches
+    assert stage.temporal.receipts("caller")[0] == WriteReceipt(
+        request_id="a",
+        outcome=Outcome.WRITTEN,
+        batch_id=batch.batch_id,
+        batch_size=2,
+        flush_reason=FlushReason.WAIT,
+    )
+
+
+async def test_restart_does_not_start_the_wait_again(stage: Stage) -> None:
+    # Written in one full batch at once: the wait of these entries was over long ago.
+    stage.max_wait = timedelta(minutes=1)
+    long_ago = await stage.queue.now_ms() - 120_000
+    for number in range(20):
+        await stage.append_again(f"r{number}", entry_id=f"{long_ago}-{number + 1}")
+    async with stage.draining():
+        await eventually(lambda: len(stage.sink.rows) == 20, within_s=5)
+    assert [len(ids) for ids in stage.sink.batch_ids] == [20]
+    assert stage.sink.reasons == [FlushReason.WAIT]
+
+
+async def test_overdue_backlog_is_written_in_full_batches(stage: Stage) -> None:
+    stage.max_items, stage.max_wait = 10, timedelta(minutes=1)
+    long_ago = await stage.queue.now_ms() - 120_000
+    for number in range(25):
+        await stage.append_again(f"r{number}", entry_id=f"{long_ago}-{number + 1}")
+    async with stage.draining():
+        await eventually(lambda: len(stage.sink.rows) == 25, within_s=5)
+    assert [len(ids) for ids in stage.sink.batch_ids] == [10, 10, 5]
+
+
+async def test_crash_between_write_and_acknowledgement_writes_once_and_confirms_again(stage: Stage) -> None:
+    await stage.append("a")
+    stage.temporal.hold("a")
+    async with stage.draining() as first:
+        await eventually(lambda: stage.temporal.waiting == 1)
+        await first.crash()
+    stage.temporal.let_go("a")
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    assert stage.sink.row_ids == ["a"]
+    assert [receipt.outcome for receipt in stage.temporal.receipts("a")] == [Outcome.DUPLICATE]
+    assert stage.temporal.receipts("a")[0].batch_id == stage.sink.batches[0].batch_id
+
+
+async def test_entry_is_acknowledged_after_its_confirmation_and_confirmed_after_its_commit(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    acknowledge = stage.queue.acknowledge
+
+    async def acknowledging(entries: list[StreamEntry]) -> int:
+        seen.append(f"{len(stage.sink.rows)} written, {len(stage.temporal.signals)} confirmed")
+        return await acknowledge(entries)
+
+    monkeypatch.setattr(stage.queue, "acknowledge", acknowledging)
+    await stage.append("a")
+    stage.temporal.hold("a")
+    async with stage.draining():
+        await eventually(lambda: stage.temporal.waiting == 1)
+        assert (stage.sink.row_ids, seen) == (["a"], [])
+        stage.temporal.let_go("a")
+        await eventually(stage.is_empty)
+    assert seen == ["1 written, 1 confirmed"]
+
+
+async def test_unavailable_sink_holds_the_batch_and_nobody_is_rejected(stage: Stage) -> None:
+    stage.sink.outage = "database is away"
+    await stage.append("a", "b")
+    async with stage.draining() as running:
+        await eventually(lambda: stage.sink.attempts >= 3)
+        assert running.drain._details().holding == "database is away"
+        assert stage.temporal.signals == []
+        stage.sink.outage = None
+        await eventually(stage.is_empty)
+        assert running.drain._details().holding is None
+    assert stage.sink.batch_ids == [["a", "b"]]
+    assert [receipt.outcome for _, [receipt] in stage.temporal.signals] == [Outcome.WRITTEN] * 2
+
+
+async def test_stop_while_a_batch_is_held_leaves_its_entries_pending(stage: Stage) -> None:
+    stage.sink.outage = "database is away"
+    await stage.append("a", "b")
+    async with stage.draining() as running:
+        await eventually(lambda: stage.sink.attempts >= 1)
+        assert (await running.stop()).progress.written == 0
+    assert await stage.backlog() == StreamStatistics(backlog=2, pending=2, dead=0)
+    stage.sink.outage = None
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    assert stage.sink.row_ids == ["a", "b"]
+
+
+async def test_rejected_record_is_confirmed_and_dead_lettered_alone(stage: Stage) -> None:
+    stage.sink = BrokenSink(lambda request: "too long" if request.request_id == "bad" else None)
+    await stage.append("good", "bad", "fine")
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    [receipt] = stage.temporal.receipts("bad")
+    [dead] = await dead_letters(stage.redis, stage.queue)
+    assert (receipt.outcome, receipt.error) == (Outcome.REJECTED, "too long")
+    assert (dead[b"reason"], dead[b"id"]) == (b"too long", b"bad")
+    assert stage.sink.row_ids == ["good", "fine"]
+
+
+async def test_garbage_is_dead_lettered_with_the_reason_and_stops_nobody(stage: Stage) -> None:
+    await stage.redis.xadd(stage.queue.stream_key, {b"gar": b"\xff"})
+    await stage.append("a")
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    [dead] = await dead_letters(stage.redis, stage.queue)
+    assert (dead[b"reason"], dead[b"gar"]) == (b"version None is not b'1'", b"\xff")
+    assert stage.sink.row_ids == ["a"]
+
+
+async def test_caller_of_an_undecodable_entry_is_told_so(stage: Stage) -> None:
+    fields = await stage.fields("a", "caller") | {b"payload": b"\xff"}
+    await stage.redis.xadd(stage.queue.stream_key, fields)  # type: ignore[arg-type] # invariant
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    [receipt] = stage.temporal.receipts("caller")
+    assert (receipt.request_id, receipt.outcome) == ("a", Outcome.REJECTED)
+    assert (receipt.error or "").startswith("not a write request")
+
+
+async def test_caller_that_no_longer_exists_is_acknowledged(stage: Stage) -> None:
+    stage.temporal.fail("a", GONE)
+    await stage.append("a")
+    async with stage.draining() as running:
+        await eventually(stage.is_empty)
+        progress = (await running.stop()).progress
+    assert (progress.written, progress.without_caller, progress.confirmed) == (1, 1, 0)
+
+
+async def test_request_without_a_caller_is_written_and_acknowledged(stage: Stage) -> None:
+    fields = await CODEC.encode(WriteRequest(request_id="a", table="orders", record={}))
+    await stage.queue.append(fields, max_backlog=10)
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    assert (stage.sink.row_ids, stage.temporal.signals) == (["a"], [])
+
+
+async def test_signal_that_fails_is_sent_again(stage: Stage) -> None:
+    stage.temporal.fail("a", AWAY, times=3)
+    await stage.append("a")
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    assert stage.temporal.attempts["a"] == 4
+    assert len(stage.sink.batches) == 1
+
+
+async def test_caller_that_cannot_be_reached_holds_up_nobody_else(stage: Stage) -> None:
+    stage.temporal.fail("slow", AWAY)
+    await stage.append("slow", "a")
+    async with stage.draining():
+        await eventually(lambda: len(stage.temporal.receipts("a")) == 1)
+        await stage.append("b")
+        await eventually(lambda: len(stage.temporal.receipts("b")) == 1)
+        await eventually(lambda: backlog_is(stage, 1))
+    assert await stage.backlog() == StreamStatistics(backlog=1, pending=1, dead=0)
+
+
+async def backlog_is(stage: Stage, size: int) -> bool:
+    return (await stage.backlog()).backlog == size
+
+
+async def test_signal_that_fails_for_long_is_confirmed_by_redelivery(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answer_module, "RETRY_FOR", timedelta(milliseconds=50))
+    stage.temporal.fail("a", AWAY)
+    await stage.append("a")
+    async with stage.draining():
+        await eventually(lambda: len(stage.sink.batches) >= 2)
+        stage.temporal.fail("a", AWAY, times=0)
+        await eventually(stage.is_empty)
+    assert stage.sink.row_ids == ["a"]
+    assert [receipt.outcome for receipt in stage.temporal.receipts("a")][:1] == [Outcome.DUPLICATE]
+
+
+async def test_receipts_of_one_caller_go_in_one_signal(stage: Stage) -> None:
+    stage.max_items, stage.max_wait = 3, NEVER
+    await stage.append("a", "b", caller="caller")
+    await stage.append("other")
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    signals = {caller: [receipt.request_id for receipt in receipts] for caller, receipts in stage.temporal.signals}
+    assert signals == {"caller": ["a", "b"], "other": ["other"]}
+
+
+async def test_request_id_that_is_queued_twice_is_in_two_batches(stage: Stage) -> None:
+    await stage.append_again("a")
+    await stage.append_again("a")
+    await stage.append_again("b")
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    assert stage.sink.batch_ids == [["a", "b"], ["a"]]
+    assert [receipt.outcome for receipt in stage.temporal.receipts("a")] == [Outcome.WRITTEN, Outcome.DUPLICATE]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda receipts: receipts[:1],
+        lambda receipts: receipts[::-1],
+        lambda receipts: [*receipts, receipts[0]],
+        lambda receipts: [],
+    ],
+    ids=["too few", "reversed", "too many", "none"],
+)
+async def test_sink_that_breaks_its_contract_stops_the_drain_with_nothing_acknowledged(
+    stage: Stage, spoil: Callable[[list[WriteReceipt]], list[WriteReceipt]]
+) -> None:
+    stage.sink.spoil = spoil
+    await stage.append("a", "b")
+    error = await stage.fails()
+    assert isinstance(error, SinkContractBroken)
+    assert "BrokenSink must return one receipt per request, in order" in str(error)
+    assert (stage.temporal.signals, (await stage.backlog()).backlog) == ([], 2)
+
+
+async def test_missing_namespace_stops_the_drain_with_nothing_acknowledged(stage: Stage) -> None:
+    detail = Any()
+    detail.Pack(NamespaceNotFoundFailure(namespace="fake"))
+    status = GrpcStatus(code=RPCStatusCode.NOT_FOUND.value, details=[detail]).SerializeToString()
+    stage.temporal.fail("a", RPCError("namespace not found", RPCStatusCode.NOT_FOUND, status))
+    await stage.append("a", "b")
+    error = await stage.fails()
+    assert isinstance(error, ConfigurationError)
+    assert "no namespace 'fake'" in str(error)
+    assert (await stage.backlog()).backlog == 2
+
+
+async def test_error_of_a_sink_that_nobody_foresaw_stops_the_drain_as_it_is(stage: Stage) -> None:
+    def fail(_: list[WriteReceipt]) -> list[WriteReceipt]:
+        raise ZeroDivisionError
+
+    stage.sink.spoil = fail
+    await stage.append("a")
+    assert isinstance(await stage.fails(), ZeroDivisionError)
+
+
+async def test_write_that_hangs_stalls_the_drain(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write_module, "WRITE_LIMIT", timedelta(milliseconds=50))
+    monkeypatch.setattr(write_module, "GIVE_UP_WITHIN", timedelta(milliseconds=50))
+    stage.sink.hangs = True
+    await stage.append("a")
+    error = await stage.fails()
+    assert isinstance(error, StageStalled)
+    assert "writing a batch" in str(error)
+    assert (await stage.backlog()).backlog == 1
+
+
+async def test_confirmation_that_hangs_stalls_the_drain(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confirm_module, "CALL_LIMIT", timedelta(milliseconds=50))
+    stage.temporal.hold("a")
+    await stage.append("a")
+    error = await stage.fails()
+    assert isinstance(error, StageStalled)
+    assert "signalling one caller" in str(error)
+
+
+async def test_commit_that_has_begun_is_awaited_when_the_drain_is_cancelled(stage: Stage) -> None:
+    committing, committed = asyncio.Event(), asyncio.Event()
+    write = stage.sink.write
+
+    async def slow_write(batch: Batch) -> list[WriteReceipt]:
+        committing.set()
+        await committed.wait()
+        return await write(batch)
+
+    stage.sink.write = slow_write  # type: ignore[method-assign]
+    await stage.append("a")
+    task = asyncio.create_task(ActivityEnvironment().run(stage.drain().run))
+    async with asyncio.timeout(WITHIN_S):
+        await committing.wait()
+        task.cancel()
+        done, _ = await asyncio.wait({task}, timeout=0.1)
+        assert not done
+        committed.set()
+        await asyncio.wait({task})
+    assert stage.sink.row_ids == ["a"]
+    assert (await stage.backlog()).pending == 1
+
+
+async def test_drain_goes_on_when_redis_lost_everything(breakable: tuple[Stage, RedisServer]) -> None:
+    stage, _ = breakable
+    stage.configured_partitions = 3
+    partitions = Partitions(stage.redis, stage.partition.queue)
+    async with stage.draining():
+        await stage.append("before")
+        await eventually(lambda: len(stage.temporal.receipts("before")) == 1)
+        await stage.redis.flushall()
+        await stage.append("after")
+        await eventually(lambda: len(stage.temporal.receipts("after")) == 1)
+        await eventually(lambda: announced(partitions, 3))
+    assert stage.sink.row_ids == ["before", "after"]
+
+
+async def announced(partitions: Partitions, count: int) -> bool:
+    return await partitions.announced_or(0) == count
+
+
+async def test_drain_goes_on_when_redis_was_killed(breakable: tuple[Stage, RedisServer]) -> None:
+    stage, server = breakable
+    stage.temporal.hold("a")
+    await stage.append("a")
+    async with stage.draining():
+        await eventually(lambda: stage.temporal.waiting == 1)
+        await server.kill()
+        stage.temporal.let_go("a")  # so the acknowledgement fails
+        await eventually(lambda: len(stage.temporal.receipts("a")) == 1)
+        await server.start()
+        await stage.redis.connection_pool.disconnect()  # a dead connection would fail the append below
+        await stage.append("b")
+        await eventually(stage.is_empty)
+    assert stage.sink.row_ids == ["a", "b"]
+
+
+async def test_drain_returns_when_its_time_is_over(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain_module, "DRAIN_FOR", timedelta(milliseconds=50))
+    async with stage.draining() as running:
+        assert (await running.end()).end is DrainEnd.EXPIRED
+
+
+async def test_partition_that_was_cut_off_retires_when_it_is_empty(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drain_module, "RETIRE_AFTER", timedelta(milliseconds=50))
+    stage.configured_partitions = 0
+    await stage.append("a")
+    async with stage.draining() as running:
+        assert (await running.end()).end is DrainEnd.RETIRED
+    assert await stage.backlog() == EMPTY
+
+
+async def test_partition_that_was_cut_off_does_not_retire_while_its_batch_is_held(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drain_module, "RETIRE_AFTER", timedelta(milliseconds=50))
+    stage.configured_partitions = 0
+    stage.sink.outage = "database is away"
+    await stage.append("a")
+    async with stage.draining() as running:
+        await eventually(lambda: stage.sink.attempts >= 10)
+        stage.sink.outage = None
+        assert (await running.end()).end is DrainEnd.RETIRED
+    assert stage.sink.row_ids == ["a"]
+    assert await stage.backlog() == EMPTY

@@ -1,0 +1,158 @@
+import os
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from write_batcher.config import hide_password, load_settings, parse_duration
+from write_batcher.errors import ConfigurationError
+
+SECRET = "s3cret"  # noqa: S105 - of nobody
+
+
+@pytest.fixture(autouse=True)
+def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in [variable for variable in os.environ if variable.startswith("WRITE_BATCHER_")]:
+        monkeypatch.delenv(variable)
+
+
+def refusal_of(**flags: Any) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(**flags)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "duration"),
+    [
+        ("500ms", timedelta(milliseconds=500)),
+        ("20s", timedelta(seconds=20)),
+        ("1.5s", timedelta(seconds=1.5)),
+        (" 2 m ", timedelta(minutes=2)),
+        ("1h", timedelta(hours=1)),
+        ("7d", timedelta(days=7)),
+    ],
+)
+def test_duration_is_a_number_and_a_unit(text: str, duration: timedelta) -> None:
+    assert parse_duration(text) == duration
+
+
+@pytest.mark.parametrize("text", ["", "20", "s", "-1s", "1 week", "1s 2m", "0x10s", "1e3s", "inf s"])
+def test_duration_that_is_malformed_is_refused_with_its_text_and_the_cure(text: str) -> None:
+    with pytest.raises(ValueError, match="such as 500ms, 20s, 2m, 1h or 7d") as caught:
+        parse_duration(text)
+    assert repr(text) in str(caught.value)
+
+
+def test_defaults_stand_alone() -> None:
+    settings = load_settings()
+    assert (settings.max_items, settings.max_wait, settings.tables) == (100, timedelta(seconds=20), ("main_writes",))
+
+
+def test_environment_wins_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WRITE_BATCHER_MAX_WAIT", "500ms")
+    monkeypatch.setenv("WRITE_BATCHER_MAX_BYTES", "1MiB")
+    monkeypatch.setenv("WRITE_BATCHER_TABLES", "orders, payments")
+    settings = load_settings()
+    assert settings.max_wait == timedelta(milliseconds=500)
+    assert settings.max_bytes == 1024**2
+    assert settings.tables == ("orders", "payments")
+
+
+def test_flags_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WRITE_BATCHER_MAX_ITEMS", "7")
+    assert load_settings(max_items=8).max_items == 8
+
+
+def test_flag_that_is_not_given_leaves_the_environment_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WRITE_BATCHER_MAX_ITEMS", "7")
+    assert load_settings(max_items=None).max_items == 7
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        ({"max_wait": "20"}, ["MAX_WAIT", "'20'", "20s"]),
+        ({"max_wait": "0s"}, ["MAX_WAIT", "0s", "greater than"]),
+        ({"max_items": -1}, ["MAX_ITEMS", "-1", "greater than or equal to 1"]),
+        ({"max_bytes": "-1"}, ["MAX_BYTES", "-1"]),
+        ({"partitions": 0}, ["PARTITIONS", "0", "greater than or equal to 1"]),
+        ({"queue": "a b"}, ["QUEUE", "a b"]),
+        ({"tables": " , "}, ["TABLES", "at least 1"]),
+        ({"redis_url": "127.0.0.1:6379"}, ["REDIS_URL", "127.0.0.1:6379", "write redis://HOST:PORT/DB"]),
+        ({"redis_url": "http://127.0.0.1"}, ["REDIS_URL", "http://127.0.0.1", "write redis://HOST:PORT/DB"]),
+        ({"redis_url": "redis://"}, ["REDIS_URL", "write redis://HOST:PORT/DB"]),
+        ({"redis_url": "redis://host:99999"}, ["REDIS_URL", "99999", "write redis://HOST:PORT/DB"]),
+        ({"max_wait": "2m"}, ["max_wait (120s)", "must be below confirm_timeout (120s)"]),
+        ({"max_bytes": "2KiB"}, ["max_request_bytes (262144)", "must not exceed max_bytes (2048)"]),
+    ],
+)
+def test_setting_that_is_wrong_is_refused_with_its_value_and_the_cure(flags: dict[str, Any], parts: list[str]) -> None:
+    refusal = refusal_of(**flags)
+    assert [part for part in parts if part not in refusal] == []
+    assert "\n" not in refusal
+
+
+def test_environment_that_is_wrong_is_refused_with_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WRITE_BATCHER_MAX_WAIT", "soon")
+    refusal = refusal_of()
+    assert "WRITE_BATCHER_MAX_WAIT" in refusal
+    assert "'soon' is not a duration" in refusal
+
+
+def test_unknown_variable_is_refused_with_its_name_and_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WRITE_BATCHER_MAX_ITMES", "7")
+    refusal = refusal_of()
+    assert "WRITE_BATCHER_MAX_ITMES" in refusal
+    assert "WRITE_BATCHER_MAX_ITEMS" in refusal
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"http://user:{SECRET}@host:6379",
+        f"user:{SECRET}@host:6379",
+        f"redis:/:{SECRET}@host:6379",
+        f"redis://:{SECRET}/x@host:6379",
+        f"redis://:x/{SECRET}@host:6379",
+        f"redis://:x#{SECRET}@host:6379",
+        f"redis://user:{SECRET}#x@host:6379",
+        f"redis://:x@{SECRET}@host:99999",
+        f"redis://:{SECRET}\u2100@host:6379",
+        f"redis://:{SECRET}@[::1:6379",
+    ],
+)
+def test_refusal_of_a_redis_url_shows_no_password(url: str) -> None:
+    refusal = refusal_of(redis_url=url)
+    assert SECRET not in refusal
+    assert "write redis://HOST:PORT/DB" in refusal
+
+
+def test_refusal_of_another_setting_shows_no_database_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WRITE_BATCHER_DATABASE_URL", f"postgresql+psycopg://user:{SECRET}@host/db")
+    assert SECRET not in refusal_of(max_items=0)
+    assert SECRET not in refusal_of(max_wait="3m")
+
+
+def test_refusal_of_a_database_url_shows_no_password() -> None:
+    assert SECRET not in refusal_of(database_url=[f"postgresql+psycopg://user:{SECRET}@host/db"])
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://host:6379/0", "redis://host:6379/0"),
+        ("redis://user@host:6379/0", "redis://user@host:6379/0"),
+        ("redis://:p@host:6379/0", "redis://:***@host:6379/0"),
+        ("redis://user:p@q/r@host", "redis://user:***@host"),
+        ("sqlite+aiosqlite:///some/file.db", "sqlite+aiosqlite:///some/file.db"),
+    ],
+)
+def test_shown_url_keeps_all_but_the_password(url: str, shown: str) -> None:
+    assert hide_password(url) == shown
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings = load_settings()
+    with pytest.raises(ValueError, match="frozen"):
+        settings.max_items = 5

@@ -1,0 +1,60 @@
+from collections import Counter
+
+import pytest
+from fakeredis import FakeAsyncRedis
+
+from write_batcher.errors import QueueUnavailable
+from write_batcher.queue.partitions import Partitions, partition_of
+
+
+@pytest.mark.parametrize(
+    ("key", "crc32"),
+    [("", 0), ("a", 0xE8B7BE43), ("123456789", 0xCBF43926), ("customer-42", 0x49FDA815), ("Zoë", 0x67AC422A)],
+)
+def test_partition_is_the_crc32_of_the_key_modulo_the_partitions(key: str, crc32: int) -> None:
+    # Producers in other languages must arrive at the same numbers.
+    assert partition_of(key, 2**32) == crc32
+    assert partition_of(key, 7) == crc32 % 7
+
+
+def test_partition_of_a_key_that_is_no_valid_unicode_is_found_all_the_same() -> None:
+    assert 0 <= partition_of("\ud800", 7) < 7
+
+
+@pytest.mark.parametrize("partitions", [2, 3, 8, 100])
+def test_keys_spread_evenly(partitions: int) -> None:
+    sizes = Counter(partition_of(f"customer-{number}", partitions) for number in range(partitions * 1000))
+    assert len(sizes) == partitions
+    assert max(sizes.values()) < 1.3 * min(sizes.values())
+
+
+@pytest.fixture
+def partitions() -> Partitions:
+    return Partitions(FakeAsyncRedis(), "orders")
+
+
+async def test_number_that_nobody_announced_names_the_missing_batcher(partitions: Partitions) -> None:
+    with pytest.raises(QueueUnavailable, match="'orders' has no batcher yet: start one"):
+        await partitions.count()
+
+
+async def test_announced_number_is_what_producers_read(partitions: Partitions) -> None:
+    await partitions.announce(4)
+    assert await partitions.count() == 4
+
+
+async def test_announcing_returns_the_larger_number_of_old_and_new(partitions: Partitions) -> None:
+    assert await partitions.announce(4) == 4
+    assert await partitions.announce(2) == 4
+    assert await partitions.announce(3) == 3
+
+
+async def test_lost_number_is_announced_again(partitions: Partitions) -> None:
+    assert await partitions.announced_or(4) == 4
+    assert await partitions.count() == 4
+
+
+async def test_announced_number_is_not_replaced_by_the_configured_one(partitions: Partitions) -> None:
+    await partitions.announce(2)
+    assert await partitions.announced_or(4) == 2
+    assert await partitions.count() == 2
