@@ -8,6 +8,7 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy
 from temporalio.converter import value_to_type
 from temporalio.exceptions import ActivityError
+from temporalio.exceptions import TimeoutError as ActivityTimeout
 
 from write_batcher.errors import WriteNotConfirmed, WriteNotSubmitted, WriteRejected
 from write_batcher.models import Outcome, ReplyAddress, Submission, WriteReceipt, WriteRequest
@@ -123,9 +124,16 @@ class BatchedWrites:
                 return receipt
             raise WriteNotSubmitted(
                 f"request {request_id} could not be appended to queue {self._options.queue!r} within "
-                f"{timeout.total_seconds():g}s: {error.cause or error}"
+                f"{timeout.total_seconds():g}s: {_reason(error)}"
             ) from error
         return self._inbox.receipt(request_id)
+
+
+def _reason(error: ActivityError) -> str:
+    # Temporal's own text speaks of retries and ScheduleToClose, which tells an operator nothing.
+    if isinstance(error.cause, ActivityTimeout):
+        return "the append did not answer; look at Redis and at the workers of this workflow's task queue"
+    return str(error.cause or error)
 
 
 class _Inbox:

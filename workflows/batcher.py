@@ -1,5 +1,6 @@
 """Hosts the drain of one partition: runs it for ever, and lets operators pause, resume, flush and stop it."""
 
+import asyncio
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
@@ -73,8 +74,12 @@ class BatcherWorkflow:
             await workflow.wait_condition(lambda: self._state() is not BatcherState.PAUSED)
             if self._state() is BatcherState.DRAINING and await self._drain_once() is DrainEnd.RETIRED:
                 break
+            if workflow.cancellation_reason() is not None:
+                # The drain that was cancelled has returned normally, so nothing has raised the cancellation yet.
+                raise asyncio.CancelledError
+            # First: a pause or a stop may come while a flush is being finished.
+            await workflow.wait_condition(workflow.all_handlers_finished)
             if self._state() is BatcherState.DRAINING:
-                await workflow.wait_condition(workflow.all_handlers_finished)
                 workflow.continue_as_new(replace(batcher, drains=self._drains, paused=self._paused))
         await workflow.wait_condition(workflow.all_handlers_finished)
 
@@ -92,7 +97,7 @@ class BatcherWorkflow:
         try:
             result = await self._drain
         except ActivityError as error:
-            # Cancelled between two attempts, there is no drain that could return. A cancelled workflow ends here.
+            # Cancelled between two attempts, there is no drain that could return.
             if not is_cancelled_exception(error):
                 raise
             return DrainEnd.STOPPED

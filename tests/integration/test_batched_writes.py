@@ -1,0 +1,349 @@
+"""BatchedWrites in real workflows: every receipt reaches its request, whatever else is sent to the workflow."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from temporalio import activity, workflow
+from temporalio.api.common.v1 import Payload, WorkflowExecution
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.common import RawValue
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import TimeSkipper
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+
+from tests.support import FakeQueue, MemorySink, eventually, written
+from write_batcher.activities import take
+from write_batcher.activities.batching import BatchLimits
+from write_batcher.activities.drain import DrainActivities
+from write_batcher.activities.enqueue import EnqueueActivities
+from write_batcher.models import Outcome, PartitionRef, Submission, WriteReceipt
+from write_batcher.queue.partitions import Partitions
+from write_batcher.queue.stream import WriteQueue
+from write_batcher.workers.local import RedisServer
+from write_batcher.workflows.batched_writes import CONFIRMATION_SIGNAL, BatchedWrites, WriteOptions
+from write_batcher.workflows.batcher import BatcherInput, BatcherWorkflow, batcher_workflow_id
+
+RESULT_TIMEOUT_S = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """Each of `items` is submitted to each of `queues`, all at once; then the workflow continues as new."""
+
+    queues: tuple[str, ...] = ("default",)
+    items: tuple[str, ...] = ("only",)
+    request_id: str | None = None
+    continue_as_new: int = 0
+
+
+@workflow.defn
+class Orders:
+    @workflow.init
+    def __init__(self, order: Order) -> None:
+        self.writes = [BatchedWrites(WriteOptions(queue=queue)) for queue in order.queues]
+
+    @workflow.run
+    async def run(self, order: Order) -> list[WriteReceipt]:
+        receipts = await asyncio.gather(
+            *(
+                writes.submit("orders", {"item": item}, request_id=order.request_id)
+                for writes in self.writes
+                for item in order.items
+            )
+        )
+        if order.continue_as_new:
+            workflow.continue_as_new(replace(order, continue_as_new=order.continue_as_new - 1))
+        return receipts
+
+
+Start = Callable[[Order], Any]
+
+
+@asynccontextmanager
+async def caller(client: Client, name: str, enqueue: Callable[..., Any]) -> AsyncIterator[None]:
+    # Unsandboxed: a sandbox would load this module and pytest anew for every workflow.
+    async with Worker(
+        client,
+        task_queue=name,
+        workflows=[Orders],
+        activities=[enqueue],
+        workflow_runner=UnsandboxedWorkflowRunner(),
+    ):
+        yield
+
+
+async def start(client: Client, name: str, order: Order | None = None) -> WorkflowHandle[Orders, list[WriteReceipt]]:
+    return await client.start_workflow(
+        Orders.run, order or Order(), id=f"{name}-{uuid.uuid4().hex[:4]}", task_queue=name
+    )
+
+
+async def receipts_of(handle: WorkflowHandle[Orders, list[WriteReceipt]]) -> list[WriteReceipt]:
+    async with asyncio.timeout(RESULT_TIMEOUT_S):
+        return await handle.result()
+
+
+async def confirm(handle: WorkflowHandle[Orders, list[WriteReceipt]], receipts: Sequence[WriteReceipt]) -> None:
+    await handle.signal(CONFIRMATION_SIGNAL, list(receipts))
+
+
+@pytest.mark.parametrize("outcome", [Outcome.WRITTEN, Outcome.DUPLICATE])
+async def test_submit_returns_the_receipt(client: Client, name: str, outcome: Outcome) -> None:
+    queue = FakeQueue(lambda request: replace(written(request.request_id), outcome=outcome))
+    async with caller(client, name, queue.enqueue_write):
+        receipts = await receipts_of(await start(client, name))
+    assert receipts == [replace(written(queue.request_ids[0]), outcome=outcome)]
+
+
+async def test_submit_names_the_queue_the_record_and_the_reply_address(client: Client, name: str) -> None:
+    queue = FakeQueue(lambda request: written(request.request_id))
+    async with caller(client, name, queue.enqueue_write):
+        handle = await start(client, name, Order(queues=("orders",)))
+        await receipts_of(handle)
+    [submission] = queue.submissions
+    assert submission.queue == "orders"
+    assert (submission.request.table, submission.request.record) == ("orders", {"item": "only"})
+    assert submission.request.reply is not None
+    assert submission.request.reply.workflow_id == handle.id
+    assert submission.request.reply.run_id == handle.first_execution_run_id
+
+
+async def test_submits_at_once_each_get_their_own_receipt(client: Client, name: str) -> None:
+    queue = FakeQueue()
+    async with caller(client, name, queue.enqueue_write):
+        handle = await start(client, name, Order(items=("a", "b", "c")))
+        await eventually(lambda: len(queue.submissions) == 3)
+        ids = {submission.request.record["item"]: submission.request.request_id for submission in queue.submissions}
+        await confirm(handle, [written(ids["c"]), written(ids["a"])])
+        await confirm(handle, [written(ids["b"])])
+        receipts = await receipts_of(handle)
+    assert [receipt.request_id for receipt in receipts] == [ids["a"], ids["b"], ids["c"]]
+
+
+async def test_submits_to_two_queues_share_one_workflow(client: Client, name: str) -> None:
+    queue = FakeQueue(lambda request: written(request.request_id))
+    async with caller(client, name, queue.enqueue_write):
+        receipts = await receipts_of(await start(client, name, Order(queues=("east", "west"))))
+    assert {submission.queue for submission in queue.submissions} == {"east", "west"}
+    assert len({receipt.request_id for receipt in receipts}) == 2
+
+
+async def test_receipt_ends_the_submit_before_the_append_has_answered(client: Client, name: str) -> None:
+    appended: list[str] = []
+    never_answers = asyncio.Event()
+
+    @activity.defn
+    async def enqueue_write(submission: Submission) -> str:
+        appended.append(submission.request.request_id)
+        await never_answers.wait()
+        return "0/1-0"
+
+    async with caller(client, name, enqueue_write):
+        handle = await start(client, name)
+        await eventually(lambda: bool(appended))
+        await confirm(handle, [written(appended[0])])
+        assert await receipts_of(handle) == [written(appended[0])]
+        never_answers.set()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        [None],
+        [7],
+        ["receipt"],
+        [{"request_id": "x", "outcome": "written"}],
+        [[]],
+        [[None, 7, "receipt", [], {}, {"request_id": None}, {"request_id": "x", "outcome": "burnt"}]],
+        [[{"request_id": ["x"], "outcome": {}}, {"outcome": "written"}]],
+        [[{"request_id": "unknown", "outcome": "written"}]],
+        [[{"request_id": "unknown", "outcome": "written"}], "second"],
+        [None, None, None],
+        [b"\xff\x00"],
+        [RawValue(Payload(metadata={"encoding": b"json/plain"}, data=b"{not json"))],
+        [RawValue(Payload(metadata={"encoding": b"no/such-encoding"}, data=b"\xff"))],
+    ],
+    ids=lambda arguments: str(arguments)[:40],
+)
+async def test_confirmation_that_is_malformed_is_ignored(client: Client, name: str, arguments: list[Any]) -> None:
+    queue = FakeQueue()
+    async with caller(client, name, queue.enqueue_write):
+        handle = await start(client, name)
+        await eventually(lambda: bool(queue.submissions))
+        await handle.signal(CONFIRMATION_SIGNAL, args=arguments)
+        await confirm(handle, [written(queue.request_ids[0])])
+        assert await receipts_of(handle) == [written(queue.request_ids[0])]
+
+
+async def test_confirmation_survives_garbage_in_the_same_list(client: Client, name: str) -> None:
+    queue = FakeQueue()
+    async with caller(client, name, queue.enqueue_write):
+        handle = await start(client, name)
+        await eventually(lambda: bool(queue.submissions))
+        good = written(queue.request_ids[0])
+        await handle.signal(CONFIRMATION_SIGNAL, args=[[None, {"request_id": 1}, good, "receipt"], "second argument"])
+        assert await receipts_of(handle) == [good]
+
+
+async def test_confirmation_that_comes_first_is_final(client: Client, name: str) -> None:
+    queue = FakeQueue()
+    async with caller(client, name, queue.enqueue_write):
+        handle = await start(client, name, Order(items=("a", "b")))
+        await eventually(lambda: len(queue.submissions) == 2)
+        first, second = (written(request_id) for request_id in queue.request_ids)
+        late = replace(first, outcome=Outcome.REJECTED, error="too late")
+        await confirm(handle, [first, first, late])
+        await confirm(handle, [late])
+        await confirm(handle, [second])
+        receipts = await receipts_of(handle)
+    assert sorted(receipts, key=lambda receipt: receipt.request_id) == sorted(
+        [first, second], key=lambda receipt: receipt.request_id
+    )
+
+
+async def test_confirmation_before_the_submit_does_not_stop_the_workflow(client: Client, name: str) -> None:
+    queue = FakeQueue(lambda request: written(request.request_id))
+    handle = await client.start_workflow(
+        Orders.run,
+        Order(request_id="order-7"),
+        id=name,
+        task_queue=name,
+        start_signal=CONFIRMATION_SIGNAL,
+        start_signal_args=[[written("order-7")]],
+    )
+    async with caller(client, name, queue.enqueue_write):
+        assert await receipts_of(handle) == [written("order-7")]
+
+
+async def test_request_id_is_the_one_that_the_caller_gives(client: Client, name: str) -> None:
+    queue = FakeQueue(lambda request: written(request.request_id))
+    async with caller(client, name, queue.enqueue_write):
+        await receipts_of(await start(client, name, Order(request_id="order-7")))
+    assert queue.request_ids == ["order-7"]
+
+
+async def test_request_id_is_the_same_after_a_reset(client: Client, name: str) -> None:
+    queue = FakeQueue(lambda request: written(request.request_id))
+    async with caller(client, name, queue.enqueue_write):
+        handle = await start(client, name)
+        await receipts_of(handle)
+        reset = await client.workflow_service.reset_workflow_execution(
+            ResetWorkflowExecutionRequest(
+                namespace=client.namespace,
+                workflow_execution=WorkflowExecution(workflow_id=handle.id, run_id=handle.first_execution_run_id or ""),
+                reason="the test",
+                workflow_task_finish_event_id=await first_task(handle),
+                request_id=str(uuid.uuid4()),
+            )
+        )
+        again = client.get_workflow_handle_for(Orders.run, handle.id, run_id=reset.run_id)
+        assert await receipts_of(again) == [written(queue.request_ids[0])]
+    assert reset.run_id != handle.first_execution_run_id
+    assert len(queue.request_ids) == 2
+    assert len(set(queue.request_ids)) == 1
+
+
+async def first_task(handle: WorkflowHandle[Any, Any]) -> int:
+    """The event that ended the first workflow task: a reset to it runs the workflow from its beginning."""
+    completed = EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
+    return next(event.event_id for event in (await handle.fetch_history()).events if event.event_type == completed)
+
+
+async def test_request_ids_of_a_continued_workflow_never_repeat(client: Client, name: str) -> None:
+    queue = FakeQueue(lambda request: written(request.request_id))
+    async with caller(client, name, queue.enqueue_write):
+        await receipts_of(await start(client, name, Order(items=("a", "b"), continue_as_new=2)))
+    assert len(queue.request_ids) == 6
+    assert len(set(queue.request_ids)) == 6
+
+
+async def test_submit_that_nobody_confirms_is_repeated_once_under_the_same_id(client: Client, name: str) -> None:
+    queue = FakeQueue()
+    async with caller(client, name, queue.enqueue_write):
+        handle = await start(TimeSkipper(client).client, name)
+        with pytest.raises(WorkflowFailureError) as failure:
+            await receipts_of(handle)
+    assert isinstance(failure.value.cause, ApplicationError)
+    assert failure.value.cause.type == "WriteNotConfirmed"
+    assert len(queue.request_ids) == 2
+    assert len(set(queue.request_ids)) == 1
+
+
+async def test_submit_that_is_refused_when_repeated_still_waits_for_its_receipt(client: Client, name: str) -> None:
+    appended: list[str] = []
+
+    @activity.defn
+    async def enqueue_write(submission: Submission) -> str:
+        appended.append(submission.request.request_id)
+        if len(appended) > 1:
+            raise ApplicationError("Redis is away", non_retryable=True)
+        return "0/1-0"
+
+    async with caller(client, name, enqueue_write):
+        handle = await start(client, name)
+        await eventually(lambda: len(appended) == 1)
+        await pass_half_of_the_timeout(client, handle)
+        await eventually(lambda: len(appended) == 2)
+        await confirm(handle, [written(appended[0])])
+        assert await receipts_of(handle) == [written(appended[0])]
+
+
+async def pass_half_of_the_timeout(client: Client, handle: WorkflowHandle[Any, Any]) -> None:
+    half = WriteOptions().confirm_timeout / 2
+    async with asyncio.timeout(RESULT_TIMEOUT_S):
+        await TimeSkipper(client).fast_forward(handle, half + timedelta(seconds=1))
+
+
+async def test_entry_that_redis_lost_is_submitted_again_and_written(
+    client: Client, name: str, redis: Redis, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(take, "LONGEST_BLOCK", timedelta(milliseconds=200))
+    await Partitions(redis, name).announce(1)
+    queue = WriteQueue(redis, name, 0)
+    enqueue = EnqueueActivities(redis, max_backlog=10, max_request_bytes=10_000)
+    sink = MemorySink()
+    async with caller(client, name, enqueue.enqueue_write), drained(client, name, redis, redis_server, sink):
+        handle = await start(client, name, Order(queues=(name,)))
+        await eventually(lambda: has_entry(queue))
+        await redis.delete(queue.stream_key)
+        await pass_half_of_the_timeout(client, handle)
+        await client.start_workflow(
+            BatcherWorkflow.run,
+            BatcherInput(partition=PartitionRef(queue=name, partition=0)),
+            id=batcher_workflow_id(PartitionRef(queue=name, partition=0)),
+            task_queue=f"{name}-batcher",
+        )
+        [receipt] = await receipts_of(handle)
+    assert receipt.outcome is Outcome.WRITTEN
+    assert [row.request_id for row in sink.rows] == [receipt.request_id]
+
+
+async def has_entry(queue: WriteQueue) -> bool:
+    return (await queue.statistics()).backlog == 1
+
+
+@asynccontextmanager
+async def drained(
+    client: Client, name: str, redis: Redis, redis_server: RedisServer, sink: MemorySink
+) -> AsyncIterator[None]:
+    limits = BatchLimits(max_items=10, max_bytes=10_000, max_wait=timedelta(milliseconds=50))
+    drains = DrainActivities(redis_url=redis_server.url, redis=redis, sink=sink, limits=limits, partitions=1)
+    async with Worker(
+        client,
+        task_queue=f"{name}-batcher",
+        workflows=[BatcherWorkflow],
+        activities=[drains.drain],
+        workflow_runner=UnsandboxedWorkflowRunner(),
+        graceful_shutdown_timeout=timedelta(seconds=10),
+    ):
+        yield
