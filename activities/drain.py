@@ -40,6 +40,13 @@ class DrainActivities:
         self._sink = sink
         self._limits = limits
         self._partitions = partitions
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Let all drains of this worker return, and those that still come to it. Call it before the worker's shutdown:
+        the SDK does not tell a worker's first activity of a shutdown that has begun already.
+        """
+        self._stopping.set()
 
     @activity.defn
     async def drain(self, partition: PartitionRef) -> DrainResult:
@@ -56,7 +63,7 @@ class DrainActivities:
                 limits=self._limits,
                 client=activity.client(),
             )
-            return await _run_until_stopped(drain)
+            return await _run_until_stopped(drain, self._stopping)
 
     @activity.defn
     async def flush(self, partition: PartitionRef) -> None:
@@ -64,12 +71,12 @@ class DrainActivities:
         await WriteQueue(self._redis, partition.queue, partition.partition).append_flush()
 
 
-async def _run_until_stopped(drain: "Drain") -> DrainResult:
+async def _run_until_stopped(drain: "Drain", stop: asyncio.Event) -> DrainResult:
     logger.info("drain of %s starts", drain.partition)
     running = asyncio.create_task(drain.run(), name=f"drain {drain.partition}")
-    stopping = asyncio.create_task(activity.wait_for_worker_shutdown())
+    stopping = [asyncio.create_task(stop.wait()), asyncio.create_task(activity.wait_for_worker_shutdown())]
     try:
-        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({running, *stopping}, return_when=asyncio.FIRST_COMPLETED)
         drain.stop()
         result = await asyncio.shield(running)
     except asyncio.CancelledError:
@@ -84,7 +91,8 @@ async def _run_until_stopped(drain: "Drain") -> DrainResult:
             raise
         result = running.result()
     finally:
-        stopping.cancel()
+        for task in stopping:
+            task.cancel()
     logger.info("drain of %s %s: %s", drain.partition, result.end.value, result.progress)
     return result
 

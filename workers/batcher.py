@@ -17,7 +17,7 @@ from write_batcher.activities.drain import DrainActivities
 from write_batcher.activities.sinks.protocol import Sink
 from write_batcher.activities.sinks.sql import SqlSink
 from write_batcher.config import Settings, hide_password
-from write_batcher.models import PartitionRef
+from write_batcher.models import DrainEnd, PartitionRef
 from write_batcher.queue.partitions import Partitions
 from write_batcher.workers.connections import connect_redis, connect_temporal
 from write_batcher.workers.main_writes import MAIN_WRITES
@@ -26,8 +26,30 @@ from write_batcher.workers.serving import GRACE, serve
 from write_batcher.workflows.batcher import BatcherInput, BatcherWorkflow, batcher_workflow_id
 
 ENSURE_EVERY = timedelta(seconds=30)
+OTHER_ACTIVITIES = 20  # at once, beside one drain for each partition: flushes
 
 logger = logging.getLogger(__name__)
+
+
+class BatcherWorker(Worker):
+    """A worker that tells its drains before it shuts down."""
+
+    def __init__(self, client: Client, settings: Settings, drains: DrainActivities) -> None:
+        super().__init__(
+            client,
+            task_queue=settings.batcher_task_queue,
+            workflows=[BatcherWorkflow],
+            activities=[drains.drain, drains.flush],
+            workflow_runner=passing_through(None),
+            max_concurrent_activities=settings.partitions + OTHER_ACTIVITIES,
+            graceful_shutdown_timeout=GRACE,
+        )
+        self._drains = drains
+
+    async def shutdown(self) -> None:
+        """Stop the drains, then the worker."""
+        self._drains.stop()
+        await super().shutdown()
 
 
 def make_batcher_worker(client: Client, settings: Settings, redis: Redis, sink: Sink) -> Worker:
@@ -39,31 +61,38 @@ def make_batcher_worker(client: Client, settings: Settings, redis: Redis, sink: 
         limits=BatchLimits(max_items=settings.max_items, max_bytes=settings.max_bytes, max_wait=settings.max_wait),
         partitions=settings.partitions,
     )
-    return Worker(
-        client,
-        task_queue=settings.batcher_task_queue,
-        workflows=[BatcherWorkflow],
-        activities=[drains.drain, drains.flush],
-        workflow_runner=passing_through(None),
-        graceful_shutdown_timeout=GRACE,
-    )
+    return BatcherWorker(client, settings, drains)
 
 
-async def start_batchers(client: Client, settings: Settings, partitions: int, *, reuse: WorkflowIDReusePolicy) -> None:
-    """Start the batcher workflow of every partition that has none running."""
-    for partition in range(partitions):
-        ref = PartitionRef(queue=settings.queue, partition=partition)
+async def start_batchers(client: Client, settings: Settings, partitions: int, *, stopped_too: bool) -> None:
+    """Start the batcher workflow of every partition that has none running; `stopped_too`: also where somebody has
+    stopped it on purpose.
+    """
+    for number in range(partitions):
+        partition = PartitionRef(queue=settings.queue, partition=number)
+        if stopped_too:
+            await _start_batcher(client, settings, partition, WorkflowIDReusePolicy.ALLOW_DUPLICATE)
+            continue
         try:
-            await client.start_workflow(
-                BatcherWorkflow.run,
-                BatcherInput(partition=ref),
-                id=batcher_workflow_id(ref),
-                task_queue=settings.batcher_task_queue,
-                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                id_reuse_policy=reuse,
-            )
+            await _start_batcher(client, settings, partition, WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY)
         except WorkflowAlreadyStartedError:
-            logger.debug("batcher workflow of %s was stopped on purpose", ref)
+            # Completed: it was stopped, or retired just when the queue grew again.
+            handle = client.get_workflow_handle_for(BatcherWorkflow.run, batcher_workflow_id(partition))
+            if await handle.result() is DrainEnd.RETIRED:
+                await _start_batcher(client, settings, partition, WorkflowIDReusePolicy.ALLOW_DUPLICATE)
+
+
+async def _start_batcher(
+    client: Client, settings: Settings, partition: PartitionRef, reuse: WorkflowIDReusePolicy
+) -> None:
+    await client.start_workflow(
+        BatcherWorkflow.run,
+        BatcherInput(partition=partition),
+        id=batcher_workflow_id(partition),
+        task_queue=settings.batcher_task_queue,
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        id_reuse_policy=reuse,
+    )
 
 
 async def run_batcher_worker(settings: Settings) -> None:
@@ -88,7 +117,7 @@ async def run_batcher_worker(settings: Settings) -> None:
         )
         # The old partitions of a queue that shrinks are drained until they are empty.
         partitions = await Partitions(redis, settings.queue).announce(settings.partitions)
-        await start_batchers(client, settings, partitions, reuse=WorkflowIDReusePolicy.ALLOW_DUPLICATE)
+        await start_batchers(client, settings, partitions, stopped_too=True)
         ensuring = asyncio.create_task(_keep_batchers(client, settings), name="keep batchers")
         stack.callback(ensuring.cancel)
         await serve(make_batcher_worker(client, settings, redis, sink))
@@ -99,8 +128,6 @@ async def _keep_batchers(client: Client, settings: Settings) -> None:
     while True:
         await asyncio.sleep(ENSURE_EVERY.total_seconds())
         try:
-            await start_batchers(
-                client, settings, settings.partitions, reuse=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY
-            )
+            await start_batchers(client, settings, settings.partitions, stopped_too=False)
         except RPCError as error:
             logger.warning("batcher workflows could not be checked: %s", error)

@@ -15,13 +15,13 @@ async def serve(worker: Worker) -> None:
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
+    running = asyncio.create_task(worker.run(), name="worker")
+    waiting = asyncio.create_task(ended.wait())
     try:
-        running = asyncio.create_task(worker.run(), name="worker")
-        waiting = asyncio.create_task(ended.wait())
         await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
         waiting.cancel()
         await worker.shutdown()
-        await running
-    finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+    await running

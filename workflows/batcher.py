@@ -39,7 +39,6 @@ class BatcherInput:
     """State carried over continue-as-new: `drains` counts the drains that have returned."""
 
     partition: PartitionRef
-    paused: bool = False
     drains: int = 0
 
 
@@ -61,27 +60,29 @@ class BatcherWorkflow:
     @workflow.init
     def __init__(self, batcher: BatcherInput) -> None:
         self._partition = batcher.partition
-        self._paused = batcher.paused
+        self._paused = False
         self._stopping = False
         self._drains = batcher.drains
         self._last: DrainProgress | None = None
         self._drain: workflow.ActivityHandle[DrainResult] | None = None
 
     @workflow.run
-    async def run(self, batcher: BatcherInput) -> None:
-        """Drain until stopped, or until the partition has been retired."""
+    async def run(self, batcher: BatcherInput) -> DrainEnd:
+        """Drain until stopped, or until the partition has been retired; says which."""
         while self._state() is not BatcherState.STOPPING:
             await workflow.wait_condition(lambda: self._state() is not BatcherState.PAUSED)
             if self._state() is BatcherState.DRAINING and await self._drain_once() is DrainEnd.RETIRED:
-                break
+                await workflow.wait_condition(workflow.all_handlers_finished)
+                return DrainEnd.RETIRED
             if workflow.cancellation_reason() is not None:
                 # The drain that was cancelled has returned normally, so nothing has raised the cancellation yet.
                 raise asyncio.CancelledError
             # First: a pause or a stop may come while a flush is being finished.
             await workflow.wait_condition(workflow.all_handlers_finished)
             if self._state() is BatcherState.DRAINING:
-                workflow.continue_as_new(replace(batcher, drains=self._drains, paused=self._paused))
+                workflow.continue_as_new(replace(batcher, drains=self._drains))
         await workflow.wait_condition(workflow.all_handlers_finished)
+        return DrainEnd.STOPPED
 
     async def _drain_once(self) -> DrainEnd:
         self._drain = workflow.start_activity(

@@ -40,7 +40,7 @@ QUICK = timedelta(milliseconds=100)
 SHORT_WAIT = timedelta(milliseconds=50)
 LONG_WAIT = timedelta(minutes=5)
 
-Handle = WorkflowHandle[BatcherWorkflow, None]
+Handle = WorkflowHandle[BatcherWorkflow, DrainEnd]
 
 
 @pytest.fixture(autouse=True)
@@ -58,13 +58,14 @@ class Partition:
     queue: WriteQueue
     ref: PartitionRef
 
-    async def start(self, batcher: BatcherInput | None = None) -> Handle:
+    async def start(self, *, first_signal: str | None = None) -> Handle:
         return await self.client.start_workflow(
             BatcherWorkflow.run,
-            batcher or BatcherInput(partition=self.ref),
+            BatcherInput(partition=self.ref),
             id=batcher_workflow_id(self.ref),
             task_queue=self.ref.queue,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            start_signal=first_signal,
         )
 
     async def append(self, *items: str) -> None:
@@ -177,7 +178,7 @@ async def test_batcher_writes_what_waited_when_it_is_resumed(
     batcher: Batcher, partition: Partition, sink: MemorySink
 ) -> None:
     async with batcher():
-        handle = await partition.start(BatcherInput(partition=partition.ref, paused=True))
+        handle = await partition.start(first_signal="pause")
         await eventually(lambda: has_state(handle, BatcherState.PAUSED))
         await partition.append("a")
         await handle.signal(BatcherWorkflow.resume)
@@ -223,7 +224,7 @@ async def test_batcher_that_is_stopped_completes(batcher: Batcher, partition: Pa
 
 async def test_batcher_that_is_paused_can_be_stopped(batcher: Batcher, partition: Partition) -> None:
     async with batcher():
-        handle = await partition.start(BatcherInput(partition=partition.ref, paused=True))
+        handle = await partition.start(first_signal="pause")
         await handle.signal(BatcherWorkflow.stop)
         await eventually(lambda: has_status(handle, WorkflowExecutionStatus.COMPLETED))
 
