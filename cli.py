@@ -25,7 +25,7 @@ EXIT_INTERRUPTED = 130
 
 BATCHES = ("max_items", "max_wait", "max_bytes", "partitions")
 REQUESTS = ("max_request_bytes", "max_backlog")
-TIMEOUTS = ("confirm_timeout", "submit_timeout")
+CALLERS = ("confirm_by", "confirm_timeout", "submit_timeout")
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ def _option(name: str) -> inspect.Parameter:
 
 
 @app.command("demo")
-@with_settings(*BATCHES, *REQUESTS, *TIMEOUTS)
+@with_settings(*BATCHES, *REQUESTS, *CALLERS)
 def demo_command(
     *,
     settings: Settings,
@@ -145,7 +145,7 @@ def worker_batcher_command(*, settings: Settings) -> None:
 
 
 @app.command("start")
-@with_settings("queue", "main_task_queue", *TIMEOUTS)
+@with_settings("queue", "main_task_queue", "batcher_task_queue", *CALLERS)
 def start_command(
     *,
     settings: Settings,

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, ByteSize, Field, ValidationError, field_va
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from write_batcher.errors import ConfigurationError
+from write_batcher.models import ConfirmBy
 
 ENV_PREFIX = "WRITE_BATCHER_"
 
@@ -60,6 +61,9 @@ class Settings(BaseSettings):
     )
     max_backlog: int = Field(100_000, ge=1, description="entries one stream may hold; beyond it appends wait")
 
+    confirm_by: ConfirmBy = Field(
+        ConfirmBy.SIGNAL, description="signal, completion or none: how callers learn the outcome"
+    )
     confirm_timeout: Duration = Field(timedelta(minutes=2), description="how long MainWorkflow waits for its receipt")
     submit_timeout: Duration = Field(
         timedelta(minutes=10), description="how long MainWorkflow tries to append its request"

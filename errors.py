@@ -59,8 +59,14 @@ class WriteRejected(WriteFailed):
 
 
 class WriteNotSubmitted(WriteFailed):
-    """The request could not be appended to the queue within the submit timeout, or is invalid."""
+    """The request could not be appended to the queue within the submit timeout, or is invalid. It is not written and
+    will not be.
+    """
 
 
 class WriteNotConfirmed(WriteFailed):
-    """No receipt came within the confirmation timeout."""
+    """No receipt came within the confirmation timeout, and the write was withdrawn: it will never be made."""
+
+
+class WriteOutcomeUnknown(WriteFailed):
+    """No receipt came, and the database could not be asked either. The write may be made, or have been made, once."""

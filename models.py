@@ -13,6 +13,10 @@ class Outcome(StrEnum):
     """Written before under the same request id, by the batch that the receipt names."""
     REJECTED = "rejected"
     """The database refuses this record, and would refuse it again; the receipt says why."""
+    WITHDRAWN = "withdrawn"
+    """Given up by its caller before it was written; it will not be written for that attempt any more."""
+    QUEUED = "queued"
+    """Appended without waiting for more: what `ConfirmBy.NONE` answers. No batch has this outcome."""
 
 
 class FlushReason(StrEnum):
@@ -25,12 +29,31 @@ class FlushReason(StrEnum):
     STOP = "stop"
 
 
+class ConfirmBy(StrEnum):
+    """How a caller learns the outcome of its write."""
+
+    SIGNAL = "signal"
+    """By the signal `write_confirmation`."""
+    COMPLETION = "completion"
+    """By the completion of its activity `enqueue_write`, which waits outside of any worker."""
+    NONE = "none"
+    """Not at all: fire and forget."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplyAddress:
-    """The caller that waits for a receipt. `run_id` names the run that asked; receipts go to the workflow id."""
+    """The caller that waits for a receipt.
+
+    `attempt` names the try that asked: new for every run and for every reset of a run. A rejection or a withdrawal
+    binds only the attempt that got it. `activity_id` is the activity to complete, of the run `run_id`; set exactly when
+    `mode` is `ConfirmBy.COMPLETION`.
+    """
 
     workflow_id: str
     run_id: str
+    attempt: str
+    mode: ConfirmBy = ConfirmBy.SIGNAL
+    activity_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +64,11 @@ class WriteRequest:
     table: str
     record: dict[str, Any]
     reply: ReplyAddress | None = None
+
+    @property
+    def attempt(self) -> str | None:
+        """The try that asked; None for fire-and-forget."""
+        return self.reply.attempt if self.reply else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,15 +95,21 @@ class WriteReceipt:
 
     `batch_id`, `batch_size` and `flush_reason` tell of the batch that produced this receipt; only for
     `Outcome.DUPLICATE` does `batch_id` name the earlier batch that wrote the record.
-    `error` is set exactly when the outcome is `Outcome.REJECTED`.
+    `error` is set exactly when the outcome is `Outcome.REJECTED`. `attempt` is that of the request's reply address.
+    Milliseconds: `queued_ms` from the append until the batch was closed, `write_ms` for its transaction, `confirm_ms`
+    from then until this receipt was sent.
     """
 
     request_id: str
     outcome: Outcome
+    attempt: str | None = None
     batch_id: str | None = None
     batch_size: int | None = None
     flush_reason: FlushReason | None = None
     error: str | None = None
+    queued_ms: int | None = None
+    write_ms: int | None = None
+    confirm_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +131,7 @@ class DrainProgress:
     written: int = 0
     duplicate: int = 0
     rejected: int = 0
+    withdrawn: int = 0
     confirmed: int = 0
     without_caller: int = 0
     dead: int = 0

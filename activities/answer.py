@@ -5,15 +5,15 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Protocol
 
 from write_batcher.activities.backoff import Backoff
-from write_batcher.activities.confirm import Delivery, SignalConfirmer
+from write_batcher.activities.confirm import Confirmer, Delivery
 from write_batcher.activities.progress import Progress
 from write_batcher.errors import QueueUnavailable
-from write_batcher.models import Outcome, ReplyAddress, WriteReceipt
+from write_batcher.models import ConfirmBy, Outcome, ReplyAddress, WriteReceipt
 from write_batcher.queue.stream import StreamEntry, WriteQueue
 
 RETRY_FOR = timedelta(seconds=60)  # then the entries are left pending and taken again
@@ -32,6 +32,7 @@ class Answer:
     entry: StreamEntry
     reply: ReplyAddress | None
     receipt: WriteReceipt
+    written_at: float = field(default_factory=time.monotonic)
 
 
 class Release(Protocol):
@@ -46,7 +47,7 @@ class Answerer:
     def __init__(
         self,
         queue: WriteQueue,
-        confirmer: SignalConfirmer,
+        confirmer: Confirmer,
         release: Release,
         progress: Progress,
         stopping: asyncio.Event,
@@ -67,13 +68,13 @@ class Answerer:
                 task.add_done_callback(lambda _: slots.release())
 
     async def _answer(self, answers: list[Answer], group: asyncio.TaskGroup) -> None:
-        callers: dict[str, list[Answer]] = defaultdict(list)
+        callers: dict[ReplyAddress, list[Answer]] = defaultdict(list)
         finished = []
         for answer in answers:
             if answer.reply is None:
                 finished.append(answer)
             else:
-                callers[answer.reply.workflow_id].append(answer)
+                callers[one_caller(answer.reply)].append(answer)
         deliveries = await asyncio.gather(*(self._deliver(caller, theirs) for caller, theirs in callers.items()))
         for (caller, theirs), delivered in zip(callers.items(), deliveries, strict=True):
             if delivered:
@@ -82,7 +83,7 @@ class Answerer:
                 group.create_task(self._answer_later(caller, theirs))
         await self._finish(finished)
 
-    async def _answer_later(self, caller: str, answers: list[Answer]) -> None:
+    async def _answer_later(self, caller: ReplyAddress, answers: list[Answer]) -> None:
         give_up = time.monotonic() + RETRY_FOR.total_seconds()
         failures = 0
         while time.monotonic() < give_up and not self._stopping.is_set():
@@ -94,9 +95,15 @@ class Answerer:
         self._release((answer.entry for answer in answers), redeliver=True)
         return None
 
-    async def _deliver(self, caller: str, answers: list[Answer]) -> bool:
+    async def _deliver(self, caller: ReplyAddress, answers: list[Answer]) -> bool:
         """Send one caller its receipts. True when that is final."""
-        delivery = await self._confirmer.deliver(caller, [answer.receipt for answer in answers])
+        delivery = await self._confirmer.deliver(
+            caller,
+            [
+                replace(answer.receipt, confirm_ms=round((time.monotonic() - answer.written_at) * 1000))
+                for answer in answers
+            ],
+        )
         if delivery is Delivery.UNKNOWN:
             return False
         name = "confirmed" if delivery is Delivery.DELIVERED else "without_caller"
@@ -120,3 +127,10 @@ class Answerer:
             # A Redis that answers reads but refuses this would otherwise have them written and confirmed in a loop.
             await BACKOFF.wait(1, self._stopping)
         self._release((answer.entry for answer in answers), redeliver=redeliver)
+
+
+def one_caller(reply: ReplyAddress) -> ReplyAddress:
+    """What replies to the same caller have in common: a signal finds the workflow whatever its run, and one signal
+    carries the receipts of all attempts; an activity is completed on its own.
+    """
+    return replace(reply, run_id="", attempt="") if reply.mode is ConfirmBy.SIGNAL else reply

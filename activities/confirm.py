@@ -1,4 +1,4 @@
-"""Delivers receipts to their callers, by signal."""
+"""Delivers receipts to their callers, by signal or by completing an activity."""
 
 import asyncio
 import logging
@@ -12,7 +12,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from write_batcher.activities.watch import Watch
 from write_batcher.errors import ConfigurationError
-from write_batcher.models import WriteReceipt
+from write_batcher.models import ReplyAddress, WriteReceipt
 
 CONFIRMATION_SIGNAL = "write_confirmation"
 CONCURRENCY = 32  # more only queues in the server
@@ -33,34 +33,45 @@ class Delivery(Enum):
     """May or may not have arrived: try again, a second receipt is ignored."""
 
 
-class SignalConfirmer:
-    """Signals callers by workflow id without a run id; the request id decides who is meant."""
+class Confirmer:
+    """Reaches callers the way they asked for: workflows by signal, waiting activities by completing them."""
 
     def __init__(self, client: Client, watch: Watch) -> None:
         self._client = client
         self._watch = watch
         self._slots = asyncio.Semaphore(CONCURRENCY)
 
-    async def deliver(self, workflow_id: str, receipts: Sequence[WriteReceipt]) -> Delivery:
-        """Send one caller its `receipts`, in one signal unless there are hundreds. Raises ConfigurationError when no
+    async def deliver(self, caller: ReplyAddress, receipts: Sequence[WriteReceipt]) -> Delivery:
+        """Send one caller its `receipts`, in one call unless there are hundreds. Raises ConfigurationError when no
         caller can be reached.
         """
-        handle = self._client.get_workflow_handle(workflow_id)
         for first in range(0, len(receipts), RECEIPTS_PER_SIGNAL):
-            some = list(receipts[first : first + RECEIPTS_PER_SIGNAL])
             async with self._slots:
                 try:
-                    with self._watch.step("signalling one caller", CALL_LIMIT):
-                        await handle.signal(CONFIRMATION_SIGNAL, some, rpc_timeout=RPC_TIMEOUT)
+                    with self._watch.step("confirming to one caller", CALL_LIMIT):
+                        await self._send(caller, list(receipts[first : first + RECEIPTS_PER_SIGNAL]))
                 except RPCError as error:
-                    return _delivery(error, workflow_id, self._client.namespace)
+                    return _delivery(error, caller, self._client.namespace)
                 except OSError as error:  # a payload codec that asks a key server
-                    logger.warning("receipts of %s cannot be encoded: %s", workflow_id, error)
+                    logger.warning("receipts of %s cannot be encoded: %s", caller.workflow_id, error)
                     return Delivery.UNKNOWN
         return Delivery.DELIVERED
 
+    async def _send(self, caller: ReplyAddress, receipts: list[WriteReceipt]) -> None:
+        if caller.activity_id is None:
+            # Without a run id: the attempt in each receipt decides who is meant, also after a reset.
+            workflow = self._client.get_workflow_handle(caller.workflow_id)
+            await workflow.signal(CONFIRMATION_SIGNAL, receipts, rpc_timeout=RPC_TIMEOUT)
+            return
+        # By id, not by task token: a retry of the activity has another token.
+        activity = self._client.get_async_activity_handle(
+            workflow_id=caller.workflow_id, run_id=caller.run_id, activity_id=caller.activity_id
+        )
+        # An address appears twice in a batch only after a lost acknowledgement; the receipts say the same.
+        await activity.complete(receipts[0], rpc_timeout=RPC_TIMEOUT)
 
-def _delivery(error: RPCError, workflow_id: str, namespace: str) -> Delivery:
+
+def _delivery(error: RPCError, caller: ReplyAddress, namespace: str) -> Delivery:
     match error.status:
         case RPCStatusCode.NOT_FOUND if _names_missing_namespace(error):
             raise ConfigurationError(f"Temporal has no namespace {namespace!r}: create it or set TEMPORAL_NAMESPACE")
@@ -68,10 +79,10 @@ def _delivery(error: RPCError, workflow_id: str, namespace: str) -> Delivery:
             return Delivery.NO_CALLER
         case RPCStatusCode.INVALID_ARGUMENT:
             # Also a caller that has received its 10,000 signals: it must continue as new.
-            logger.warning("caller %s cannot be signalled: %s", workflow_id, error)
+            logger.warning("caller %s cannot be reached: %s", caller.workflow_id, error)
             return Delivery.NO_CALLER
         case RPCStatusCode.PERMISSION_DENIED | RPCStatusCode.UNAUTHENTICATED:
-            raise ConfigurationError(f"Temporal refuses signals from the batcher: {error}; check its API key or TLS")
+            raise ConfigurationError(f"Temporal refuses the batcher's confirmations: {error}; check its API key or TLS")
         case _:
             return Delivery.UNKNOWN
 

@@ -10,7 +10,7 @@ from temporalio.client import Client
 
 from write_batcher.activities.answer import Answer, Answerer
 from write_batcher.activities.batching import BatchLimits
-from write_batcher.activities.confirm import SignalConfirmer
+from write_batcher.activities.confirm import Confirmer
 from write_batcher.activities.progress import Progress
 from write_batcher.activities.sinks.protocol import Sink
 from write_batcher.activities.take import LONGEST_BLOCK, ClosedBatch, Taker
@@ -121,7 +121,7 @@ class Drain:
         self._end = DrainEnd.STOPPED
         self._taker = Taker(queue, Codec(client.data_converter), limits, self._watch, self._stopping, self._refuse)
         self._writer = Writer(partition, sink, self._watch, self._progress, self._stopping)
-        confirmer = SignalConfirmer(client, self._watch)
+        confirmer = Confirmer(client, self._watch)
         self._answerer = Answerer(queue, confirmer, self._taker.release, self._progress, self._stopping)
         self._closed: asyncio.Queue[ClosedBatch | None] = asyncio.Queue(maxsize=1)
         self._answers: asyncio.Queue[list[Answer] | None] = asyncio.Queue(maxsize=1)
@@ -170,7 +170,10 @@ class Drain:
         except InvalidEntry:
             reply = None
         receipt = WriteReceipt(
-            request_id=entry.request_id.decode(errors="replace"), outcome=Outcome.REJECTED, error=shortened(reason)
+            request_id=entry.request_id.decode(errors="replace"),
+            outcome=Outcome.REJECTED,
+            attempt=reply.attempt if reply else None,
+            error=shortened(reason),
         )
         await self._answers.put([Answer(entry=entry, reply=reply, receipt=receipt)])
 

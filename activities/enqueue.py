@@ -1,6 +1,7 @@
 """Caller side: append a write request to its partition."""
 
 import random
+from dataclasses import replace
 from datetime import timedelta
 
 from redis.asyncio import Redis
@@ -8,7 +9,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from write_batcher.errors import InvalidRequest, QueueFull
-from write_batcher.models import Submission
+from write_batcher.models import ConfirmBy, Submission, WriteRequest
 from write_batcher.queue.codec import Codec
 from write_batcher.queue.partitions import Partitions, partition_of
 from write_batcher.queue.stream import WriteQueue
@@ -26,16 +27,20 @@ class EnqueueActivities:
 
     @activity.defn
     async def enqueue_write(self, submission: Submission) -> str:
-        """Append the request unless its id is queued already; returns `<partition>/<entry id>`.
+        """Append the request unless it is queued already; returns `<partition>/<entry id>`.
+
+        A request that asks for `ConfirmBy.COMPLETION` gets this activity as its reply address, and the activity stays
+        open until the drain completes it with the receipt.
 
         Fails without retry for a request that can never be queued (type `InvalidRequest`); everything else heals.
         """
+        request = _with_activity(submission.request)
         try:
-            fields = await Codec(activity.client().data_converter).encode(submission.request)
+            fields = await Codec(activity.client().data_converter).encode(request)
             size = sum(len(name) + len(value) for name, value in fields.items())
             if size > self._max_request_bytes:
                 raise InvalidRequest(
-                    f"request {submission.request.request_id} is {size} bytes encoded, the limit is "
+                    f"request {request.request_id} is {size} bytes encoded, the limit is "
                     f"{self._max_request_bytes}: store large data elsewhere and write its address, "
                     "or raise WRITE_BATCHER_MAX_REQUEST_BYTES for callers and batcher"
                 )
@@ -50,4 +55,15 @@ class EnqueueActivities:
             # Jittered, or all refused callers come back in the same moment.
             delay = FULL_RETRY_DELAY * random.uniform(0.5, 1.5)  # noqa: S311 - not for secrets
             raise ApplicationError(str(error), type="QueueFull", next_retry_delay=delay) from error
+        if request.reply and request.reply.mode is ConfirmBy.COMPLETION:
+            activity.raise_complete_async()
         return f"{partition}/{entry_id}"
+
+
+def _with_activity(request: WriteRequest) -> WriteRequest:
+    if request.reply is None or request.reply.mode is not ConfirmBy.COMPLETION:
+        return request
+    # The run of the activity, which after a reset is not the run that the workflow's code began in.
+    info = activity.info()
+    reply = replace(request.reply, run_id=info.workflow_run_id or "", activity_id=info.activity_id)
+    return replace(request, reply=reply)

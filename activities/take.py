@@ -28,6 +28,8 @@ class ClosedBatch:
 
     reason: FlushReason
     items: tuple[Taken, ...]
+    closed_ms: int
+    """When it was closed; milliseconds since the epoch by the clock of Redis, as in entry ids."""
 
 
 class Taker:
@@ -54,6 +56,7 @@ class Taker:
         self._pending_after: str | None = None  # set while the entries delivered before are read again
         self._line: deque[Taken | FlushMark] = deque()
         self._in_hand: set[str] = set()
+        self._clock_offset_ms = 0
         self.idle_since = asyncio.get_running_loop().time()
 
     @property
@@ -99,16 +102,23 @@ class Taker:
         self._line = batch.line
         if not batch.items:
             return None
-        return ClosedBatch(reason=reason, items=tuple(batch.items))
+        return ClosedBatch(reason=reason, items=tuple(batch.items), closed_ms=self._now_ms())
+
+    async def _read_clock(self) -> None:
+        self._clock_offset_ms = await self._queue.now_ms() - round(asyncio.get_running_loop().time() * 1000)
+
+    def _now_ms(self) -> int:
+        """The time of Redis, whose clock stamps the entries."""
+        return self._clock_offset_ms + round(asyncio.get_running_loop().time() * 1000)
 
     async def _due(self, oldest: StreamEntry | None) -> float | None:
         """When a batch must close, on the loop's clock. The stored age counts, so a restart does not start it again."""
         if oldest is None:
             return None
         with self._watch.step("reading the clock of Redis", STEP_LIMIT):
-            age_ms = await self._queue.now_ms() - oldest.appended_ms
+            await self._read_clock()
         # A clock set back must not add to the wait, and a foreign entry id may be too far ahead for a timedelta.
-        left = self._limits.max_wait - timedelta(milliseconds=max(age_ms, 0))
+        left = self._limits.max_wait - timedelta(milliseconds=max(self._now_ms() - oldest.appended_ms, 0))
         return asyncio.get_running_loop().time() + left.total_seconds()
 
     async def _read(self, count: int, due: float | None) -> tuple[list[StreamEntry], bool]:
@@ -126,11 +136,13 @@ class Taker:
                 block = min(block, max(left, timedelta(0)))
             entries = await self._queue.read_new(count=count, block=block)
         if entries or due is not None:
-            self.idle_since = asyncio.get_running_loop().time()
+            self._clock_offset_ms = 0
+        self.idle_since = asyncio.get_running_loop().time()
         return entries, True
 
     async def _begin_recovery(self) -> None:
         self._recovery_wanted = False  # first: the other stages may ask for the next recovery during this one
+        await self._read_clock()
         await self._queue.ensure_group()
         await self._queue.claim_foreign()
         self._pending_after = "0"

@@ -24,6 +24,8 @@ GIVE_UP_WITHIN = timedelta(seconds=25)  # how long a cancelled write may take to
 BACKOFF = Backoff(0.2, 15.0)
 MAX_ERROR_CHARS = 500  # a confirmation must stay tiny
 
+OUTCOMES = (Outcome.WRITTEN, Outcome.DUPLICATE, Outcome.REJECTED, Outcome.WITHDRAWN)
+
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -50,15 +52,29 @@ class Writer:
             flush_reason=closed.reason,
             requests=tuple(taken.request for taken in closed.items),
         )
-        receipts = await self._receipts(batch)
-        if receipts is None:
+        written = await self._written(batch)
+        if written is None:
             return None
+        receipts, write_ms = written
         return [
-            Answer(entry=taken.entry, reply=taken.request.reply, receipt=receipt)
+            Answer(
+                entry=taken.entry,
+                reply=taken.request.reply,
+                receipt=replace(
+                    receipt,
+                    attempt=taken.request.attempt,
+                    batch_size=len(receipts),
+                    flush_reason=closed.reason,
+                    error=shortened(receipt.error),
+                    queued_ms=max(closed.closed_ms - taken.entry.appended_ms, 0),
+                    write_ms=write_ms,
+                ),
+            )
             for taken, receipt in zip(closed.items, receipts, strict=True)
         ]
 
-    async def _receipts(self, batch: Batch) -> list[WriteReceipt] | None:
+    async def _written(self, batch: Batch) -> tuple[list[WriteReceipt], int] | None:
+        """Receipts of the committed batch, and how many milliseconds that took."""
         for failures in itertools.count(1):
             started = time.monotonic()
             try:
@@ -73,16 +89,9 @@ class Writer:
             else:
                 self._progress.holding = None
                 self._check_contract(batch, receipts)
-                self._report(batch, receipts, write_ms=round((time.monotonic() - started) * 1000))
-                return [
-                    replace(
-                        receipt,
-                        batch_size=len(receipts),
-                        flush_reason=batch.flush_reason,
-                        error=shortened(receipt.error),
-                    )
-                    for receipt in receipts
-                ]
+                write_ms = round((time.monotonic() - started) * 1000)
+                self._report(batch, receipts, write_ms)
+                return receipts, write_ms
         return None
 
     def _check_contract(self, batch: Batch, receipts: list[WriteReceipt]) -> None:
@@ -91,8 +100,8 @@ class Writer:
                 f"{type(self._sink).__name__} must return one receipt per request, in order: batch {batch.batch_id}"
             )
 
-    def _report(self, batch: Batch, receipts: list[WriteReceipt], *, write_ms: int) -> None:
-        outcomes = {outcome.value: sum(receipt.outcome is outcome for receipt in receipts) for outcome in Outcome}
+    def _report(self, batch: Batch, receipts: list[WriteReceipt], write_ms: int) -> None:
+        outcomes = {outcome.value: sum(receipt.outcome is outcome for receipt in receipts) for outcome in OUTCOMES}
         self._progress.count(batches=1, **outcomes)
         logger.info(
             "batch %s: %d requests (%s) in %d ms, %s",

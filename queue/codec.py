@@ -4,12 +4,16 @@
 |-----------|----------------------------------------------------------------------------------------------------|
 | `v`       | `1`                                                                                                |
 | `id`      | request id, UTF-8, at most 512 bytes                                                               |
-| `reply`   | JSON `{"workflow_id", "run_id", "mode": "signal"}`; empty for fire-and-forget                      |
+| `reply`   | JSON `{"workflow_id", "run_id", "attempt", "mode", "activity_id"}`; empty for fire-and-forget      |
 | `payload` | serialized `temporal.api.common.v1.Payload` of `{"table", "record"}`, through the data converter   |
+
+In `reply`, `mode` is `signal` or `completion`, `activity_id` belongs to the latter, and `attempt` (by default the run
+id) names the try that asked, which alone a rejection or a withdrawal binds. Entries are compared by the bytes of `id`
+and `reply`: the same request asked twice by the same attempt is queued once.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -17,7 +21,7 @@ from temporalio.api.common.v1 import Payload
 from temporalio.converter import DataConverter
 
 from write_batcher.errors import InvalidEntry, InvalidRequest, QueueUnavailable
-from write_batcher.models import ReplyAddress, WriteRequest
+from write_batcher.models import ConfirmBy, ReplyAddress, WriteRequest
 
 VERSION = b"1"
 MAX_REQUEST_ID_BYTES = 512
@@ -88,19 +92,27 @@ def decode_reply(fields: Fields) -> ReplyAddress | None:
         return None
     try:
         reply = json.loads(text)
-        if reply["mode"] != "signal":
-            raise InvalidEntry(f"reply mode {reply['mode']!r} is unknown")
-        address = ReplyAddress(workflow_id=str(reply["workflow_id"]), run_id=str(reply["run_id"]))
-        _ = address.workflow_id.encode()  # JSON may hold lone surrogates, which nobody can be signalled by
+        mode = ConfirmBy(reply["mode"])
+        run_id = str(reply["run_id"])
+        address = ReplyAddress(
+            workflow_id=str(reply["workflow_id"]),
+            run_id=run_id,
+            attempt=str(reply.get("attempt", run_id)),
+            mode=mode,
+            activity_id=str(reply["activity_id"]) if mode is ConfirmBy.COMPLETION else None,
+        )
+        # JSON may hold lone surrogates, which no caller can be found by.
+        _ = f"{address.workflow_id}{address.run_id}{address.attempt}{address.activity_id}".encode()
         return address
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InvalidEntry(f"reply address cannot be decoded: {error!r}") from error
 
 
 def _encode_reply(reply: ReplyAddress | None) -> bytes:
     if reply is None:
         return b""
-    return json.dumps({"workflow_id": reply.workflow_id, "run_id": reply.run_id, "mode": "signal"}).encode()
+    present = {name: value for name, value in asdict(reply).items() if value is not None}
+    return json.dumps(present, sort_keys=True).encode()
 
 
 def _request_id_bytes(request_id: str) -> bytes:

@@ -70,18 +70,28 @@ class MemorySink:
         self._ledger: dict[str, WriteReceipt] = {}
         self.batches: list[Batch] = []
         self.rows: list[WriteRequest] = []
+        self.settled: list[WriteReceipt] = []
 
     async def write(self, batch: Batch) -> list[WriteReceipt]:
         self.batches.append(batch)
         return [self._write(request, batch.batch_id) for request in batch.requests]
+
+    async def settle(self, request: WriteRequest) -> WriteReceipt:
+        withdrawn = WriteReceipt(request_id=request.request_id, outcome=Outcome.WITHDRAWN, attempt=request.attempt)
+        known = self._ledger.setdefault(request.request_id, withdrawn)
+        self.settled.append(known)
+        return known
 
     async def close(self) -> None:
         pass
 
     def _write(self, request: WriteRequest, batch_id: str) -> WriteReceipt:
         request_id = request.request_id
-        if known := self._ledger.get(request_id):
+        known = self._ledger.get(request_id)
+        if known and known.outcome is Outcome.WRITTEN:
             return replace(known, outcome=Outcome.DUPLICATE)
+        if known and known.attempt == request.attempt:
+            return known
         if error := self._refuse(request):
             return WriteReceipt(request_id=request_id, outcome=Outcome.REJECTED, batch_id=batch_id, error=error)
         self.rows.append(request)

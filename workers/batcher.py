@@ -14,6 +14,7 @@ from temporalio.worker import Worker
 
 from write_batcher.activities.batching import BatchLimits
 from write_batcher.activities.drain import DrainActivities
+from write_batcher.activities.settle import SettleActivities
 from write_batcher.activities.sinks.protocol import Sink
 from write_batcher.activities.sinks.sql import SqlSink
 from write_batcher.config import Settings, hide_password
@@ -26,7 +27,7 @@ from write_batcher.workers.serving import GRACE, serve
 from write_batcher.workflows.batcher import BatcherInput, BatcherWorkflow, batcher_workflow_id
 
 ENSURE_EVERY = timedelta(seconds=30)
-OTHER_ACTIVITIES = 20  # at once, beside one drain for each partition: flushes
+OTHER_ACTIVITIES = 20  # at once, beside one drain for each partition: settling, flushes
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +35,12 @@ logger = logging.getLogger(__name__)
 class BatcherWorker(Worker):
     """A worker that tells its drains before it shuts down."""
 
-    def __init__(self, client: Client, settings: Settings, drains: DrainActivities) -> None:
+    def __init__(self, client: Client, settings: Settings, drains: DrainActivities, sink: Sink) -> None:
         super().__init__(
             client,
             task_queue=settings.batcher_task_queue,
             workflows=[BatcherWorkflow],
-            activities=[drains.drain, drains.flush],
+            activities=[drains.drain, drains.flush, SettleActivities(sink).settle_write],
             workflow_runner=passing_through(None),
             max_concurrent_activities=settings.partitions + OTHER_ACTIVITIES,
             graceful_shutdown_timeout=GRACE,
@@ -61,7 +62,7 @@ def make_batcher_worker(client: Client, settings: Settings, redis: Redis, sink: 
         limits=BatchLimits(max_items=settings.max_items, max_bytes=settings.max_bytes, max_wait=settings.max_wait),
         partitions=settings.partitions,
     )
-    return BatcherWorker(client, settings, drains)
+    return BatcherWorker(client, settings, drains, sink)
 
 
 async def start_batchers(client: Client, settings: Settings, partitions: int, *, stopped_too: bool) -> None:

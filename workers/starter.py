@@ -62,6 +62,8 @@ async def start_workflows(
                 item=f"item-{number}",
                 cents=100 + number,
                 queue=settings.queue,
+                batcher_task_queue=settings.batcher_task_queue,
+                confirm_by=settings.confirm_by,
                 submit_timeout_s=settings.submit_timeout.total_seconds(),
                 confirm_timeout_s=settings.confirm_timeout.total_seconds(),
             ),

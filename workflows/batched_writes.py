@@ -1,17 +1,20 @@
 """What any workflow uses to submit a write and to await its receipt."""
 
-from dataclasses import dataclass
+import asyncio
+import contextlib
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from enum import StrEnum
+from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
 from temporalio.converter import value_to_type
-from temporalio.exceptions import ActivityError
+from temporalio.exceptions import ActivityError, ApplicationError, TimeoutType
 from temporalio.exceptions import TimeoutError as ActivityTimeout
 
-from write_batcher.errors import WriteNotConfirmed, WriteNotSubmitted, WriteRejected
-from write_batcher.models import Outcome, ReplyAddress, Submission, WriteReceipt, WriteRequest
+from write_batcher.errors import WriteNotConfirmed, WriteNotSubmitted, WriteOutcomeUnknown, WriteRejected
+from write_batcher.models import ConfirmBy, Outcome, ReplyAddress, Submission, WriteReceipt, WriteRequest
 
 CONFIRMATION_SIGNAL = "write_confirmation"
 
@@ -21,6 +24,20 @@ ENQUEUE_RETRY = RetryPolicy(
 )
 
 
+SETTLE_ATTEMPT_TIMEOUT = timedelta(seconds=15)
+
+T = TypeVar("T")
+
+
+class OnRejected(StrEnum):
+    """What `submit` does when the database refuses the record."""
+
+    FAIL = "fail"
+    """Raise WriteRejected."""
+    WAIT = "wait"
+    """Wait, for days if need be, until an operator has repaired the cause and replayed the dead letter."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteOptions:
     """How one workflow writes to one queue.
@@ -28,11 +45,16 @@ class WriteOptions:
     `submit_timeout` bounds how long a request is tried to be appended, through outages of Redis and a full stream.
     `confirm_timeout` bounds the wait for the receipt from then on; when half of it has passed the request is submitted
     once more under the same id, in case Redis lost it. Keep it well above the batcher's `max_wait`.
+    `settle_timeout` bounds how long the database is then asked for the outcome, on `batcher_task_queue`.
     """
 
     queue: str = "default"
+    confirm_by: ConfirmBy = ConfirmBy.SIGNAL
+    on_rejected: OnRejected = OnRejected.FAIL
     submit_timeout: timedelta = timedelta(minutes=10)
     confirm_timeout: timedelta = timedelta(minutes=2)
+    settle_timeout: timedelta = timedelta(minutes=1)
+    batcher_task_queue: str = "batcher-queue"
 
 
 class BatchedWrites:
@@ -47,93 +69,190 @@ class BatchedWrites:
     async def submit(
         self, table: str, record: dict[str, Any], *, key: str | None = None, request_id: str | None = None
     ) -> WriteReceipt:
-        """Have `record` written to `table` in some batch; returns its receipt, `written` or `duplicate`.
+        """Have `record` written to `table` in some batch; returns its receipt, `written` or `duplicate` (`queued`, as
+        soon as it is appended, with `ConfirmBy.NONE`).
 
         Requests with the same `key` go to the same partition and are written in order; the default is the request id.
         The default request id is stable over retries, replays and resets of this workflow, and new after
         continue-as-new. Give your own (an order number) to make the write unique beyond this workflow.
 
-        Raises WriteRejected, WriteNotSubmitted or WriteNotConfirmed.
+        Raises WriteRejected, WriteNotSubmitted, WriteNotConfirmed or WriteOutcomeUnknown. When it is cancelled it
+        settles first: the write is withdrawn unless it was made already, which the CancelledError's message tells.
         """
-        info = workflow.info()
         request_id = request_id or self._inbox.next_request_id()
-        submission = Submission(
-            queue=self._options.queue,
-            key=key or request_id,
-            request=WriteRequest(
-                request_id=request_id,
-                table=table,
-                record=record,
-                reply=ReplyAddress(workflow_id=info.workflow_id, run_id=info.run_id),
-            ),
-        )
+        write = _Write(request_id=request_id, table=table, record=record, key=key or request_id)
+        if self._options.confirm_by is ConfirmBy.NONE:
+            await self._append(write, within=self._options.submit_timeout)
+            return WriteReceipt(request_id=request_id, outcome=Outcome.QUEUED)
         self._inbox.expect(request_id)
         try:
-            receipt = await self._receipt_of(submission)
+            receipt = await self._receipt_of(write)
+            while receipt.outcome is Outcome.REJECTED and self._options.on_rejected is OnRejected.WAIT:
+                workflow.logger.warning("request %s waits for a replay: %s", request_id, receipt.error)
+                receipt = await self._inbox.wait_for_another(request_id)
+        except asyncio.CancelledError:
+            settled = await asyncio.shield(asyncio.create_task(self._settle(write)))
+            raise asyncio.CancelledError(f"request {request_id}: {settled.outcome.value}") from None
         finally:
             self._inbox.forget(request_id)
         if receipt.outcome is Outcome.REJECTED:
             raise WriteRejected(
                 f"the database refuses the record of request {request_id} for table {table!r}: {receipt.error}"
             )
-        return receipt
-
-    async def _receipt_of(self, submission: Submission) -> WriteReceipt:
-        request_id = submission.request.request_id
-        receipt = await self._enqueue(submission, self._options.submit_timeout)
-        half = self._options.confirm_timeout / 2
-        if receipt is None:
-            receipt = await self._inbox.wait(request_id, half)
-        if receipt is None:
-            workflow.logger.warning("request %s: no receipt after half of the timeout, submitting again", request_id)
-            # Measured from here: a caller whose own workers were down for longer still gets its second half.
-            deadline = workflow.time() + half.total_seconds()
-            try:
-                receipt = await self._enqueue(submission, half)
-            except WriteNotSubmitted as error:
-                workflow.logger.warning("request %s: could not be submitted again: %s", request_id, error)
-            if receipt is None:
-                receipt = await self._inbox.wait(request_id, timedelta(seconds=deadline - workflow.time()))
-        if receipt is None:
+        if receipt.outcome is Outcome.WITHDRAWN:
             raise WriteNotConfirmed(
-                f"request {request_id} was queued in {self._options.queue!r} but not confirmed within "
-                f"{self._options.confirm_timeout.total_seconds():g}s: look at the batcher workers, at the workflow "
-                f"write-batcher/{self._options.queue}/<partition>, and at the database"
+                f"request {request_id} was not written within {self._options.confirm_timeout.total_seconds():g}s after "
+                f"it was queued in {self._options.queue!r}, and is withdrawn: look at the batcher workers, at the "
+                f"workflow write-batcher/{self._options.queue}/<partition>, and at the database"
             )
         return receipt
 
-    async def _enqueue(self, submission: Submission, timeout: timedelta) -> WriteReceipt | None:
-        """Append the request; returns its receipt when that came first (the append's own answer may get lost)."""
-        request_id = submission.request.request_id
+    async def _receipt_of(self, write: "_Write") -> WriteReceipt:
+        half = self._options.confirm_timeout / 2
+        try:
+            receipt = await self._ask(write, submit_within=self._options.submit_timeout)
+        except WriteNotSubmitted as failure:
+            if _is_invalid(failure):
+                raise
+            # An append whose answer got lost may still be written: only the database knows.
+            settled = await self._settle(write)
+            if settled.outcome is Outcome.WITHDRAWN:
+                raise
+            return settled
+        if receipt is None:
+            workflow.logger.warning("request %s: no receipt in half of the time, submitting again", write.request_id)
+            # From here, so that a caller whose own workers were down for longer still gets its second half.
+            deadline = workflow.time() + half.total_seconds()
+            try:
+                receipt = await self._ask(write, submit_within=half, deadline=deadline)
+            except WriteNotSubmitted as failure:
+                workflow.logger.warning("request %s: could not be submitted again: %s", write.request_id, failure)
+        return receipt or await self._settle(write)
+
+    async def _ask(
+        self, write: "_Write", *, submit_within: timedelta, deadline: float | None = None
+    ) -> WriteReceipt | None:
+        """Append the request and wait for its receipt until the deadline, by default for half of the timeout from the
+        append on; None when none came. Raises WriteNotSubmitted.
+        """
+        half = self._options.confirm_timeout / 2
+        if self._options.confirm_by is ConfirmBy.SIGNAL:
+            await self._append(write, within=submit_within)
+            left = half if deadline is None else timedelta(seconds=deadline - workflow.time())
+            return await self._inbox.wait(write.request_id, left)
+        waiting = workflow.start_activity(
+            "enqueue_write",
+            self._submission(write),
+            result_type=WriteReceipt,
+            # Its attempts wait for the receipt; one that got none is not tried again by Temporal but here.
+            start_to_close_timeout=half,
+            schedule_to_close_timeout=half if deadline else submit_within + half,
+            retry_policy=replace(ENQUEUE_RETRY, non_retryable_error_types=["TemporalTimeout:StartToClose"]),
+            summary=write.table,
+        )
+        try:
+            return await self._unless_signalled(write, waiting)
+        except ActivityError as error:
+            if isinstance(error.cause, ActivityTimeout) and error.cause.type is TimeoutType.START_TO_CLOSE:
+                return None
+            raise self._not_submitted(write, submit_within, error) from error
+
+    async def _append(self, write: "_Write", *, within: timedelta) -> None:
         appending = workflow.start_activity(
             "enqueue_write",
-            submission,
-            schedule_to_close_timeout=timeout,
-            start_to_close_timeout=ENQUEUE_ATTEMPT_TIMEOUT,
-            retry_policy=ENQUEUE_RETRY,
+            self._submission(write),
             result_type=str,
-            summary=submission.request.table,
+            start_to_close_timeout=ENQUEUE_ATTEMPT_TIMEOUT,
+            schedule_to_close_timeout=within,
+            retry_policy=ENQUEUE_RETRY,
+            summary=write.table,
         )
-        await workflow.wait_condition(lambda: appending.done() or self._inbox.receipt(request_id) is not None)
-        if not appending.done():
-            appending.cancel()
         try:
-            await appending
+            await self._unless_signalled(write, appending)
         except ActivityError as error:
-            if receipt := self._inbox.receipt(request_id):
-                return receipt
-            raise WriteNotSubmitted(
-                f"request {request_id} could not be appended to queue {self._options.queue!r} within "
-                f"{timeout.total_seconds():g}s: {_reason(error)}"
+            raise self._not_submitted(write, within, error) from error
+
+    async def _unless_signalled(self, write: "_Write", asking: "workflow.ActivityHandle[T]") -> T | WriteReceipt:
+        """What the activity answers, or the receipt when that comes first: the activity's own answer may get lost."""
+        await workflow.wait_condition(lambda: asking.done() or self._inbox.receipt(write.request_id) is not None)
+        receipt = self._inbox.receipt(write.request_id)
+        if receipt is None:
+            return await asking
+        asking.cancel()
+        with contextlib.suppress(ActivityError):
+            await asking
+        return receipt
+
+    async def _settle(self, write: "_Write") -> WriteReceipt:
+        """Withdraw the request, or learn its outcome. Raises WriteOutcomeUnknown."""
+        try:
+            receipt: WriteReceipt = await workflow.execute_activity(
+                "settle_write",
+                self._request(write),
+                result_type=WriteReceipt,
+                task_queue=self._options.batcher_task_queue,
+                start_to_close_timeout=SETTLE_ATTEMPT_TIMEOUT,
+                schedule_to_close_timeout=self._options.settle_timeout,
+                retry_policy=ENQUEUE_RETRY,
+                summary=write.table,
+            )
+            return receipt
+        except ActivityError as error:
+            raise WriteOutcomeUnknown(
+                f"request {write.request_id} is not confirmed, and the database could not be asked within "
+                f"{self._options.settle_timeout.total_seconds():g}s whether it was written: look at the database and "
+                f"at the batcher workers of task queue {self._options.batcher_task_queue!r}, then ask the table "
+                "write_batcher_ledger for the request id"
             ) from error
-        return self._inbox.receipt(request_id)
+
+    def _submission(self, write: "_Write") -> Submission:
+        return Submission(queue=self._options.queue, key=write.key, request=self._request(write))
+
+    def _request(self, write: "_Write") -> WriteRequest:
+        info = workflow.info()
+        reply = ReplyAddress(
+            workflow_id=info.workflow_id,
+            run_id=info.run_id,
+            attempt=_attempt(),
+            mode=self._options.confirm_by,
+        )
+        return WriteRequest(
+            request_id=write.request_id,
+            table=write.table,
+            record=write.record,
+            reply=None if self._options.confirm_by is ConfirmBy.NONE else reply,
+        )
+
+    def _not_submitted(self, write: "_Write", within: timedelta, error: ActivityError) -> WriteNotSubmitted:
+        # Temporal's own text of a timeout speaks of retries and ScheduleToClose, which tells an operator nothing.
+        timed_out = isinstance(error.cause, ActivityTimeout)
+        reason = "the append did not answer; look at Redis and at the workers of this workflow's task queue"
+        return WriteNotSubmitted(
+            f"request {write.request_id} could not be appended to queue {self._options.queue!r} within "
+            f"{within.total_seconds():g}s: {reason if timed_out else error.cause or error}"
+        )
 
 
-def _reason(error: ActivityError) -> str:
-    # Temporal's own text speaks of retries and ScheduleToClose, which tells an operator nothing.
-    if isinstance(error.cause, ActivityTimeout):
-        return "the append did not answer; look at Redis and at the workers of this workflow's task queue"
-    return str(error.cause or error)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Write:
+    """What one call of `submit` wants written."""
+
+    request_id: str
+    table: str
+    record: dict[str, Any]
+    key: str
+
+
+def _is_invalid(failure: WriteNotSubmitted) -> bool:
+    """Whether the request was never appended, because no entry can carry it."""
+    cause = getattr(failure.__cause__, "cause", None)
+    return isinstance(cause, ApplicationError) and cause.non_retryable
+
+
+def _attempt() -> str:
+    # The seed, unlike the run id, is the same when this very history is replayed in a run that was reset later, and
+    # new from the reset on: what an earlier attempt was told is neither forgotten in replay nor taken for this one's.
+    return f"{workflow.random_seed():x}"
 
 
 class _Inbox:
@@ -185,6 +304,12 @@ class _Inbox:
             return None
         return self.receipt(request_id)
 
+    async def wait_for_another(self, request_id: str) -> WriteReceipt:
+        """The receipt that comes after the one that is here, however long that takes."""
+        self._receipts.pop(request_id, None)
+        await workflow.wait_condition(lambda: request_id in self._receipts)
+        return self._receipts[request_id]
+
     def on_confirmation(self, receipts: Any = None, *_rest: Any) -> None:
         # Anyone may send this signal. A handler that raises would fail the workflow task for ever, so it takes any
         # arguments and ignores what is no receipt, not awaited, or known already.
@@ -194,5 +319,6 @@ class _Inbox:
             except Exception:  # noqa: BLE001 - see above
                 workflow.logger.warning("ignored a malformed receipt")
                 continue
-            if receipt.request_id in self._waiting:
+            binds = receipt.outcome in (Outcome.WRITTEN, Outcome.DUPLICATE) or receipt.attempt in (None, _attempt())
+            if binds and receipt.request_id in self._waiting:
                 self._receipts.setdefault(receipt.request_id, receipt)

@@ -8,7 +8,7 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy
 
 from write_batcher.activities.business import BusinessStep, do_business_step
-from write_batcher.models import FlushReason, Outcome
+from write_batcher.models import ConfirmBy, FlushReason, Outcome
 from write_batcher.workflows.batched_writes import BatchedWrites, WriteOptions
 
 TABLE = "main_writes"
@@ -33,6 +33,8 @@ class MainInput:
     item: str
     cents: int
     queue: str = "default"
+    batcher_task_queue: str = "batcher-queue"
+    confirm_by: ConfirmBy = ConfirmBy.SIGNAL
     submit_timeout_s: float = 600.0
     confirm_timeout_s: float = 120.0
     business_s: float = 0.1
@@ -52,7 +54,7 @@ class MainResult:
 
 @workflow.defn
 class MainWorkflow:
-    """Fails with WriteNotSubmitted, WriteNotConfirmed or WriteRejected when its write does."""
+    """Fails with WriteRejected, WriteNotSubmitted, WriteNotConfirmed or WriteOutcomeUnknown when its write does."""
 
     @workflow.init
     def __init__(self, order: MainInput) -> None:
@@ -60,6 +62,8 @@ class MainWorkflow:
         self._writes = BatchedWrites(
             WriteOptions(
                 queue=order.queue,
+                batcher_task_queue=order.batcher_task_queue,
+                confirm_by=order.confirm_by,
                 submit_timeout=timedelta(seconds=order.submit_timeout_s),
                 confirm_timeout=timedelta(seconds=order.confirm_timeout_s),
             )

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from write_batcher.models import Batch, WriteReceipt
+from write_batcher.models import Batch, WriteReceipt, WriteRequest
 
 
 class Sink(Protocol):
@@ -15,6 +15,12 @@ class Sink(Protocol):
 
         Returning means committed. Raises `SinkUnavailable` when nothing was committed and the same batch may
         succeed later; the drain holds the batch and tries again.
+        """
+        ...
+
+    async def settle(self, request: WriteRequest) -> WriteReceipt:
+        """Give the request up if it has not been written: the receipt is `withdrawn`, and it will not be written for
+        its attempt any more. Otherwise the receipt is the outcome that stands already. Raises `SinkUnavailable`.
         """
         ...
 

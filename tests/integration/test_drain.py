@@ -110,7 +110,7 @@ class Stage:
         await self.redis.xadd(self.queue.stream_key, fields, id=entry_id)  # type: ignore[arg-type] # invariant
 
     async def fields(self, request_id: str, caller: str) -> dict[bytes, bytes]:
-        reply = ReplyAddress(workflow_id=caller, run_id="run")
+        reply = ReplyAddress(workflow_id=caller, run_id="run", attempt="run")
         return await CODEC.encode(WriteRequest(request_id=request_id, table="orders", record={}, reply=reply))
 
     def drain(self) -> Drain:

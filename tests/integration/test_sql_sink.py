@@ -72,7 +72,7 @@ def order(number: int, *, request_id: str | None = None, run_id: str = "run-1", 
         request_id=request_id or f"order-{number:05}",
         table="orders",
         record={"order_id": number, "cents": 100, **columns},
-        reply=ReplyAddress(workflow_id="caller", run_id=run_id),
+        reply=ReplyAddress(workflow_id="caller", run_id=run_id, attempt=run_id),
     )
 
 

@@ -14,7 +14,7 @@ from write_batcher.errors import InvalidEntry, InvalidRequest, QueueUnavailable
 from write_batcher.models import ReplyAddress, WriteRequest
 from write_batcher.queue.codec import MAX_REQUEST_ID_BYTES, Codec, Fields, decode_reply
 
-REPLY = ReplyAddress(workflow_id="order-7", run_id="run-1")
+REPLY = ReplyAddress(workflow_id="order-7", run_id="run-1", attempt="run-1")
 REQUEST = WriteRequest(request_id="order-7/1", table="orders", record={"cents": 250}, reply=REPLY)
 PLAIN = Codec(DataConverter.default)
 REPLY_FIELD = b'{"workflow_id": "order-7", "run_id": "run-1", "mode": "signal"}'
@@ -58,7 +58,7 @@ def entry(**fields: bytes | None) -> Fields:
         dataclasses.replace(REQUEST, request_id="é" * (MAX_REQUEST_ID_BYTES // 2)),
         dataclasses.replace(REQUEST, record={}),
         dataclasses.replace(REQUEST, record={"name": "Zoë \u0000 🚚", "tags": [1, 2.5, None, {"deep": [True, "x"]}]}),
-        dataclasses.replace(REQUEST, reply=ReplyAddress(workflow_id='ord"er\n7🚚', run_id="")),
+        dataclasses.replace(REQUEST, reply=ReplyAddress(workflow_id='ord"er\n7🚚', run_id="", attempt="")),
     ],
 )
 async def test_request_survives_the_round_trip(request_: WriteRequest) -> None:
