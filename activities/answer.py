@@ -32,7 +32,13 @@ class Answer:
     entry: StreamEntry
     reply: ReplyAddress | None
     receipt: WriteReceipt
+    undecodable: bool = False
     written_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def counted_as(self) -> str:
+        """The counter of its outcome."""
+        return "dead" if self.undecodable else self.receipt.outcome.value
 
 
 class Release(Protocol):
@@ -105,21 +111,27 @@ class Answerer:
             ],
         )
         if delivery is Delivery.UNKNOWN:
+            self._progress.tally({"confirmations_retried": 1})
             return False
         name = "confirmed" if delivery is Delivery.DELIVERED else "without_caller"
         self._progress.count(**{name: len(answers)})
+        self._progress.tally({name: len(answers)})
         return True
 
     async def _finish(self, answers: list[Answer]) -> None:
         """Remove entries from the stream; the last step of each."""
         refused = [answer for answer in answers if answer.receipt.outcome is Outcome.REJECTED]
-        done = [answer.entry for answer in answers if answer.receipt.outcome is not Outcome.REJECTED]
+        done = [
+            (answer.entry, answer.receipt.outcome.value)
+            for answer in answers
+            if answer.receipt.outcome is not Outcome.REJECTED
+        ]
         redeliver = False
         try:
             if done:
                 await self._queue.acknowledge(done)
             for answer in refused:
-                await self._queue.dead_letter(answer.entry, answer.receipt.error or "")
+                await self._queue.dead_letter(answer.entry, answer.counted_as, answer.receipt.error or "")
                 self._progress.count(dead=1)
         except QueueUnavailable as error:
             logger.warning("entries of %s could not be acknowledged: %s", self._queue.stream_key, error)

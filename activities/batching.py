@@ -12,12 +12,13 @@ from write_batcher.queue.stream import StreamEntry
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchLimits:
     """A batch never holds more than `max_items` requests or `max_bytes` of entries; it closes when its oldest entry
-    is `max_wait` old.
+    is `max_wait` old. A request that was appended longer than `max_age` ago is not written at all.
     """
 
     max_items: int
     max_bytes: int
     max_wait: timedelta
+    max_age: timedelta = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,8 @@ class Taken:
 
     entry: StreamEntry
     request: WriteRequest
+    suspect: bool = False
+    """Delivered so often without an end that writing it may be what ends processes."""
 
 
 class FlushMark:
@@ -55,7 +58,7 @@ class OpenBatch:
     @property
     def oldest(self) -> StreamEntry | None:
         """The entry whose age decides; not always the first, because older ones may be delivered again."""
-        return min((taken.entry for taken in self.items), key=lambda entry: entry.appended_ms, default=None)
+        return min((taken.entry for taken in self.items), key=lambda entry: entry.entry_ms, default=None)
 
     def fill(self, taken: Iterable[Taken | FlushMark] = ()) -> FlushReason | None:
         """Take in what is in line and then `taken`; the reason to close, if there is one now."""

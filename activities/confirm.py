@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from enum import Enum
 
@@ -51,7 +52,11 @@ class Confirmer:
                     with self._watch.step("confirming to one caller", CALL_LIMIT):
                         await self._send(caller, list(receipts[first : first + RECEIPTS_PER_SIGNAL]))
                 except RPCError as error:
-                    return _delivery(error, caller, self._client.namespace)
+                    delivery = _delivery(error, caller, self._client.namespace)
+                    if delivery is Delivery.NO_CALLER and caller.activity_id is not None:
+                        # The activity has ended or is between two tries; its workflow may still wait, for a replay.
+                        return await self.deliver(replace(caller, activity_id=None), receipts)
+                    return delivery
                 except OSError as error:  # a payload codec that asks a key server
                     logger.warning("receipts of %s cannot be encoded: %s", caller.workflow_id, error)
                     return Delivery.UNKNOWN
@@ -59,16 +64,25 @@ class Confirmer:
 
     async def _send(self, caller: ReplyAddress, receipts: list[WriteReceipt]) -> None:
         if caller.activity_id is None:
-            # Without a run id: the attempt in each receipt decides who is meant, also after a reset.
-            workflow = self._client.get_workflow_handle(caller.workflow_id)
-            await workflow.signal(CONFIRMATION_SIGNAL, receipts, rpc_timeout=RPC_TIMEOUT)
+            await self._signal(caller, receipts)
             return
         # By id, not by task token: a retry of the activity has another token.
         activity = self._client.get_async_activity_handle(
             workflow_id=caller.workflow_id, run_id=caller.run_id, activity_id=caller.activity_id
         )
-        # An address appears twice in a batch only after a lost acknowledgement; the receipts say the same.
-        await activity.complete(receipts[0], rpc_timeout=RPC_TIMEOUT)
+        try:
+            # An address appears twice in a batch only after a lost acknowledgement; the receipts say the same.
+            await activity.complete(receipts[0], rpc_timeout=RPC_TIMEOUT)
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND or _names_missing_namespace(error):
+                raise
+            # The activity is over, the workflow may not be: it asks again, or waits for the replay of a rejection.
+            await self._signal(caller, receipts)
+
+    async def _signal(self, caller: ReplyAddress, receipts: list[WriteReceipt]) -> None:
+        # Without a run id: the attempt in each receipt decides who is meant, also after a reset.
+        workflow = self._client.get_workflow_handle(caller.workflow_id)
+        await workflow.signal(CONFIRMATION_SIGNAL, receipts, rpc_timeout=RPC_TIMEOUT)
 
 
 def _delivery(error: RPCError, caller: ReplyAddress, namespace: str) -> Delivery:

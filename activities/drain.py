@@ -120,7 +120,7 @@ class Drain:
         self._stopping = asyncio.Event()
         self._end = DrainEnd.STOPPED
         self._taker = Taker(queue, Codec(client.data_converter), limits, self._watch, self._stopping, self._refuse)
-        self._writer = Writer(partition, sink, self._watch, self._progress, self._stopping)
+        self._writer = Writer(partition, queue, sink, self._watch, self._progress, self._stopping)
         confirmer = Confirmer(client, self._watch)
         self._answerer = Answerer(queue, confirmer, self._taker.release, self._progress, self._stopping)
         self._closed: asyncio.Queue[ClosedBatch | None] = asyncio.Queue(maxsize=1)
@@ -147,6 +147,7 @@ class Drain:
         except ExceptionGroup as failures:
             first = _first(failures)
             raise first from first.__cause__
+        await self._save_tallies()
         return DrainResult(end=self._end, progress=self._details())
 
     async def _take(self) -> None:
@@ -159,7 +160,7 @@ class Drain:
             if answers := await self._writer.write(closed):
                 await self._answers.put(answers)
             else:
-                self._taker.release((taken.entry for taken in closed.items), redeliver=False)
+                self._taker.release((taken.entry for taken in closed.items), redeliver=True)
         await self._answers.put(None)
 
     async def _refuse(self, entry: StreamEntry, reason: str) -> None:
@@ -175,7 +176,7 @@ class Drain:
             attempt=reply.attempt if reply else None,
             error=shortened(reason),
         )
-        await self._answers.put([Answer(entry=entry, reply=reply, receipt=receipt)])
+        await self._answers.put([Answer(entry=entry, reply=reply, receipt=receipt, undecodable=True)])
 
     async def _follow_partitions(self) -> None:
         """Restore the announced number of partitions when Redis lost it; end when the queue shrank past this one."""
@@ -193,7 +194,16 @@ class Drain:
                     self.stop()
             except QueueUnavailable as error:
                 logger.debug("the number of partitions is unknown: %s", error)
+            await self._save_tallies()
             await asyncio.sleep(PARTITIONS_EVERY.total_seconds())
+
+    async def _save_tallies(self) -> None:
+        tallies = self._progress.take_tallies()
+        try:
+            if tallies:
+                await self._queue.count(tallies)
+        except QueueUnavailable:
+            self._progress.tally(tallies)
 
     async def _expire(self) -> None:
         await asyncio.sleep(DRAIN_FOR.total_seconds())

@@ -1,5 +1,7 @@
 """What a drain has done so far."""
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
 from write_batcher.models import DrainProgress
@@ -10,6 +12,7 @@ class Progress:
 
     def __init__(self) -> None:
         self._counts = DrainProgress()
+        self._tallies: Counter[str] = Counter()
         self.holding: str | None = None
         """Why the current batch cannot be written right now, if so."""
 
@@ -17,6 +20,15 @@ class Progress:
         """Add to the counts of these names."""
         totals = {name: getattr(self._counts, name) + number for name, number in more.items()}
         self._counts = replace(self._counts, **totals)
+
+    def tally(self, more: Mapping[str, int]) -> None:
+        """Add to the partition's counters in Redis, when the time comes."""
+        self._tallies.update(more)
+
+    def take_tallies(self) -> dict[str, int]:
+        """What has been tallied since the last time."""
+        taken, self._tallies = self._tallies, Counter()
+        return dict(taken)
 
     def snapshot(self, *, in_hand: int) -> DrainProgress:
         """The counts at this moment."""

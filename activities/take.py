@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Set
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -15,6 +15,7 @@ from write_batcher.models import FlushReason
 from write_batcher.queue.codec import Codec
 from write_batcher.queue.stream import CONTROL_FLUSH, StreamEntry, WriteQueue
 
+ALONE_AFTER = 3  # deliveries; restarts add to them too, so they prove nothing: the entry is only written alone
 LONGEST_BLOCK = timedelta(seconds=2)  # Redis 6.2 does not wake a blocked reader whose stream was deleted
 STEP_LIMIT = timedelta(seconds=30)  # of one exchange with Redis, whose client gives up after 7 s by itself
 BACKOFF = Backoff(0.2, 2.0)
@@ -28,6 +29,8 @@ class ClosedBatch:
 
     reason: FlushReason
     items: tuple[Taken, ...]
+    alone: bool = False
+    """A single suspect, see `Taken`."""
     closed_ms: int
     """When it was closed; milliseconds since the epoch by the clock of Redis, as in entry ids."""
 
@@ -55,6 +58,7 @@ class Taker:
         self._recovery_wanted = True
         self._pending_after: str | None = None  # set while the entries delivered before are read again
         self._line: deque[Taken | FlushMark] = deque()
+        self._suspects: deque[Taken] = deque()
         self._in_hand: set[str] = set()
         self._clock_offset_ms = 0
         self.idle_since = asyncio.get_running_loop().time()
@@ -73,6 +77,8 @@ class Taker:
         """The next batch with at least one request, or None once stopped and empty-handed. Stopping takes nothing more
         and closes the open batch with the reason `stop`.
         """
+        if self._suspects:
+            return self._closed(FlushReason.SIZE, [self._suspects.popleft()], alone=True)
         batch = OpenBatch(self._limits, self._line)
         reason = batch.fill()
         oldest: StreamEntry | None = None
@@ -89,11 +95,15 @@ class Taker:
                 overdue = due is not None and due <= asyncio.get_running_loop().time()
                 room = batch.room
                 entries, complete = await self._read(room, due)
-                await self._admit(entries, batch.line)
+                suspects = await self._delivered_often(entries) if not complete else frozenset()
+                await self._admit(entries, suspects, batch.line)
                 failures = 0
                 reason = batch.fill()
                 if reason is None and overdue and complete and len(entries) < room:
                     reason = batch.close(FlushReason.WAIT)
+                if self._suspects and not batch.items:
+                    self._line = batch.line
+                    return self._closed(FlushReason.SIZE, [self._suspects.popleft()], alone=True)
             except QueueUnavailable as error:
                 self._recovery_wanted = True
                 failures += 1
@@ -102,7 +112,10 @@ class Taker:
         self._line = batch.line
         if not batch.items:
             return None
-        return ClosedBatch(reason=reason, items=tuple(batch.items), closed_ms=self._now_ms())
+        return self._closed(reason, batch.items)
+
+    def _closed(self, reason: FlushReason, items: list[Taken], *, alone: bool = False) -> ClosedBatch:
+        return ClosedBatch(reason=reason, items=tuple(items), alone=alone, closed_ms=self._now_ms())
 
     async def _read_clock(self) -> None:
         self._clock_offset_ms = await self._queue.now_ms() - round(asyncio.get_running_loop().time() * 1000)
@@ -118,7 +131,7 @@ class Taker:
         with self._watch.step("reading the clock of Redis", STEP_LIMIT):
             await self._read_clock()
         # A clock set back must not add to the wait, and a foreign entry id may be too far ahead for a timedelta.
-        left = self._limits.max_wait - timedelta(milliseconds=max(self._now_ms() - oldest.appended_ms, 0))
+        left = self._limits.max_wait - timedelta(milliseconds=max(self._now_ms() - oldest.entry_ms, 0))
         return asyncio.get_running_loop().time() + left.total_seconds()
 
     async def _read(self, count: int, due: float | None) -> tuple[list[StreamEntry], bool]:
@@ -136,8 +149,7 @@ class Taker:
                 block = min(block, max(left, timedelta(0)))
             entries = await self._queue.read_new(count=count, block=block)
         if entries or due is not None:
-            self._clock_offset_ms = 0
-        self.idle_since = asyncio.get_running_loop().time()
+            self.idle_since = asyncio.get_running_loop().time()
         return entries, True
 
     async def _begin_recovery(self) -> None:
@@ -147,7 +159,13 @@ class Taker:
         await self._queue.claim_foreign()
         self._pending_after = "0"
 
-    async def _admit(self, entries: list[StreamEntry], line: deque[Taken | FlushMark]) -> None:
+    async def _delivered_often(self, entries: list[StreamEntry]) -> Set[str]:
+        if not entries:
+            return frozenset()
+        deliveries = await self._queue.deliveries(entries)
+        return {entry_id for entry_id, number in deliveries.items() if number >= ALONE_AFTER}
+
+    async def _admit(self, entries: list[StreamEntry], suspects: Set[str], line: deque[Taken | FlushMark]) -> None:
         """Decode `entries` into `line`. What is not there yet when this raises is taken again by the next recovery."""
         done: list[StreamEntry] = []
         for entry in entries:
@@ -160,10 +178,22 @@ class Taker:
                 done.append(entry)
             else:
                 try:
-                    line.append(Taken(entry=entry, request=await self._codec.decode(entry.fields)))
+                    self._check_age(entry)
+                    request = await self._codec.decode(entry.fields)
+                    taken = Taken(entry=entry, request=request, suspect=entry.entry_id in suspects)
+                    (self._suspects if taken.suspect else line).append(taken)
                     self._in_hand.add(entry.entry_id)
                 except InvalidEntry as error:
                     self._in_hand.add(entry.entry_id)
                     await self._refuse(entry, str(error))
         if done:
-            await self._queue.acknowledge(done)
+            await self._queue.acknowledge([(entry, None) for entry in done])
+
+    def _check_age(self, entry: StreamEntry) -> None:
+        # The ledger may have forgotten that it was written: pruning must never cause a second write.
+        age = timedelta(milliseconds=max(self._now_ms() - entry.first_ms, 0))
+        if age > self._limits.max_age:
+            raise InvalidEntry(
+                f"appended {age} ago, longer than the ledger remembers ({self._limits.max_age}): "
+                "look whether the record is in the table, and submit it anew if it is not"
+            )

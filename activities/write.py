@@ -12,14 +12,17 @@ from typing import TypeVar
 
 from write_batcher.activities.answer import Answer
 from write_batcher.activities.backoff import Backoff
+from write_batcher.activities.batching import Taken
 from write_batcher.activities.progress import Progress
 from write_batcher.activities.sinks.protocol import Sink
 from write_batcher.activities.take import ClosedBatch
 from write_batcher.activities.watch import Watch
-from write_batcher.errors import SinkContractBroken, SinkUnavailable
+from write_batcher.errors import QueueUnavailable, SinkContractBroken, SinkUnavailable
 from write_batcher.models import Batch, Outcome, PartitionRef, WriteReceipt
+from write_batcher.queue.stream import WriteQueue
 
 WRITE_LIMIT = timedelta(seconds=60)  # of one attempt; databases give up earlier by themselves
+DEATHS_ALONE = 7  # processes that ended while writing one entry alone; then it is dead
 GIVE_UP_WITHIN = timedelta(seconds=25)  # how long a cancelled write may take to end
 BACKOFF = Backoff(0.2, 15.0)
 MAX_ERROR_CHARS = 500  # a confirmation must stay tiny
@@ -34,9 +37,16 @@ class Writer:
     """Writes the batches of one partition, one after the other."""
 
     def __init__(
-        self, partition: PartitionRef, sink: Sink, watch: Watch, progress: Progress, stopping: asyncio.Event
+        self,
+        partition: PartitionRef,
+        queue: WriteQueue,
+        sink: Sink,
+        watch: Watch,
+        progress: Progress,
+        stopping: asyncio.Event,
     ) -> None:
         self._partition = partition
+        self._queue = queue
         self._sink = sink
         self._watch = watch
         self._progress = progress
@@ -52,7 +62,15 @@ class Writer:
             flush_reason=closed.reason,
             requests=tuple(taken.request for taken in closed.items),
         )
-        written = await self._written(batch)
+        try:
+            if closed.alone and await self._queue.begin_alone(closed.items[0].entry) > DEATHS_ALONE:
+                return [await self._give_up(closed.items[0])]
+            written = await self._written(batch)
+            if closed.alone:
+                await self._queue.end_alone(closed.items[0].entry)
+        except (QueueUnavailable, SinkUnavailable) as error:
+            logger.warning("entry %s is not written alone now: %s", closed.items[0].entry.entry_id, error)
+            return None
         if written is None:
             return None
         receipts, write_ms = written
@@ -66,12 +84,23 @@ class Writer:
                     batch_size=len(receipts),
                     flush_reason=closed.reason,
                     error=shortened(receipt.error),
-                    queued_ms=max(closed.closed_ms - taken.entry.appended_ms, 0),
+                    queued_ms=max(closed.closed_ms - taken.entry.entry_ms, 0),
                     write_ms=write_ms,
                 ),
             )
             for taken, receipt in zip(closed.items, receipts, strict=True)
         ]
+
+    async def _give_up(self, taken: Taken) -> Answer:
+        """Processes ended while they wrote this entry alone. The ledger tells whether one of them succeeded before."""
+        receipt = await _to_its_end(self._sink.settle(taken.request))
+        if receipt.outcome is Outcome.WITHDRAWN:
+            error = f"{DEATHS_ALONE} processes ended while they wrote it alone"
+            logger.error("entry %s goes to the dead letters: %s", taken.entry.entry_id, error)
+            receipt = replace(receipt, outcome=Outcome.REJECTED, error=error)
+        return Answer(
+            entry=taken.entry, reply=taken.request.reply, receipt=replace(receipt, attempt=taken.request.attempt)
+        )
 
     async def _written(self, batch: Batch) -> tuple[list[WriteReceipt], int] | None:
         """Receipts of the committed batch, and how many milliseconds that took."""
@@ -103,6 +132,7 @@ class Writer:
     def _report(self, batch: Batch, receipts: list[WriteReceipt], write_ms: int) -> None:
         outcomes = {outcome.value: sum(receipt.outcome is outcome for receipt in receipts) for outcome in OUTCOMES}
         self._progress.count(batches=1, **outcomes)
+        self._progress.tally({f"batches_{batch.flush_reason.value}": 1, "batched": len(receipts), "write_ms": write_ms})
         logger.info(
             "batch %s: %d requests (%s) in %d ms, %s",
             batch.batch_id,

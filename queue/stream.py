@@ -1,7 +1,7 @@
 """One partition of a queue: a Redis stream that is appended to once per request id and never trimmed."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from write_batcher.errors import QueueFull
+from write_batcher.queue import scripts
 from write_batcher.queue.codec import VERSION, Fields
 from write_batcher.queue.connections import translated_errors
 
@@ -17,63 +18,6 @@ GROUP = "batcher"
 CONSUMER = "drain"  # stable, so that a successor finds what its predecessor held without waiting for it to be idle
 FOREIGN_IDLE = timedelta(seconds=60)  # entries that another consumer name held for longer are taken over
 CONTROL_FLUSH: Fields = {b"v": VERSION, b"control": b"flush"}  # closes the open batch when the drain comes to it
-
-# A request id that is live AND whose entry still exists is not appended again: an outage would multiply the backlog.
-# The entry is looked up because Redis may have lost it while the marker survived, and because it may be the request of
-# an earlier attempt of the same workflow, whose answer does not bind this one.
-_APPEND = """
-local stream, live, id, reply, max_backlog = KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3])
-local known = redis.call('HGET', live, id)
-local found = known and redis.call('XRANGE', stream, known, known) or {}
-if #found > 0 then
-  local fields = found[1][2]
-  for i = 1, #fields, 2 do
-    if fields[i] == 'reply' and fields[i + 1] == reply then return {0, known} end
-  end
-end
-local backlog = redis.call('XLEN', stream)
-if backlog >= max_backlog then return {-1, tostring(backlog)} end
-local entry = redis.call('XADD', stream, '*', unpack(ARGV, 4))
-redis.call('HSET', live, id, entry)
-return {1, entry}
-"""
-
-# Not MULTI: Redis 6.2 and 7.0 refuse it under maxmemory, and then the stream could never drain.
-# The marker goes only when it names this entry; when the stream is empty every marker is stale.
-_FORGET = """
-local function forget(stream, live, group, entry, id)
-  redis.call('XACK', stream, group, entry)
-  local deleted = redis.call('XDEL', stream, entry)
-  if id ~= '' and redis.call('HGET', live, id) == entry then redis.call('HDEL', live, id) end
-  if redis.call('XLEN', stream) == 0 then redis.call('DEL', live) end
-  return deleted
-end
-"""
-_ACKNOWLEDGE = (
-    _FORGET
-    + """
-local deleted = 0
-for i = 2, #ARGV, 2 do deleted = deleted + forget(KEYS[1], KEYS[2], ARGV[1], ARGV[i], ARGV[i + 1]) end
-return deleted
-"""
-)
-_DEAD_LETTER = (
-    _FORGET
-    + """
-local found = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])
-if #found > 0 then
-  local fields = found[1][2]
-  redis.call('HDEL', KEYS[2], '')  -- under maxmemory a script may add only after a first write that needs no memory
-  redis.call('XADD', KEYS[3], '*', 'reason', ARGV[4], 'entry', ARGV[2], unpack(fields, 1, math.min(#fields, 7000)))
-end
-return forget(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3])
-"""
-)
-
-# A script, because redis-py drops the cursor of XAUTOCLAIM with JUSTID, and without JUSTID delivery counts would rise.
-_CLAIM_FOREIGN = """
-return redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], 'JUSTID')[1]
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,18 +36,31 @@ class StreamEntry:
         return self.fields.get(b"id", b"")
 
     @property
-    def appended_ms(self) -> int:
-        """Milliseconds since the epoch, by the clock of the Redis server."""
+    def entry_ms(self) -> int:
+        """When this entry was added; milliseconds since the epoch, by the clock of the Redis server."""
         return int(self.entry_id.split("-", 1)[0])
+
+    @property
+    def first_ms(self) -> int:
+        """When the request was appended first: of a replayed dead letter, before it was one."""
+        first = self.fields.get(b"first", b"")
+        return int(first) if first.isdigit() else self.entry_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StreamStatistics:
-    """Entries of one partition: `backlog` is all that is queued or pending."""
+class PartitionStatistics:
+    """One partition at one moment. `backlog` entries are queued or pending, `pending` of them delivered to the drain,
+    the oldest for `oldest_ms`; `dead` letters wait for an operator.
+
+    `counters` are totals since Redis has the partition: appended = written + duplicate + rejected + withdrawn + dead +
+    backlog (but for flush requests in it), and more for the monitor.
+    """
 
     backlog: int
     pending: int
     dead: int
+    oldest_ms: int
+    counters: dict[str, int]
 
 
 class WriteQueue:
@@ -117,19 +74,22 @@ class WriteQueue:
         self.stream_key = f"{prefix}:requests"
         self.live_key = f"{prefix}:live"
         self.dead_key = f"{prefix}:dead"
+        self.counters_key = f"{prefix}:counters"
+        self.alone_key = f"{prefix}:alone"
+        self.keys = [self.stream_key, self.live_key, self.dead_key, self.counters_key, self.alone_key]
         self._redis = redis
         self._reader = reader
-        self._append = redis.register_script(_APPEND)
-        self._acknowledge = redis.register_script(_ACKNOWLEDGE)
-        self._claim_foreign = redis.register_script(_CLAIM_FOREIGN)
-        self._dead_letter = redis.register_script(_DEAD_LETTER)
+        self._append = redis.register_script(scripts.APPEND)
+        self._acknowledge = redis.register_script(scripts.ACKNOWLEDGE)
+        self._claim_foreign = redis.register_script(scripts.CLAIM_FOREIGN)
+        self._dead_letter = redis.register_script(scripts.DEAD_LETTER)
 
     async def append(self, fields: Fields, *, max_backlog: int) -> str:
         """Append a request, once for its attempt while it is live; returns the id of its entry. Raises QueueFull."""
         flat = [part for item in fields.items() for part in item]
         with translated_errors():
             added, entry = await self._append(
-                keys=[self.stream_key, self.live_key], args=[fields[b"id"], fields[b"reply"], max_backlog, *flat]
+                keys=self.keys, args=[fields[b"id"], fields[b"reply"], max_backlog, *flat]
             )
         if added < 0:
             raise QueueFull(
@@ -188,42 +148,86 @@ class WriteQueue:
             seconds, microseconds = await self._redis.time()
         return int(seconds) * 1000 + int(microseconds) // 1000
 
-    async def acknowledge(self, entries: Sequence[StreamEntry]) -> int:
-        """Remove entries whose fate is decided; returns how many were still there."""
-        args: list[str | bytes] = [GROUP]
-        for entry in entries:
-            args += [entry.entry_id, entry.request_id]
+    async def deliveries(self, entries: Sequence[StreamEntry]) -> dict[str, int]:
+        """How often each of these pending entries, which are in order, has been delivered to the drain."""
         with translated_errors():
-            return int(await self._acknowledge(keys=[self.stream_key, self.live_key], args=args))
+            found: Any = await self._redis.xpending_range(
+                self.stream_key, GROUP, min=entries[0].entry_id, max=entries[-1].entry_id, count=len(entries)
+            )
+        return {one["message_id"].decode(): one["times_delivered"] for one in found}
 
-    async def dead_letter(self, entry: StreamEntry, reason: str) -> None:
+    async def begin_alone(self, entry: StreamEntry) -> int:
+        """Note that `entry` is about to be written alone; returns how often that was begun and never ended."""
+        with translated_errors():
+            return int(await self._redis.hincrby(self.alone_key, entry.entry_id, 1))
+
+    async def end_alone(self, entry: StreamEntry) -> None:
+        """The process has survived writing `entry` alone."""
+        with translated_errors():
+            await self._redis.hdel(self.alone_key, entry.entry_id)
+
+    async def acknowledge(self, entries: Sequence[tuple[StreamEntry, str | None]]) -> int:
+        """Remove entries whose fate is decided, and count them under their outcomes (None: not a request); returns how
+        many were still there.
+        """
+        args: list[str | bytes] = [GROUP]
+        for entry, outcome in entries:
+            args += _forget_args(entry, outcome)
+        with translated_errors():
+            return int(await self._acknowledge(keys=self.keys, args=args))
+
+    async def dead_letter(self, entry: StreamEntry, outcome: str, reason: str) -> None:
         """Move an entry that nobody can write to the dead letters, with the reason, in one step.
 
-        Of a foreign entry with more than 3,500 fields only those are kept: Lua unpacks no more than 8,000 values.
+        Of a foreign entry with more than 3,500 fields only those are kept.
         """
         with translated_errors():
             await self._dead_letter(
-                keys=[self.stream_key, self.live_key, self.dead_key],
-                args=[GROUP, entry.entry_id, entry.request_id, reason.encode(errors="backslashreplace")],
+                keys=self.keys,
+                args=[GROUP, *_forget_args(entry, outcome), reason.encode(errors="backslashreplace")],
             )
 
-    async def statistics(self) -> StreamStatistics:
+    async def count(self, counts: Mapping[str, int]) -> None:
+        """Add to the counters. Lost when the process dies first: for the monitor only."""
+        with translated_errors():
+            pipeline = self._redis.pipeline(transaction=False)
+            for name, number in counts.items():
+                pipeline.hincrby(self.counters_key, name, number)
+            await pipeline.execute()
+
+    async def statistics(self) -> PartitionStatistics:
+        """The state of the partition, read in a few steps: exact when nothing moves."""
         with translated_errors():
             backlog = await self._redis.xlen(self.stream_key)
             dead = await self._redis.xlen(self.dead_key)
+            first: Any = await self._redis.xrange(self.stream_key, count=1)
+            counters: Any = await self._redis.hgetall(self.counters_key)
             try:
                 pending = (await self._redis.xpending(self.stream_key, GROUP))["pending"]
             except ResponseError as error:
                 if not str(error).startswith("NOGROUP"):
                     raise
                 pending = 0
-        return StreamStatistics(backlog=backlog, pending=pending, dead=dead)
+        oldest_ms = 0
+        if first:
+            oldest_ms = max(await self.now_ms() - int(first[0][0].split(b"-", 1)[0]), 0)
+        return PartitionStatistics(
+            backlog=backlog,
+            pending=pending,
+            dead=dead,
+            oldest_ms=oldest_ms,
+            counters={name.decode(): int(value) for name, value in counters.items()},
+        )
 
     @property
     def _blocking_reader(self) -> Redis:
         if self._reader is None:
             raise TypeError("this WriteQueue was made without a reader")
         return self._reader
+
+
+def _forget_args(entry: StreamEntry, outcome: str | None) -> list[str | bytes]:
+    return [entry.entry_id, entry.request_id, outcome or "", entry.fields.get(b"counted", b"")]
 
 
 def _entries(reply: Any) -> list[StreamEntry]:
