@@ -19,14 +19,21 @@ FOREIGN_IDLE = timedelta(seconds=60)  # entries that another consumer name held 
 CONTROL_FLUSH: Fields = {b"v": VERSION, b"control": b"flush"}  # closes the open batch when the drain comes to it
 
 # A request id that is live AND whose entry still exists is not appended again: an outage would multiply the backlog.
-# The entry is looked up because Redis may have lost it while the marker survived.
+# The entry is looked up because Redis may have lost it while the marker survived, and because it may be another
+# caller's request of the same id: each caller needs its own answer.
 _APPEND = """
-local stream, live, id, max_backlog = KEYS[1], KEYS[2], ARGV[1], tonumber(ARGV[2])
+local stream, live, id, reply, max_backlog = KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local known = redis.call('HGET', live, id)
-if known and #redis.call('XRANGE', stream, known, known) > 0 then return {0, known} end
+local found = known and redis.call('XRANGE', stream, known, known) or {}
+if #found > 0 then
+  local fields = found[1][2]
+  for i = 1, #fields, 2 do
+    if fields[i] == 'reply' and fields[i + 1] == reply then return {0, known} end
+  end
+end
 local backlog = redis.call('XLEN', stream)
 if backlog >= max_backlog then return {-1, tostring(backlog)} end
-local entry = redis.call('XADD', stream, '*', unpack(ARGV, 3))
+local entry = redis.call('XADD', stream, '*', unpack(ARGV, 4))
 redis.call('HSET', live, id, entry)
 return {1, entry}
 """
@@ -118,11 +125,11 @@ class WriteQueue:
         self._dead_letter = redis.register_script(_DEAD_LETTER)
 
     async def append(self, fields: Fields, *, max_backlog: int) -> str:
-        """Append a request once while it is live; returns the id of its entry. Raises QueueFull."""
+        """Append a request, once for its caller while it is live; returns the id of its entry. Raises QueueFull."""
         flat = [part for item in fields.items() for part in item]
         with translated_errors():
             added, entry = await self._append(
-                keys=[self.stream_key, self.live_key], args=[fields[b"id"], max_backlog, *flat]
+                keys=[self.stream_key, self.live_key], args=[fields[b"id"], fields[b"reply"], max_backlog, *flat]
             )
         if added < 0:
             raise QueueFull(

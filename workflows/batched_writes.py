@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any
 
 from temporalio import workflow
@@ -11,10 +12,9 @@ from temporalio.exceptions import ActivityError
 from temporalio.exceptions import TimeoutError as ActivityTimeout
 
 from write_batcher.errors import WriteNotConfirmed, WriteNotSubmitted, WriteRejected
-from write_batcher.models import Outcome, ReplyAddress, Submission, WriteReceipt, WriteRequest
+from write_batcher.models import CONFIRMATION_SIGNAL, Outcome, ReplyAddress, Submission, WriteReceipt, WriteRequest
 
-CONFIRMATION_SIGNAL = "write_confirmation"
-
+MAX_WORKFLOW_ID_BYTES = 400  # in a request id, which has at most 512 bytes
 ENQUEUE_ATTEMPT_TIMEOUT = timedelta(seconds=15)
 ENQUEUE_RETRY = RetryPolicy(
     initial_interval=timedelta(milliseconds=500), backoff_coefficient=2.0, maximum_interval=timedelta(seconds=10)
@@ -67,7 +67,7 @@ class BatchedWrites:
                 reply=ReplyAddress(workflow_id=info.workflow_id, run_id=info.run_id),
             ),
         )
-        self._inbox.expect(request_id)
+        self._inbox.expect(submission.request)
         try:
             receipt = await self._receipt_of(submission)
         finally:
@@ -141,7 +141,7 @@ class _Inbox:
 
     def __init__(self) -> None:
         self._submitted = 0
-        self._waiting: dict[str, int] = {}
+        self._waiting: dict[str, list[WriteRequest]] = {}
         self._receipts: dict[str, WriteReceipt] = {}
 
     @classmethod
@@ -159,13 +159,22 @@ class _Inbox:
         info = workflow.info()
         self._submitted += 1
         run = f"after-{info.continued_run_id}" if info.continued_run_id else info.first_execution_run_id
-        return f"{info.workflow_id}/{run}/{self._submitted}"
+        return f"{_shortened(info.workflow_id)}/{run}/{self._submitted}"
 
-    def expect(self, request_id: str) -> None:
-        self._waiting[request_id] = self._waiting.get(request_id, 0) + 1
+    def expect(self, request: WriteRequest) -> None:
+        """Raises WriteRejected when the id is being submitted with another record: one receipt could not tell them
+        apart.
+        """
+        waiting = self._waiting.setdefault(request.request_id, [])
+        if any((other.table, other.record) != (request.table, request.record) for other in waiting):
+            raise WriteRejected(
+                f"request id {request.request_id} is being submitted with another record: "
+                "give each record a request id of its own"
+            )
+        waiting.append(request)
 
     def forget(self, request_id: str) -> None:
-        self._waiting[request_id] -= 1
+        self._waiting[request_id].pop()
         if not self._waiting[request_id]:
             del self._waiting[request_id]
             self._receipts.pop(request_id, None)
@@ -196,3 +205,10 @@ class _Inbox:
                 continue
             if receipt.request_id in self._waiting:
                 self._receipts.setdefault(receipt.request_id, receipt)
+
+
+def _shortened(workflow_id: str) -> str:
+    # Temporal allows workflow ids of 1,000 bytes, a request id has 512.
+    if len(workflow_id.encode()) <= MAX_WORKFLOW_ID_BYTES:
+        return workflow_id
+    return f"{workflow_id[:40]}~{sha256(workflow_id.encode()).hexdigest()}"
