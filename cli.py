@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -16,8 +17,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from write_batcher.config import ENV_PREFIX, Settings, as_text, load_settings
-from write_batcher.console import Screen, demo_json, outcomes_as_dict
-from write_batcher.errors import ConfigurationError, WriteBatcherError
+from write_batcher.errors import ConfigurationError, TemporalUnavailable, WriteBatcherError
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -83,6 +83,7 @@ def demo_command(
     data: DataDir = None,
 ) -> None:
     """Start servers and both workers, run workflows through them, and count the rows in the database."""
+    from write_batcher.console import Screen, demo_json
     from write_batcher.workers.demo import demo
 
     async def run() -> bool:
@@ -90,13 +91,14 @@ def demo_command(
         async with AsyncExitStack() as stack:
             with screen:
                 report = await stack.enter_async_context(demo(settings, workflows, screen, data_dir=data))
+            if keep:
+                screen.say("Everything stays up until Ctrl-C. For other commands and workers:")
+                screen.say_exports(report.environment)
             if as_json:
                 screen.say(demo_json(report))
             else:
                 screen.show_demo(report)
             if keep:
-                screen.say("Everything stays up until Ctrl-C. For other commands and workers:")
-                _say_exports(screen, report.environment)
                 await _until_interrupted()
         return report.ok
 
@@ -107,15 +109,13 @@ def demo_command(
 @app.command("up")
 def up_command(*, data: DataDir = None) -> None:
     """Run Temporal with its Web UI and Redis on their standard ports until Ctrl-C."""
+    from write_batcher.console import Screen
     from write_batcher.workers.local import Ports, local_stack
 
     async def run() -> None:
         screen = Screen(0)
         async with local_stack(data_dir=data, ports=Ports()) as stack:
-            _say_exports(
-                screen,
-                {"TEMPORAL_ADDRESS": stack.temporal_address, "WRITE_BATCHER_REDIS_URL": stack.redis_url},
-            )
+            screen.say_exports({"TEMPORAL_ADDRESS": stack.temporal_address, "WRITE_BATCHER_REDIS_URL": stack.redis_url})
             screen.say(f"Web UI: {stack.ui_url}. Data: {stack.data_dir}. Ctrl-C ends all.")
             await _until_interrupted()
 
@@ -154,6 +154,7 @@ def start_command(
     as_json: AsJson = False,
 ) -> None:
     """Start MainWorkflows on the Temporal server that the environment names."""
+    from write_batcher.console import Screen, outcomes_as_dict
     from write_batcher.workers.connections import connect_temporal
     from write_batcher.workers.starter import new_series, start_workflows, wait_for
 
@@ -176,13 +177,10 @@ def start_command(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _say_exports(screen: Screen, environment: dict[str, str]) -> None:
-    for name, value in environment.items():
-        screen.say(f"export {name}={value}")
-
-
 def _run(main: Coroutine[Any, Any, T]) -> T:
     """asyncio.run, with SIGTERM as good as Ctrl-C: contexts are left in order, children end first."""
+
+    from temporalio.service import RPCError
 
     async def interruptible() -> T:
         task = asyncio.current_task()
@@ -194,6 +192,8 @@ def _run(main: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(interruptible())
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
+    except RPCError as error:
+        raise TemporalUnavailable(f"Temporal stopped answering ({error}): look whether it runs") from error
 
 
 async def _until_interrupted() -> None:
@@ -217,6 +217,9 @@ def main() -> NoReturn:
         status = EXIT_FAILED
     except KeyboardInterrupt:
         status = EXIT_INTERRUPTED
+    except Exception:  # noqa: BLE001 - a defect; the process must still end as below
+        traceback.print_exc()
+        status = EXIT_FAILED
     sys.stdout.flush()
     sys.stderr.flush()
     # A process that used temporalio may abort while Python exits (sdk-python#300); everything is closed by now.

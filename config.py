@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, ByteSize, Field, ValidationError, field_va
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from write_batcher.errors import ConfigurationError
-from write_batcher.models import ConfirmBy
+from write_batcher.models import ConfirmBy, batcher_task_queue
 
 ENV_PREFIX = "WRITE_BATCHER_"
 
@@ -23,7 +23,10 @@ def parse_duration(text: str) -> timedelta:
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is not a duration; write a number and a unit, such as 500ms, 20s, 2m, 1h or 7d")
-    return timedelta(**{_UNITS[match["unit"]]: float(match["number"])})
+    try:
+        return timedelta(**{_UNITS[match["unit"]]: float(match["number"])})
+    except OverflowError:
+        raise ValueError(f"{text!r} is longer than any duration can be") from None
 
 
 def _as_duration(value: object) -> object:
@@ -69,7 +72,10 @@ class Settings(BaseSettings):
         timedelta(minutes=10), description="how long MainWorkflow tries to append its request"
     )
     main_task_queue: str = Field("main-workflow-queue", min_length=1, description="Temporal task queue of the callers")
-    batcher_task_queue: str = Field("batcher-queue", min_length=1, description="Temporal task queue of the batcher")
+    batcher_task_queue: str = Field(
+        "",
+        description="Temporal task queue of the batcher; batcher-queue-NAME for a queue NAME",
+    )
     log_format: Literal["text", "json"] = Field("text", description="one line per record, for people or for machines")
 
     @field_validator("redis_url")
@@ -80,6 +86,13 @@ class Settings(BaseSettings):
                 f"{hide_password(url)!r} is not a Redis URL; write redis://HOST:PORT/DB, or rediss:// for TLS"
             )
         return url
+
+    @model_validator(mode="before")
+    @classmethod
+    def _batcher_task_queue_is_of_the_queue(cls, values: dict[str, Any]) -> dict[str, Any]:
+        # Two queues must not share one by accident: their workers write to different databases.
+        queue = str(values.get("queue") or "default")
+        return {**values, "batcher_task_queue": values.get("batcher_task_queue") or batcher_task_queue(queue)}
 
     @model_validator(mode="after")
     def _limits_fit_together(self) -> Self:
@@ -129,8 +142,9 @@ def as_text(value: object) -> str:
 
 
 def hide_password(url: str) -> str:
-    """`url` fit for a log: the password is replaced by ***, also where the URL around it is malformed."""
-    return re.sub(r"^([\w+.-]+:/+)?+([^:@]*):.*@", r"\1\2:***@", url, flags=re.DOTALL)
+    """`url` fit for a log: password and query, which may hold one, are replaced by ***, also in a malformed URL."""
+    without_password = re.sub(r"^([\w+.-]+:/+)?+([^:@]*):.*@", r"\1\2:***@", url, flags=re.DOTALL)
+    return re.sub(r"\?.*", "?***", without_password, flags=re.DOTALL)
 
 
 def _names_redis(url: str) -> bool:
@@ -139,7 +153,8 @@ def _names_redis(url: str) -> bool:
         _ = parts.port
     except ValueError:  # its message may show a part of the password
         return False
-    return parts.scheme in ("redis", "rediss") and bool(parts.hostname)
+    is_database = re.fullmatch(r"/?|/\d+", parts.path) is not None
+    return parts.scheme in ("redis", "rediss") and bool(parts.hostname) and is_database
 
 
 def _one_sentence(error: ValidationError, given: dict[str, Any]) -> str:

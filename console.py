@@ -65,6 +65,11 @@ class Screen:
         """One line, markup not interpreted."""
         self._console.print(text, markup=False)
 
+    def say_exports(self, environment: dict[str, str]) -> None:
+        """The lines that point other commands to these servers."""
+        for name, value in environment.items():
+            self.say(f"export {name}={value}")
+
     def show_demo(self, report: "DemoReport") -> None:
         """The table at the end of a demo."""
         self._table(

@@ -43,6 +43,10 @@ class ServerNotStarted(WriteBatcherError):
     """An embedded server ended or did not answer; the message carries the end of its output."""
 
 
+class TemporalUnavailable(WriteBatcherError):
+    """Temporal stopped answering in the middle of a command."""
+
+
 class WorkerEnded(WriteBatcherError):
     """A worker process ended although nobody told it to; the message carries the end of its log."""
 

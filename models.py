@@ -4,6 +4,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+CONFIRMATION_SIGNAL = "write_confirmation"
+
+
+def batcher_task_queue(queue: str) -> str:
+    """The Temporal task queue of the workers that drain `queue`: each queue has its own, since its workers write to its
+    own database.
+    """
+    return "batcher-queue" if queue == "default" else f"batcher-queue-{queue}"
+
 
 class Outcome(StrEnum):
     """What became of one write request."""

@@ -60,33 +60,29 @@ class OpenBatch:
         """The entry whose age decides; not always the first, because older ones may be delivered again."""
         return min((taken.entry for taken in self.items), key=lambda entry: entry.entry_ms, default=None)
 
-    def fill(self, taken: Iterable[Taken | FlushMark] = ()) -> FlushReason | None:
-        """Take in what is in line and then `taken`; the reason to close, if there is one now."""
-        self.line.extend(taken)
+    def fill(self) -> FlushReason | None:
+        """Take in what is in line; the reason to close, if there is one now."""
         while self.line:
             head = self.line[0]
             if isinstance(head, FlushMark):
                 self.line.popleft()
                 if self.items:
-                    return self._close(FlushReason.FLUSH)
+                    return self.close(FlushReason.FLUSH)
             elif head.request.request_id in self._ids:
                 self._repeated.append(self.line.popleft())
             elif self.items and self.size_bytes + head.entry.size_bytes > self._limits.max_bytes:
-                return self._close(FlushReason.BYTES)
+                return self.close(FlushReason.BYTES)
             else:
                 self.line.popleft()
                 self.items.append(head)
                 self._ids.add(head.request.request_id)
                 self.size_bytes += head.entry.size_bytes
             if self.room <= 0:
-                return self._close(FlushReason.SIZE)
+                return self.close(FlushReason.SIZE)
         return None
 
     def close(self, reason: FlushReason) -> FlushReason:
-        """Close for a reason from outside (`wait`, `stop`)."""
-        return self._close(reason)
-
-    def _close(self, reason: FlushReason) -> FlushReason:
+        """Close now; from outside for `wait` and `stop`."""
         self.line.extendleft(reversed(self._repeated))
         self._repeated = []
         return reason

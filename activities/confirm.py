@@ -13,9 +13,8 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from write_batcher.activities.watch import Watch
 from write_batcher.errors import ConfigurationError
-from write_batcher.models import ReplyAddress, WriteReceipt
+from write_batcher.models import CONFIRMATION_SIGNAL, ReplyAddress, WriteReceipt
 
-CONFIRMATION_SIGNAL = "write_confirmation"
 CONCURRENCY = 32  # more only queues in the server
 RPC_TIMEOUT = timedelta(seconds=5)  # per attempt; one hung call must not hold up the others
 CALL_LIMIT = timedelta(seconds=60)  # of a call with all the attempts of the SDK, which give up after about 10 s

@@ -11,6 +11,7 @@ from temporalio.client import Client
 from write_batcher.activities.answer import Answer, Answerer
 from write_batcher.activities.batching import BatchLimits
 from write_batcher.activities.confirm import Confirmer
+from write_batcher.activities.own_queue import check_queue
 from write_batcher.activities.progress import Progress
 from write_batcher.activities.sinks.protocol import Sink
 from write_batcher.activities.take import LONGEST_BLOCK, ClosedBatch, Taker
@@ -24,7 +25,7 @@ from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.stream import StreamEntry, WriteQueue
 
 DRAIN_FOR = timedelta(hours=1)
-STOP_WITHIN = timedelta(seconds=25)  # below the worker's graceful shutdown timeout
+STOP_WITHIN = timedelta(seconds=15)  # with GIVE_UP_WITHIN of a write below the worker's grace, `serving.GRACE`
 RETIRE_AFTER = timedelta(seconds=60)  # longer than an append that was routed by the old number can take
 PARTITIONS_EVERY = timedelta(seconds=5)
 
@@ -32,9 +33,12 @@ logger = logging.getLogger(__name__)
 
 
 class DrainActivities:
-    """Batcher side. `partitions` is the configured number, announced when Redis has lost it."""
+    """Batcher side of one queue. `partitions` is the configured number, announced when Redis has lost it."""
 
-    def __init__(self, *, redis_url: str, redis: Redis, sink: Sink, limits: BatchLimits, partitions: int) -> None:
+    def __init__(
+        self, *, queue: str, redis_url: str, redis: Redis, sink: Sink, limits: BatchLimits, partitions: int
+    ) -> None:
+        self._queue = queue
         self._redis_url = redis_url
         self._redis = redis
         self._sink = sink
@@ -53,6 +57,7 @@ class DrainActivities:
         """Drain until the hour is over, the worker stops or the activity is cancelled; then finish what is in hand and
         return normally, so that the next drain can start at once.
         """
+        check_queue(partition.queue, own=self._queue)
         async with connect(self._redis_url, longest_block=LONGEST_BLOCK) as reader:
             drain = Drain(
                 partition,
@@ -68,6 +73,7 @@ class DrainActivities:
     @activity.defn
     async def flush(self, partition: PartitionRef) -> None:
         """Have the open batch of the partition closed."""
+        check_queue(partition.queue, own=self._queue)
         await WriteQueue(self._redis, partition.queue, partition.partition).append_flush()
 
 
@@ -75,24 +81,25 @@ async def _run_until_stopped(drain: "Drain", stop: asyncio.Event) -> DrainResult
     logger.info("drain of %s starts", drain.partition)
     running = asyncio.create_task(drain.run(), name=f"drain {drain.partition}")
     stopping = [asyncio.create_task(stop.wait()), asyncio.create_task(activity.wait_for_worker_shutdown())]
+    cancelled = False
     try:
         await asyncio.wait({running, *stopping}, return_when=asyncio.FIRST_COMPLETED)
-        drain.stop()
-        result = await asyncio.shield(running)
     except asyncio.CancelledError:
-        drain.stop()
-        await asyncio.wait({running}, timeout=STOP_WITHIN.total_seconds())
-        details = activity.cancellation_details()
-        if not running.done() or (details is not None and details.paused):
-            # An operator's `activity pause` holds only if this attempt fails: a normal return would end the activity,
-            # and its workflow would start the next one.
-            running.cancel()
-            await asyncio.wait({running})
-            raise
-        result = running.result()
+        cancelled = True
     finally:
         for task in stopping:
             task.cancel()
+    drain.stop()
+    await asyncio.wait({running}, timeout=STOP_WITHIN.total_seconds())
+    if not running.done():
+        running.cancel()
+        await asyncio.wait({running})
+    details = activity.cancellation_details()
+    if cancelled and details is not None and details.paused:
+        # An operator's `activity pause` holds only if this attempt fails: a normal return would end the activity, and
+        # its workflow would start the next one.
+        raise asyncio.CancelledError
+    result = running.result()
     logger.info("drain of %s %s: %s", drain.partition, result.end.value, result.progress)
     return result
 
@@ -180,13 +187,15 @@ class Drain:
 
     async def _follow_partitions(self) -> None:
         """Restore the announced number of partitions when Redis lost it; end when the queue shrank past this one."""
+        surplus_since: float | None = None
         while not self._stopping.is_set():
             try:
                 count = await self._partitions.announced_or(self._configured_partitions)
-                idle_for = asyncio.get_running_loop().time() - self._taker.idle_since
+                now = asyncio.get_running_loop().time()
+                surplus_since = (surplus_since or now) if self.partition.partition >= count else None
                 if (
-                    self.partition.partition >= count
-                    and idle_for > RETIRE_AFTER.total_seconds()
+                    surplus_since is not None
+                    and now - max(surplus_since, self._taker.idle_since) > RETIRE_AFTER.total_seconds()
                     # A taker that waits for a held batch, or for Redis, is idle too.
                     and (await self._queue.statistics()).backlog == 0
                 ):

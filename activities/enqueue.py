@@ -6,9 +6,9 @@ from datetime import timedelta
 
 from redis.asyncio import Redis
 from temporalio import activity
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from write_batcher.errors import InvalidRequest, QueueFull
+from write_batcher.errors import InvalidRequest, QueueFull, QueueUnavailable
 from write_batcher.models import ConfirmBy, Submission, WriteRequest
 from write_batcher.queue.codec import Codec
 from write_batcher.queue.partitions import Partitions, partition_of
@@ -46,15 +46,21 @@ class EnqueueActivities:
                 )
         except InvalidRequest as error:
             raise ApplicationError(str(error), type="InvalidRequest", non_retryable=True) from error
-        count = await Partitions(self._redis, submission.queue).count()
-        partition = partition_of(submission.key, count)
-        queue = WriteQueue(self._redis, submission.queue, partition)
         try:
+            count = await Partitions(self._redis, submission.queue).count()
+            partition = partition_of(submission.key, count)
+            queue = WriteQueue(self._redis, submission.queue, partition)
             entry_id = await queue.append(fields, max_backlog=self._max_backlog)
-        except QueueFull as error:
-            # Jittered, or all refused callers come back in the same moment.
-            delay = FULL_RETRY_DELAY * random.uniform(0.5, 1.5)  # noqa: S311 - not for secrets
-            raise ApplicationError(str(error), type="QueueFull", next_retry_delay=delay) from error
+        except QueueUnavailable as error:
+            # Jittered, or all refused callers come back in the same moment. Benign: an outage needs one alarm, not a
+            # traceback for every caller.
+            full = isinstance(error, QueueFull)
+            raise ApplicationError(
+                str(error),
+                type=type(error).__name__,
+                next_retry_delay=FULL_RETRY_DELAY * random.uniform(0.5, 1.5) if full else None,  # noqa: S311
+                category=ApplicationErrorCategory.BENIGN,
+            ) from None
         if request.reply and request.reply.mode is ConfirmBy.COMPLETION:
             activity.raise_complete_async()
         return f"{partition}/{entry_id}"

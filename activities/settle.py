@@ -2,19 +2,22 @@
 
 from temporalio import activity
 
+from write_batcher.activities.own_queue import check_queue
 from write_batcher.activities.sinks.protocol import Sink
-from write_batcher.models import WriteReceipt, WriteRequest
+from write_batcher.models import Submission, WriteReceipt
 
 
 class SettleActivities:
-    """Settles through the ledger of `sink`."""
+    """Settles requests of one queue, through the ledger of its `sink`."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, queue: str, sink: Sink) -> None:
+        self._queue = queue
         self._sink = sink
 
     @activity.defn
-    async def settle_write(self, request: WriteRequest) -> WriteReceipt:
+    async def settle_write(self, submission: Submission) -> WriteReceipt:
         """`withdrawn` when the request had not been written: it never will be, for this attempt. Otherwise the outcome
         that stands already. Retried while the database cannot be asked.
         """
-        return await self._sink.settle(request)
+        check_queue(submission.queue, own=self._queue)
+        return await self._sink.settle(submission.request)

@@ -90,8 +90,8 @@ class Taker:
                 break
             try:
                 if batch.oldest is not oldest:
+                    due = await self._due(batch.oldest)
                     oldest = batch.oldest
-                    due = await self._due(oldest)
                 overdue = due is not None and due <= asyncio.get_running_loop().time()
                 room = batch.room
                 entries, complete = await self._read(room, due)
@@ -109,6 +109,8 @@ class Taker:
                 failures += 1
                 logger.warning("taking from %s failed, trying again: %s", self._queue.stream_key, error)
                 await BACKOFF.wait(failures, self._stopping)
+                if due is not None and due <= asyncio.get_running_loop().time():
+                    reason = batch.close(FlushReason.WAIT)  # what is in hand need not wait for Redis
         self._line = batch.line
         if not batch.items:
             return None
@@ -179,7 +181,8 @@ class Taker:
             else:
                 try:
                     self._check_age(entry)
-                    request = await self._codec.decode(entry.fields)
+                    with self._watch.step("decoding an entry", STEP_LIMIT):
+                        request = await self._codec.decode(entry.fields)
                     taken = Taken(entry=entry, request=request, suspect=entry.entry_id in suspects)
                     (self._suspects if taken.suspect else line).append(taken)
                     self._in_hand.add(entry.entry_id)

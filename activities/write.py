@@ -23,7 +23,7 @@ from write_batcher.queue.stream import WriteQueue
 
 WRITE_LIMIT = timedelta(seconds=60)  # of one attempt; databases give up earlier by themselves
 DEATHS_ALONE = 7  # processes that ended while writing one entry alone; then it is dead
-GIVE_UP_WITHIN = timedelta(seconds=25)  # how long a cancelled write may take to end
+GIVE_UP_WITHIN = timedelta(seconds=10)  # how long a cancelled write may take to end
 BACKOFF = Backoff(0.2, 15.0)
 MAX_ERROR_CHARS = 500  # a confirmation must stay tiny
 

@@ -15,8 +15,7 @@ from temporalio import activity
 from temporalio.client import Client
 from temporalio.converter import DataConverter
 
-from write_batcher.activities.confirm import CONFIRMATION_SIGNAL
-from write_batcher.models import Batch, Outcome, Submission, WriteReceipt, WriteRequest
+from write_batcher.models import CONFIRMATION_SIGNAL, Batch, Outcome, Submission, WriteReceipt, WriteRequest
 
 
 async def eventually(check: Callable[[], int | Awaitable[int]], *, within_s: float = 20.0) -> None:

@@ -6,10 +6,9 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 
 from redis.asyncio import Redis
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
-from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from write_batcher.activities.batching import BatchLimits
@@ -35,14 +34,16 @@ logger = logging.getLogger(__name__)
 class BatcherWorker(Worker):
     """A worker that tells its drains before it shuts down."""
 
-    def __init__(self, client: Client, settings: Settings, drains: DrainActivities, sink: Sink) -> None:
+    def __init__(
+        self, client: Client, settings: Settings, drains: DrainActivities, settling: SettleActivities, partitions: int
+    ) -> None:
         super().__init__(
             client,
             task_queue=settings.batcher_task_queue,
             workflows=[BatcherWorkflow],
-            activities=[drains.drain, drains.flush, SettleActivities(sink).settle_write],
+            activities=[drains.drain, drains.flush, settling.settle_write],
             workflow_runner=passing_through(None),
-            max_concurrent_activities=settings.partitions + OTHER_ACTIVITIES,
+            max_concurrent_activities=partitions + OTHER_ACTIVITIES,
             graceful_shutdown_timeout=GRACE,
         )
         self._drains = drains
@@ -53,16 +54,22 @@ class BatcherWorker(Worker):
         await super().shutdown()
 
 
-def make_batcher_worker(client: Client, settings: Settings, redis: Redis, sink: Sink) -> Worker:
-    """A worker of the batcher task queue; not started."""
+def make_batcher_worker(
+    client: Client, settings: Settings, redis: Redis, sink: Sink, *, partitions: int | None = None
+) -> Worker:
+    """A worker of the batcher task queue; not started. `partitions`: how many need draining, when the queue has shrunk
+    to fewer than that.
+    """
     drains = DrainActivities(
+        queue=settings.queue,
         redis_url=settings.redis_url,
         redis=redis,
         sink=sink,
         limits=BatchLimits(max_items=settings.max_items, max_bytes=settings.max_bytes, max_wait=settings.max_wait),
         partitions=settings.partitions,
     )
-    return BatcherWorker(client, settings, drains, sink)
+    settling = SettleActivities(settings.queue, sink)
+    return BatcherWorker(client, settings, drains, settling, partitions or settings.partitions)
 
 
 async def start_batchers(client: Client, settings: Settings, partitions: int, *, stopped_too: bool) -> None:
@@ -78,9 +85,17 @@ async def start_batchers(client: Client, settings: Settings, partitions: int, *,
             await _start_batcher(client, settings, partition, WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY)
         except WorkflowAlreadyStartedError:
             # Completed: it was stopped, or retired just when the queue grew again.
-            handle = client.get_workflow_handle_for(BatcherWorkflow.run, batcher_workflow_id(partition))
-            if await handle.result() is DrainEnd.RETIRED:
+            if await _last_end(client, partition) is DrainEnd.RETIRED:
                 await _start_batcher(client, settings, partition, WorkflowIDReusePolicy.ALLOW_DUPLICATE)
+
+
+async def _last_end(client: Client, partition: PartitionRef) -> DrainEnd | None:
+    """How the latest run of this batcher workflow ended; None while it runs."""
+    latest = await client.get_workflow_handle(batcher_workflow_id(partition)).describe()
+    if latest.status is not WorkflowExecutionStatus.COMPLETED:
+        return None
+    run = client.get_workflow_handle_for(BatcherWorkflow.run, latest.id, run_id=latest.run_id)
+    return await run.result(follow_runs=False)
 
 
 async def _start_batcher(
@@ -121,7 +136,7 @@ async def run_batcher_worker(settings: Settings) -> None:
         await start_batchers(client, settings, partitions, stopped_too=True)
         ensuring = asyncio.create_task(_keep_batchers(client, settings), name="keep batchers")
         stack.callback(ensuring.cancel)
-        await serve(make_batcher_worker(client, settings, redis, sink))
+        await serve(make_batcher_worker(client, settings, redis, sink, partitions=partitions))
 
 
 async def _keep_batchers(client: Client, settings: Settings) -> None:
@@ -130,5 +145,5 @@ async def _keep_batchers(client: Client, settings: Settings) -> None:
         await asyncio.sleep(ENSURE_EVERY.total_seconds())
         try:
             await start_batchers(client, settings, settings.partitions, stopped_too=False)
-        except RPCError as error:
-            logger.warning("batcher workflows could not be checked: %s", error)
+        except Exception:  # the rim of this loop: whatever it is, the next check may succeed
+            logger.warning("batcher workflows could not be checked", exc_info=True)

@@ -56,11 +56,16 @@ async def connect_redis(settings: Settings) -> Redis:
     """A client for `settings.redis_url`, checked. Raises ConfigurationError when the server cannot be used; warns when
     it would lose or evict data.
     """
-    redis = connect(settings.redis_url)
+    try:
+        redis = connect(settings.redis_url)
+    except (TypeError, ValueError) as error:  # an unknown option behind the ?, or a value that it cannot have
+        raise ConfigurationError(
+            f"Redis URL {hide_password(settings.redis_url)} cannot be used: {error}; correct WRITE_BATCHER_REDIS_URL"
+        ) from error
     try:
         await redis.ping()
         await _warn_of_data_loss(redis)
-    except (RedisError, OSError) as error:
+    except (RedisError, OSError, TypeError) as error:  # redis-py finds unknown options when it connects
         await redis.aclose()
         raise ConfigurationError(
             f"Redis at {hide_password(settings.redis_url)} cannot be used: {error}; "

@@ -1,6 +1,7 @@
 """The demo: embedded servers, both workers as child processes, many workflows, and a count of what came of it."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -16,13 +17,16 @@ from typing import Any, Protocol, Self
 from temporalio.client import Client
 
 from write_batcher.config import ENV_PREFIX, Settings, as_environment
-from write_batcher.errors import WorkerEnded
+from write_batcher.errors import QueueUnavailable, WorkerEnded
+from write_batcher.queue.connections import connect
+from write_batcher.queue.partitions import Partitions
 from write_batcher.workers import processes
 from write_batcher.workers.local import NAMESPACE, LocalStack, local_stack
 from write_batcher.workers.main_writes import count_rows
 from write_batcher.workers.starter import Outcomes, new_series, start_workflows, wait_for
 
 LAST_LINES = 20  # of the log of a worker that ended, in the error
+POLL_S = 0.05
 CATCH_UP_WITHIN_S = 10.0  # the log comes through a pipe, and may be a moment behind
 
 logger = logging.getLogger(__name__)
@@ -105,8 +109,20 @@ async def demo(
 
 
 async def _run(client: Client, settings: Settings, series: str, workflows: int, view: DemoView) -> Outcomes:
+    await _batcher_ready(settings)
     handles = await start_workflows(client, settings, series, workflows, on_started=view.started)
     return await wait_for(handles, on_ended=view.ended)
+
+
+async def _batcher_ready(settings: Settings) -> None:
+    """Return when the batcher has announced its partitions; appends before that fail, and are tried again."""
+    async with connect(settings.redis_url) as redis:
+        partitions = Partitions(redis, settings.queue)
+        while True:
+            with contextlib.suppress(QueueUnavailable):
+                await partitions.count()
+                return
+            await asyncio.sleep(POLL_S)
 
 
 async def _unless_ended(workers: list["WorkerProcess"], work: Coroutine[Any, Any, Outcomes]) -> Outcomes:

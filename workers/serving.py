@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from temporalio.worker import Worker
 
-GRACE = timedelta(seconds=30)  # longer than the drain needs to finish what it has in hand
+GRACE = timedelta(seconds=30)  # longer than a drain takes to stop: STOP_WITHIN, and GIVE_UP_WITHIN of a hung write
 
 
 async def serve(worker: Worker) -> None:

@@ -18,6 +18,7 @@ START_CONCURRENCY = 32  # more only queues in the server
 WAIT_CONCURRENCY = 100  # long polls that are open at once
 
 MainHandle = WorkflowHandle[MainWorkflow, MainResult]
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -73,7 +74,7 @@ async def start_workflows(
         on_started()
         return handle
 
-    return await _bounded((start(number) for number in range(count)), START_CONCURRENCY)
+    return await _bounded(start, range(count), START_CONCURRENCY)
 
 
 async def wait_for(handles: Iterable[MainHandle], *, on_ended: Callable[[], None]) -> Outcomes:
@@ -91,7 +92,7 @@ async def wait_for(handles: Iterable[MainHandle], *, on_ended: Callable[[], None
             first_messages.setdefault(kind, message)
         on_ended()
 
-    await _bounded((wait(handle) for handle in handles), WAIT_CONCURRENCY)
+    await _bounded(wait, handles, WAIT_CONCURRENCY)
     return Outcomes(
         completed=len(results),
         latencies_ms=[result.latency_ms for result in results],
@@ -109,11 +110,11 @@ def describe(error: WorkflowFailureError) -> tuple[str, str]:
     return kind, cause.message if isinstance(cause, FailureError) else str(cause)
 
 
-async def _bounded(work: Iterable[Awaitable[T]], limit: int) -> list[T]:
+async def _bounded(work: Callable[[S], Awaitable[T]], items: Iterable[S], limit: int) -> list[T]:
     slots = asyncio.Semaphore(limit)
 
-    async def one(item: Awaitable[T]) -> T:
+    async def one(item: S) -> T:
         async with slots:
-            return await item
+            return await work(item)
 
-    return await asyncio.gather(*(one(item) for item in work))
+    return await asyncio.gather(*map(one, items))

@@ -5,6 +5,7 @@ import contextlib
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
+from hashlib import sha256
 from typing import Any, TypeVar
 
 from temporalio import workflow
@@ -14,10 +15,18 @@ from temporalio.exceptions import ActivityError, ApplicationError, TimeoutType
 from temporalio.exceptions import TimeoutError as ActivityTimeout
 
 from write_batcher.errors import WriteNotConfirmed, WriteNotSubmitted, WriteOutcomeUnknown, WriteRejected
-from write_batcher.models import ConfirmBy, Outcome, ReplyAddress, Submission, WriteReceipt, WriteRequest
+from write_batcher.models import (
+    CONFIRMATION_SIGNAL,
+    ConfirmBy,
+    Outcome,
+    ReplyAddress,
+    Submission,
+    WriteReceipt,
+    WriteRequest,
+    batcher_task_queue,
+)
 
-CONFIRMATION_SIGNAL = "write_confirmation"
-
+MAX_WORKFLOW_ID_BYTES = 400  # in a request id, which has at most 512 bytes
 ENQUEUE_ATTEMPT_TIMEOUT = timedelta(seconds=15)
 ENQUEUE_RETRY = RetryPolicy(
     initial_interval=timedelta(milliseconds=500), backoff_coefficient=2.0, maximum_interval=timedelta(seconds=10)
@@ -45,7 +54,8 @@ class WriteOptions:
     `submit_timeout` bounds how long a request is tried to be appended, through outages of Redis and a full stream.
     `confirm_timeout` bounds the wait for the receipt from then on; when half of it has passed the request is submitted
     once more under the same id, in case Redis lost it. Keep it well above the batcher's `max_wait`.
-    `settle_timeout` bounds how long the database is then asked for the outcome, on `batcher_task_queue`.
+    `settle_timeout` bounds how long the database is then asked for the outcome, on `batcher_task_queue`,
+    by default that of the queue.
     """
 
     queue: str = "default"
@@ -54,7 +64,7 @@ class WriteOptions:
     submit_timeout: timedelta = timedelta(minutes=10)
     confirm_timeout: timedelta = timedelta(minutes=2)
     settle_timeout: timedelta = timedelta(minutes=1)
-    batcher_task_queue: str = "batcher-queue"
+    batcher_task_queue: str | None = None
 
 
 class BatchedWrites:
@@ -64,6 +74,7 @@ class BatchedWrites:
 
     def __init__(self, options: WriteOptions | None = None) -> None:
         self._options = options or WriteOptions()
+        self._batcher_task_queue = self._options.batcher_task_queue or batcher_task_queue(self._options.queue)
         self._inbox = _Inbox.of_this_workflow()
 
     async def submit(
@@ -84,7 +95,7 @@ class BatchedWrites:
         if self._options.confirm_by is ConfirmBy.NONE:
             await self._append(write, within=self._options.submit_timeout)
             return WriteReceipt(request_id=request_id, outcome=Outcome.QUEUED)
-        self._inbox.expect(request_id)
+        self._inbox.expect(write)
         try:
             receipt = await self._receipt_of(write)
             while receipt.outcome is Outcome.REJECTED and self._options.on_rejected is OnRejected.WAIT:
@@ -188,9 +199,9 @@ class BatchedWrites:
         try:
             receipt: WriteReceipt = await workflow.execute_activity(
                 "settle_write",
-                self._request(write),
+                self._submission(write),
                 result_type=WriteReceipt,
-                task_queue=self._options.batcher_task_queue,
+                task_queue=self._batcher_task_queue,
                 start_to_close_timeout=SETTLE_ATTEMPT_TIMEOUT,
                 schedule_to_close_timeout=self._options.settle_timeout,
                 retry_policy=ENQUEUE_RETRY,
@@ -201,7 +212,7 @@ class BatchedWrites:
             raise WriteOutcomeUnknown(
                 f"request {write.request_id} is not confirmed, and the database could not be asked within "
                 f"{self._options.settle_timeout.total_seconds():g}s whether it was written: look at the database and "
-                f"at the batcher workers of task queue {self._options.batcher_task_queue!r}, then ask the table "
+                f"at the batcher workers of task queue {self._batcher_task_queue!r}, then ask the table "
                 "write_batcher_ledger for the request id"
             ) from error
 
@@ -260,7 +271,7 @@ class _Inbox:
 
     def __init__(self) -> None:
         self._submitted = 0
-        self._waiting: dict[str, int] = {}
+        self._waiting: dict[str, list[_Write]] = {}
         self._receipts: dict[str, WriteReceipt] = {}
 
     @classmethod
@@ -278,13 +289,22 @@ class _Inbox:
         info = workflow.info()
         self._submitted += 1
         run = f"after-{info.continued_run_id}" if info.continued_run_id else info.first_execution_run_id
-        return f"{info.workflow_id}/{run}/{self._submitted}"
+        return f"{_shortened(info.workflow_id)}/{run}/{self._submitted}"
 
-    def expect(self, request_id: str) -> None:
-        self._waiting[request_id] = self._waiting.get(request_id, 0) + 1
+    def expect(self, write: "_Write") -> None:
+        """Raises WriteRejected when the id is being submitted with another record: one receipt could not tell them
+        apart.
+        """
+        waiting = self._waiting.setdefault(write.request_id, [])
+        if any((other.table, other.record) != (write.table, write.record) for other in waiting):
+            raise WriteRejected(
+                f"request id {write.request_id} is being submitted with another record: "
+                "give each record a request id of its own"
+            )
+        waiting.append(write)
 
     def forget(self, request_id: str) -> None:
-        self._waiting[request_id] -= 1
+        self._waiting[request_id].pop()
         if not self._waiting[request_id]:
             del self._waiting[request_id]
             self._receipts.pop(request_id, None)
@@ -322,3 +342,10 @@ class _Inbox:
             binds = receipt.outcome in (Outcome.WRITTEN, Outcome.DUPLICATE) or receipt.attempt in (None, _attempt())
             if binds and receipt.request_id in self._waiting:
                 self._receipts.setdefault(receipt.request_id, receipt)
+
+
+def _shortened(workflow_id: str) -> str:
+    # Temporal allows workflow ids of 1,000 bytes, a request id has 512.
+    if len(workflow_id.encode()) <= MAX_WORKFLOW_ID_BYTES:
+        return workflow_id
+    return f"{workflow_id[:40]}~{sha256(workflow_id.encode()).hexdigest()}"

@@ -33,7 +33,7 @@ class MainInput:
     item: str
     cents: int
     queue: str = "default"
-    batcher_task_queue: str = "batcher-queue"
+    batcher_task_queue: str | None = None
     confirm_by: ConfirmBy = ConfirmBy.SIGNAL
     submit_timeout_s: float = 600.0
     confirm_timeout_s: float = 120.0

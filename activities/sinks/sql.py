@@ -150,13 +150,6 @@ async def _uninterrupted(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-async def _prepare_database(engine: AsyncEngine, tables: Sequence[str | Table]) -> list[Table]:
-    async with engine.begin() as connection:
-        found = await connection.run_sync(_load_tables, tables)
-        await ledger.create(connection)
-        return found
-
-
 async def _write_in_transaction(connection: AsyncConnection, items: list[_Item]) -> dict[str, WriteReceipt]:
     claimed = await ledger.claim(connection, [item.row for item in items])
     known_ids = [item.row.request_id for item in items if item.row.request_id not in claimed]

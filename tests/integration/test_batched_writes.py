@@ -25,11 +25,12 @@ from write_batcher.activities import take
 from write_batcher.activities.batching import BatchLimits
 from write_batcher.activities.drain import DrainActivities
 from write_batcher.activities.enqueue import EnqueueActivities
-from write_batcher.models import Outcome, PartitionRef, Submission, WriteReceipt
+from write_batcher.models import CONFIRMATION_SIGNAL, Outcome, PartitionRef, Submission, WriteReceipt
+from write_batcher.queue.codec import MAX_REQUEST_ID_BYTES
 from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.workers.local import RedisServer
-from write_batcher.workflows.batched_writes import CONFIRMATION_SIGNAL, BatchedWrites, WriteOptions
+from write_batcher.workflows.batched_writes import BatchedWrites, WriteOptions
 from write_batcher.workflows.batcher import BatcherInput, BatcherWorkflow, batcher_workflow_id
 
 RESULT_TIMEOUT_S = 20
@@ -337,7 +338,9 @@ async def drained(
     client: Client, name: str, redis: Redis, redis_server: RedisServer, sink: MemorySink
 ) -> AsyncIterator[None]:
     limits = BatchLimits(max_items=10, max_bytes=10_000, max_wait=timedelta(milliseconds=50))
-    drains = DrainActivities(redis_url=redis_server.url, redis=redis, sink=sink, limits=limits, partitions=1)
+    drains = DrainActivities(
+        queue=name, redis_url=redis_server.url, redis=redis, sink=sink, limits=limits, partitions=1
+    )
     async with Worker(
         client,
         task_queue=f"{name}-batcher",
@@ -347,3 +350,27 @@ async def drained(
         graceful_shutdown_timeout=timedelta(seconds=10),
     ):
         yield
+
+
+async def test_one_id_with_two_records_at_once_is_refused_before_anything_is_lost(client: Client, name: str) -> None:
+    queue = FakeQueue(lambda request: written(request.request_id))
+    async with caller(client, name, queue.enqueue_write):
+        handle = await start(client, name, Order(items=("tea", "milk"), request_id="order-1"))
+        with pytest.raises(WorkflowFailureError) as failure:
+            await receipts_of(handle)
+    assert isinstance(failure.value.cause, ApplicationError)
+    assert failure.value.cause.type == "WriteRejected"
+    assert "order-1 is being submitted with another record" in failure.value.cause.message
+
+
+async def test_default_request_id_of_a_workflow_with_a_long_id_is_short_enough(client: Client, name: str) -> None:
+    queue = FakeQueue(lambda request: written(request.request_id))
+    async with caller(client, name, queue.enqueue_write):
+        handles = [
+            await client.start_workflow(Orders.run, Order(), id=f"{name}{'x' * 900}{end}", task_queue=name)
+            for end in "ab"
+        ]
+        for handle in handles:
+            await receipts_of(handle)
+    assert len(set(queue.request_ids)) == 2
+    assert max(len(request_id.encode()) for request_id in queue.request_ids) <= MAX_REQUEST_ID_BYTES

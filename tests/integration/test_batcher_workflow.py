@@ -101,7 +101,9 @@ def batcher(client: Client, redis: Redis, redis_server: RedisServer, name: str, 
     @asynccontextmanager
     async def run(max_wait: timedelta = SHORT_WAIT) -> AsyncIterator[None]:
         limits = BatchLimits(max_items=100, max_bytes=1_000_000, max_wait=max_wait)
-        drains = DrainActivities(redis_url=redis_server.url, redis=redis, sink=sink, limits=limits, partitions=1)
+        drains = DrainActivities(
+            queue=name, redis_url=redis_server.url, redis=redis, sink=sink, limits=limits, partitions=1
+        )
         async with worker(client, name, drains.drain, drains.flush):
             yield
 

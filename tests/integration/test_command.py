@@ -98,6 +98,7 @@ async def test_demo_in_a_named_folder_keeps_its_data_and_counts_only_its_own_row
         (["demo", "--max-wait", "2m"], {}, ["max_wait (120s)", "below confirm_timeout (120s)"]),
         (["demo"], {"WRITE_BATCHER_MAX_ITEM": "5"}, ["unknown setting WRITE_BATCHER_MAX_ITEM"]),
         (["worker", "main", "--redis-url", "localhost"], {}, ["redis_url = localhost", "redis://HOST:PORT/DB"]),
+        (["demo", "--max-wait", "99999999999999d"], {}, ["99999999999999d", "longer than any duration"]),
         (["worker", "main"], {"TEMPORAL_ADDRESS": "127.0.0.1:1"}, ["Temporal at 127.0.0.1:1", "TEMPORAL_ADDRESS"]),
         (["start"], {"TEMPORAL_ADDRESS": "127.0.0.1:1"}, ["Temporal at 127.0.0.1:1", "TEMPORAL_ADDRESS"]),
     ],

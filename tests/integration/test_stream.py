@@ -253,6 +253,24 @@ async def test_taker_starts_with_what_was_delivered_before(queue: WriteQueue) ->
     assert await Taking(queue, max_items=2).batch() == ["pending", "new"]
 
 
+async def test_taker_closes_a_batch_in_time_although_redis_once_did_not_tell_its_time(
+    queue: WriteQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ms, asked = queue.now_ms, 0
+
+    async def fail_once() -> int:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise QueueUnavailable("a blip")
+        return await now_ms()
+
+    monkeypatch.setattr(queue, "now_ms", fail_once)
+    await append_request(queue, "a")
+    assert await Taking(queue, max_wait=timedelta(milliseconds=300)).batch() == ["a"]
+    assert asked > 1
+
+
 async def test_taker_does_not_take_twice_what_is_in_hand(queue: WriteQueue) -> None:
     taking = Taking(queue, max_items=1)
     await append_request(queue, "a")

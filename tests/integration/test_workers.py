@@ -218,6 +218,56 @@ async def test_partitions_that_a_queue_no_longer_has_are_drained_and_end(
 
 
 @pytest.mark.usefixtures("quick_reads")
+async def test_two_queues_of_one_namespace_write_to_their_own_databases(
+    client: Client, redis: Redis, redis_server: RedisServer, name: str
+) -> None:
+    sinks = {f"{name}-{letter}": MemorySink() for letter in "ab"}
+    async with contextlib.AsyncExitStack() as stack:
+        for queue, sink in sinks.items():
+            settings = load_settings(redis_url=redis_server.url, queue=queue, max_wait="100ms")
+            await start_batching(client, redis, settings)
+            await stack.enter_async_context(make_batcher_worker(client, settings, redis, sink))
+        for queue in sinks:
+            await append(client, redis, queue, 0, f"of-{queue}")
+        await eventually(lambda: all(sink.rows for sink in sinks.values()))
+    assert {queue: [row.request_id for row in sink.rows] for queue, sink in sinks.items()} == {
+        queue: [f"of-{queue}"] for queue in sinks
+    }
+
+
+@pytest.mark.usefixtures("quick_reads")
+async def test_worker_does_not_drain_a_queue_that_is_not_its_own(
+    client: Client, redis: Redis, settings: Settings, sink: MemorySink
+) -> None:
+    """Two queues on one task queue, by configuration: nothing may reach the wrong database."""
+    other = settings.model_copy(update={"queue": f"{settings.queue}-other"})
+    await start_batching(client, redis, other)
+    await append(client, redis, other.queue, 0, "a")
+    async with make_batcher_worker(client, settings, redis, sink):
+        await eventually(lambda: last_failure_names(client, other, settings.queue))
+    assert sink.rows == []
+    assert (await WriteQueue(redis, other.queue, 0).statistics()).backlog == 1
+
+
+async def last_failure_names(client: Client, settings: Settings, text: str) -> bool:
+    description = await batcher_of(client, settings).describe()
+    return any(text in one.last_failure.message for one in description.raw_description.pending_activities)
+
+
+@pytest.mark.usefixtures("quick_reads")
+async def test_worker_of_a_queue_that_shrank_drains_all_old_partitions_at_once(
+    client: Client, redis: Redis, settings: Settings, sink: MemorySink
+) -> None:
+    await Partitions(redis, settings.queue).announce(40)
+    for partition in range(40):
+        await append(client, redis, settings.queue, partition, f"in-{partition}")
+    partitions = await Partitions(redis, settings.queue).announce(1)
+    await start_batchers(client, settings, partitions, stopped_too=True)
+    async with make_batcher_worker(client, settings, redis, sink, partitions=partitions):
+        await eventually(lambda: len(sink.rows) == 40)
+
+
+@pytest.mark.usefixtures("quick_reads")
 async def test_batcher_workflow_that_retired_while_its_queue_grew_is_started_again(
     client: Client, redis: Redis, settings: Settings, sink: MemorySink, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,33 +26,38 @@ def ids(line: Iterable[Taken | FlushMark]) -> list[str]:
     return [item.request.request_id if isinstance(item, Taken) else "flush" for item in line]
 
 
+def fill(batch: OpenBatch, read: Iterable[Taken | FlushMark]) -> FlushReason | None:
+    batch.line.extend(read)
+    return batch.fill()
+
+
 def test_batch_below_its_limits_stays_open() -> None:
     batch = OpenBatch(limits(items=3))
-    assert batch.fill([taken("a"), taken("b")]) is None
+    assert fill(batch, [taken("a"), taken("b")]) is None
     assert (ids(batch.items), batch.room) == (["a", "b"], 1)
 
 
 def test_batch_closes_by_size_as_soon_as_it_is_full() -> None:
     batch = OpenBatch(limits(items=2))
-    assert batch.fill([taken("a"), taken("b"), taken("c")]) is FlushReason.SIZE
+    assert fill(batch, [taken("a"), taken("b"), taken("c")]) is FlushReason.SIZE
     assert (ids(batch.items), ids(batch.line)) == (["a", "b"], ["c"])
 
 
 def test_entry_that_would_exceed_the_bytes_waits_for_the_next_batch_with_all_behind_it() -> None:
     batch = OpenBatch(limits(size=25))
-    assert batch.fill([taken("a"), taken("b"), taken("c"), taken("d", size=1)]) is FlushReason.BYTES
+    assert fill(batch, [taken("a"), taken("b"), taken("c"), taken("d", size=1)]) is FlushReason.BYTES
     assert (ids(batch.items), ids(batch.line)) == (["a", "b"], ["c", "d"])
 
 
 def test_entry_larger_than_the_bytes_is_alone_in_its_batch() -> None:
     batch = OpenBatch(limits(size=25))
-    assert batch.fill([taken("huge", size=26), taken("b", size=1)]) is FlushReason.BYTES
+    assert fill(batch, [taken("huge", size=26), taken("b", size=1)]) is FlushReason.BYTES
     assert ids(batch.items) == ["huge"]
 
 
 def test_repeated_request_id_is_first_in_line_for_the_next_batch() -> None:
     first = OpenBatch(limits(items=4))
-    assert first.fill([taken("a"), taken("b"), taken("a"), taken("c"), taken("d")]) is FlushReason.SIZE
+    assert fill(first, [taken("a"), taken("b"), taken("a"), taken("c"), taken("d")]) is FlushReason.SIZE
     second = OpenBatch(limits(items=4), first.line)
     assert second.fill() is None
     assert (ids(first.items), ids(second.items)) == (["a", "b", "c"], ["a", "d"])
@@ -60,20 +65,20 @@ def test_repeated_request_id_is_first_in_line_for_the_next_batch() -> None:
 
 def test_repeated_request_ids_are_back_in_line_when_the_batch_closes_from_outside() -> None:
     batch = OpenBatch(limits())
-    batch.fill([taken("a"), taken("a"), taken("a")])
+    fill(batch, [taken("a"), taken("a"), taken("a")])
     assert batch.close(FlushReason.WAIT) is FlushReason.WAIT
     assert (ids(batch.items), ids(batch.line)) == (["a"], ["a", "a"])
 
 
 def test_flush_mark_closes_what_came_before_it() -> None:
     batch = OpenBatch(limits())
-    assert batch.fill([taken("a"), FlushMark(), taken("b")]) is FlushReason.FLUSH
+    assert fill(batch, [taken("a"), FlushMark(), taken("b")]) is FlushReason.FLUSH
     assert (ids(batch.items), ids(batch.line)) == (["a"], ["b"])
 
 
 def test_flush_mark_that_meets_an_empty_batch_closes_nothing() -> None:
     batch = OpenBatch(limits())
-    assert batch.fill([FlushMark(), FlushMark()]) is None
+    assert fill(batch, [FlushMark(), FlushMark()]) is None
     assert not batch.line
 
 
@@ -86,7 +91,7 @@ def batches_of(arrivals: list[list[Taken | FlushMark]], limits: BatchLimits) -> 
     closed: list[list[Taken]] = []
     batch = OpenBatch(limits)
     for read in [*arrivals, []]:
-        reason = batch.fill(read)
+        reason = fill(batch, read)
         while reason is not None:
             closed.append(batch.items)
             batch = OpenBatch(limits, batch.line)

@@ -156,3 +156,31 @@ def test_settings_cannot_be_changed() -> None:
     settings = load_settings()
     with pytest.raises(ValueError, match="frozen"):
         settings.max_items = 5
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h:1/0?password=hunter2",
+        "rediss://h/0?ssl_password=hunter2&x=1",
+        "redis://u:hunter2@h/0?password=hunter2",
+    ],
+)
+def test_password_in_the_query_of_a_url_is_hidden_too(url: str) -> None:
+    assert "hunter2" not in hide_password(url)
+
+
+def test_database_of_a_redis_url_is_a_number() -> None:
+    with pytest.raises(ConfigurationError, match="redis://HOST:PORT/DB"):
+        load_settings(redis_url="redis://h/zzz")
+
+
+def test_duration_beyond_all_limits_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="99999999999999d' is longer than any duration"):
+        load_settings(max_wait="99999999999999d")
+
+
+@pytest.mark.parametrize(("queue", "task_queue"), [("default", "batcher-queue"), ("orders", "batcher-queue-orders")])
+def test_each_queue_has_a_task_queue_of_its_own(queue: str, task_queue: str) -> None:
+    assert load_settings(queue=queue).batcher_task_queue == task_queue
+    assert load_settings(queue=queue, batcher_task_queue="mine").batcher_task_queue == "mine"

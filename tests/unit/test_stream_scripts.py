@@ -74,6 +74,16 @@ class ScriptSuite:
         assert len(set(ids)) == 1
         assert (await queue.statistics()).backlog == 1
 
+    async def test_another_caller_of_the_same_id_gets_an_entry_of_its_own(
+        self, redis: Redis, queue: WriteQueue
+    ) -> None:
+        await queue.append(fields("a") | {b"reply": b"first"}, max_backlog=BACKLOG)
+        second = await queue.append(fields("a") | {b"reply": b"second"}, max_backlog=BACKLOG)
+        entries = await take(queue)
+        assert [entry.fields[b"reply"] for entry in entries] == [b"first", b"second"]
+        await queue.acknowledge(entries[:1])
+        assert await redis.hgetall(queue.live_key) == {b"a": second.encode()}
+
     async def test_full_stream_refuses_with_its_key_size_and_limit(self, queue: WriteQueue) -> None:
         await queue.append(fields("a"), max_backlog=1)
         with pytest.raises(QueueFull, match="holds 1 entries, the limit is 1") as caught:
