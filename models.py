@@ -13,6 +13,8 @@ class Outcome(StrEnum):
     """Written before under the same request id, by the batch that the receipt names."""
     REJECTED = "rejected"
     """The database refuses this record, and would refuse it again; the receipt says why."""
+    WITHDRAWN = "withdrawn"
+    """Settled before it was written: it has not been written, and never will be for the run that asked."""
 
 
 class FlushReason(StrEnum):
@@ -68,6 +70,8 @@ class WriteReceipt:
     `batch_id`, `batch_size` and `flush_reason` tell of the batch that produced this receipt; only for
     `Outcome.DUPLICATE` does `batch_id` name the earlier batch that wrote the record.
     `error` is set exactly when the outcome is `Outcome.REJECTED`.
+    `run_id` names the run that asked. `rejected` and `withdrawn` bind that run only: a caller that is another run,
+    after a reset, ignores them.
     """
 
     request_id: str
@@ -76,6 +80,7 @@ class WriteReceipt:
     batch_size: int | None = None
     flush_reason: FlushReason | None = None
     error: str | None = None
+    run_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +102,7 @@ class DrainProgress:
     written: int = 0
     duplicate: int = 0
     rejected: int = 0
+    withdrawn: int = 0
     confirmed: int = 0
     without_caller: int = 0
     dead: int = 0

@@ -75,12 +75,19 @@ class MemorySink:
         self.batches.append(batch)
         return [self._write(request, batch.batch_id) for request in batch.requests]
 
+    async def settle(self, request: WriteRequest) -> WriteReceipt:
+        run_id = request.reply.run_id if request.reply else None
+        withdrawn = WriteReceipt(request_id=request.request_id, outcome=Outcome.WITHDRAWN, run_id=run_id)
+        return self._ledger.setdefault(request.request_id, withdrawn)
+
     async def close(self) -> None:
         pass
 
     def _write(self, request: WriteRequest, batch_id: str) -> WriteReceipt:
         request_id = request.request_id
         if known := self._ledger.get(request_id):
+            if known.outcome is Outcome.WITHDRAWN:
+                return known
             return replace(known, outcome=Outcome.DUPLICATE)
         if error := self._refuse(request):
             return WriteReceipt(request_id=request_id, outcome=Outcome.REJECTED, batch_id=batch_id, error=error)
