@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from write_batcher.models import Batch, WriteReceipt
+from write_batcher.models import Batch, WriteReceipt, WriteRequest
 
 
 class Sink(Protocol):
@@ -15,6 +15,15 @@ class Sink(Protocol):
 
         Returning means committed. Raises `SinkUnavailable` when nothing was committed and the same batch may
         succeed later; the drain holds the batch and tries again.
+        """
+        ...
+
+    async def settle(self, request: WriteRequest) -> WriteReceipt:
+        """Decide what became of a request whose caller waits no longer: withdraw it if it has not been written.
+
+        Returns `withdrawn` when it has not been written and never will be for this run, else what was decided before:
+        `written` with the batch that wrote it, or `rejected`. Waits, not for long, for a batch that is being written.
+        Raises `SinkUnavailable` when nobody can tell right now.
         """
         ...
 
