@@ -12,7 +12,8 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from write_batcher.activities.sinks import ledger
-from write_batcher.activities.sinks.dialects import Dialect, Refusal, parse, shown
+from write_batcher.activities.sinks.addresses import parse
+from write_batcher.activities.sinks.dialects import Dialect, Refusal, shown
 from write_batcher.activities.sinks.inserts import insert_records
 from write_batcher.activities.sinks.ledger import LedgerRow
 from write_batcher.activities.sinks.records import RecordCheck, printable

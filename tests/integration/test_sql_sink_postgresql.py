@@ -19,8 +19,9 @@ from sqlalchemy import Column, Integer, MetaData, Table, Text, TypeDecorator
 from sqlalchemy.exc import DBAPIError
 
 from tests.databases import NO_SYNC, PostgresDatabase, batch, held_after, order, outcomes, record
-from write_batcher.activities.sinks import dialects, sql
-from write_batcher.activities.sinks.dialects import PostgresDialect
+from write_batcher.activities.sinks import postgresql as dialect
+from write_batcher.activities.sinks import sql
+from write_batcher.activities.sinks.postgresql import PostgresDialect
 from write_batcher.activities.sinks.sql import ALIKE, SqlSink
 from write_batcher.errors import ConfigurationError, SinkUnavailable
 from write_batcher.models import Batch, Outcome
@@ -342,7 +343,7 @@ def frozen(postgres: PostgresDatabase) -> Iterator[None]:
 async def test_locked_table_is_unavailable_until_it_is_free(
     postgres: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dialects, "LOCK_WAIT", timedelta(milliseconds=50))
+    monkeypatch.setattr(dialect, "LOCK_WAIT", timedelta(milliseconds=50))
     async with postgres.sink() as sink:
         with postgres.connect() as other, other.transaction():
             other.execute("LOCK TABLE orders, write_batcher_ledger")
@@ -357,7 +358,7 @@ async def test_locked_table_is_unavailable_until_it_is_free(
 async def test_statement_that_takes_too_long_is_ended(
     postgres: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dialects, "STATEMENT_TIMEOUT", timedelta(milliseconds=50))
+    monkeypatch.setattr(dialect, "STATEMENT_TIMEOUT", timedelta(milliseconds=50))
     postgres.execute("CREATE RULE slow AS ON INSERT TO orders DO ALSO SELECT pg_sleep(30)")
     async with postgres.sink() as sink:
         with pytest.raises(SinkUnavailable, match="statement timeout"):

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Connection, Engine, event
 
 from tests.databases import SqliteDatabase, batch, order, outcomes, record
-from write_batcher.activities.sinks import dialects
+from write_batcher.activities.sinks import sqlite as dialect
 from write_batcher.activities.sinks.sql import SqlSink
 from write_batcher.errors import ConfigurationError, SinkUnavailable
 from write_batcher.models import Outcome
@@ -42,7 +42,7 @@ async def test_value_that_the_driver_cannot_bind_is_rejected_alone(sink: SqlSink
 async def test_locked_database_is_unavailable_until_it_is_free(
     sqlite: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dialects, "LOCK_WAIT", timedelta(milliseconds=50))
+    monkeypatch.setattr(dialect, "LOCK_WAIT", timedelta(milliseconds=50))
     async with sqlite.sink() as sink:
         with closing(sqlite3.connect(sqlite.path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
@@ -60,7 +60,7 @@ async def test_locked_database_is_unavailable_until_it_is_free(
 
 
 async def test_cancelled_write_keeps_no_lock(sqlite: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dialects, "LOCK_WAIT", timedelta(0))
+    monkeypatch.setattr(dialect, "LOCK_WAIT", timedelta(0))
     async with sqlite.sink() as sink:
         for number in range(40):  # each a little later than the one before, so that every statement is met
             write = asyncio.create_task(sink.write(batch(order(number))))
