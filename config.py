@@ -50,7 +50,10 @@ class Settings(BaseSettings):
     database_url: str = Field(
         "sqlite+aiosqlite:///write-batcher.db", description="target database, as a SQLAlchemy URL with an async driver"
     )
-    tables: Names = Field(("main_writes",), description="target tables, comma-separated; they must exist")
+    tables: Names = Field(
+        ("main_writes",),
+        description="target tables, comma-separated; they must exist; NAME:upsert updates the row of the primary key",
+    )
 
     queue: str = Field("default", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="name of the queue")
     partitions: int = Field(1, ge=1, le=1000, description="streams of the queue, each drained on its own")

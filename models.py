@@ -23,7 +23,7 @@ class Outcome(StrEnum):
     REJECTED = "rejected"
     """The database refuses this record, and would refuse it again; the receipt says why."""
     WITHDRAWN = "withdrawn"
-    """Given up by its caller before it was written; it will not be written for that attempt any more."""
+    """Settled before it was written: it has not been written, and never will be for the attempt that asked."""
     QUEUED = "queued"
     """Appended without waiting for more: what `ConfirmBy.NONE` answers. No batch has this outcome."""
 
@@ -73,6 +73,8 @@ class WriteRequest:
     table: str
     record: dict[str, Any]
     reply: ReplyAddress | None = None
+    asked_ms: int | None = None
+    """When the caller asked, milliseconds since the epoch by its clock: orders the attempts of one workflow."""
 
     @property
     def attempt(self) -> str | None:

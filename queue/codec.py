@@ -5,6 +5,7 @@
 | `v`       | `1`                                                                                                |
 | `id`      | request id, UTF-8, at most 512 bytes                                                               |
 | `reply`   | JSON `{"workflow_id", "run_id", "attempt", "mode", "activity_id"}`; empty for fire-and-forget      |
+| `asked`   | optional: when the caller asked, in milliseconds since the epoch; orders attempts of one workflow  |
 | `payload` | serialized `temporal.api.common.v1.Payload` of `{"table", "record"}`, through the data converter   |
 
 In `reply`, `mode` is `signal` or `completion`, `activity_id` belongs to the latter, and `attempt` (by default the run
@@ -13,6 +14,7 @@ and `reply`: the same request asked twice by the same attempt is queued once.
 """
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +27,8 @@ from write_batcher.models import ConfirmBy, ReplyAddress, WriteRequest
 
 VERSION = b"1"
 MAX_REQUEST_ID_BYTES = 512
+
+MILLISECONDS = re.compile(rb"\d{1,18}")
 
 Fields = dict[bytes, bytes]
 
@@ -54,6 +58,7 @@ class Codec:
             b"v": VERSION,
             b"id": request_id,
             b"reply": _encode_reply(request.reply),
+            **({} if request.asked_ms is None else {b"asked": b"%d" % request.asked_ms}),
             b"payload": payload.SerializeToString(),
         }
 
@@ -82,7 +87,14 @@ class Codec:
             raise InvalidEntry(f"payload cannot be decoded: {error}") from error
         if not isinstance(body, WriteBody):  # the converter ignores the wanted type for null and for plain bytes
             raise InvalidEntry(f"payload holds {type(body).__name__} instead of a table and a record")
-        return WriteRequest(request_id=request_id, table=body.table, record=body.record, reply=reply)
+        asked = fields.get(b"asked", b"")
+        return WriteRequest(
+            request_id=request_id,
+            table=body.table,
+            record=body.record,
+            reply=reply,
+            asked_ms=int(asked) if MILLISECONDS.fullmatch(asked) else None,
+        )
 
 
 def decode_reply(fields: Fields) -> ReplyAddress | None:

@@ -10,8 +10,10 @@ import pytest
 from redis.asyncio import Redis
 from temporalio.client import Client
 
+from tests.databases import NO_SYNC, Database, PostgresDatabase, SqliteDatabase
 from write_batcher.queue.connections import connect
 from write_batcher.workers.local import RedisServer, TemporalServer
+from write_batcher.workers.postgres import PostgresServer
 
 TIME_SKIPPING = ("--dynamic-config-value", "frontend.WorkflowTimeSkippingEnabled=true")
 
@@ -44,6 +46,29 @@ async def temporal_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIter
 async def redis_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RedisServer]:
     async with RedisServer(tmp_path_factory.mktemp("redis")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+async def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[PostgresServer]:
+    async with PostgresServer(tmp_path_factory.mktemp("postgres"), extra=NO_SYNC) as server:
+        yield server
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> SqliteDatabase:
+    return SqliteDatabase(tmp_path)
+
+
+@pytest.fixture
+def postgres(postgres_server: PostgresServer) -> PostgresDatabase:
+    return PostgresDatabase.fresh(postgres_server)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest) -> Database:
+    """A fresh target database: what uses it is tested with each kind."""
+    database: Database = request.getfixturevalue(request.param)
+    return database
 
 
 @pytest.fixture

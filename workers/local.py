@@ -1,8 +1,7 @@
-"""The embedded stack: a Temporal dev server, a Valkey or Redis server and a SQLite file, for demo, `up` and tests."""
+"""The embedded stack: a Temporal dev server, a Valkey or Redis server and a database, for demo, `up` and tests."""
 
 import contextlib
 import fcntl
-import importlib.metadata
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -10,6 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote
 
 import redis.asyncio
@@ -22,7 +22,10 @@ from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 
 from write_batcher.errors import ConfigurationError
-from write_batcher.workers.server import HOST, Server
+from write_batcher.workers.postgres import PostgresServer
+from write_batcher.workers.server import HOST, Server, bundled_programs
+
+Database = Literal["sqlite", "postgresql"]
 
 NAMESPACE = "default"
 WEB_UI = "the Web UI of Temporal"
@@ -142,6 +145,7 @@ class Ports:
     temporal: int = 7233
     ui: int = 8233
     redis: int = 6379
+    postgres: int = 5432
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +155,8 @@ class LocalStack:
     temporal: TemporalServer
     redis: RedisServer
     data_dir: Path
+    postgres: PostgresServer | None = None
+    """None: the database is a SQLite file."""
 
     @property
     def temporal_address(self) -> str:
@@ -166,6 +172,8 @@ class LocalStack:
 
     @property
     def database_url(self) -> str:
+        if self.postgres is not None:
+            return self.postgres.url()
         return f"sqlite+aiosqlite:///{self.data_dir / 'write-batcher.db'}"
 
     def environment(self) -> dict[str, str]:
@@ -179,7 +187,11 @@ class LocalStack:
 
 @asynccontextmanager
 async def local_stack(
-    *, data_dir: Path | None = None, ports: Ports | None = None, temporal_extra: Sequence[str] = ()
+    *,
+    data_dir: Path | None = None,
+    ports: Ports | None = None,
+    temporal_extra: Sequence[str] = (),
+    database: Database = "sqlite",
 ) -> AsyncIterator[LocalStack]:
     """Run the stack for as long as the context is open, on free ports unless they are given.
 
@@ -195,10 +207,16 @@ async def local_stack(
             extra=temporal_extra,
         )
         redis_server = RedisServer(folder, port=ports.redis if ports else None)
-        temporal.check_ports()
-        redis_server.check_ports()
-        async with redis_server, temporal:
-            yield LocalStack(temporal=temporal, redis=redis_server, data_dir=folder)
+        postgres = None
+        if database == "postgresql":
+            postgres = PostgresServer(folder, port=ports.postgres if ports else None)
+        servers = [server for server in (temporal, redis_server, postgres) if server is not None]
+        for server in servers:
+            server.check_ports()
+        async with contextlib.AsyncExitStack() as stack:
+            for server in reversed(servers):
+                await stack.enter_async_context(server)
+            yield LocalStack(temporal=temporal, redis=redis_server, postgres=postgres, data_dir=folder)
 
 
 @contextmanager
@@ -226,12 +244,8 @@ def data_folder(named: Path | None) -> Iterator[Path]:
 
 
 def bundled(distribution: str, program: str) -> Path | None:
-    """The program that an installed distribution brings along; it need not be on the PATH."""
-    try:
-        files = importlib.metadata.files(distribution) or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    return next((Path(str(file.locate())).resolve() for file in files if file.name == program), None)
+    """The program that an installed distribution brings along."""
+    return next(iter(bundled_programs(distribution, program)), None)
 
 
 async def download_temporal() -> Path:

@@ -13,7 +13,7 @@ MAIN_WRITES = Table(
     Column("workflow_id", Text, nullable=False, index=True),
     Column("item", Text, nullable=False),
     Column("cents", Integer, nullable=False),
-    Column("written_at", DateTime, server_default=func.current_timestamp()),
+    Column("written_at", DateTime(timezone=True), server_default=func.current_timestamp()),
 )
 
 

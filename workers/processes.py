@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import pwd
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,12 @@ from pathlib import Path
 
 STOP_GRACE = timedelta(seconds=10)  # from SIGTERM to SIGKILL
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# linux/prctl.h, linux/capability.h
+PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 1, 8, 47, 2
+CAPABILITY_VERSION_3 = 0x20080522
+CAP_DAC_OVERRIDE = 1
+
+PYTHON = (sys.executable, "-I", "-S", "-c")
 
 # Asks the kernel for SIGKILL when the parent ends, then becomes the program: the process id stays the same. It is an
 # interpreter of its own (15 ms) because a preexec_fn is unsafe in a process with threads, and Temporal's SDK has many.
@@ -23,9 +29,29 @@ if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
 
+# Root becomes another user, but still reaches the programs and the data of root's own folders, which the other user
+# may not enter: the one capability for that is kept, also by what is executed later. Where root lacks it or may not
+# pass it on, the child goes on without. It runs before TIE_TO_PARENT, because the kernel forgets the wish for SIGKILL
+# when the user changes.
+BECOME_USER = f"""
+import ctypes, os, sys
+libc, mask = ctypes.CDLL(None), 1 << {CAP_DAC_OVERRIDE}
+libc.prctl({PR_SET_KEEPCAPS}, 1, 0, 0, 0)
+os.setgroups([])
+os.setgid(int(sys.argv[2]))
+os.setuid(int(sys.argv[1]))
+libc.capset((ctypes.c_uint32 * 2)({CAPABILITY_VERSION_3}, 0), (ctypes.c_uint32 * 6)(mask, mask, mask))
+libc.prctl({PR_CAP_AMBIENT}, {PR_CAP_AMBIENT_RAISE}, {CAP_DAC_OVERRIDE}, 0, 0)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
 
 async def spawn(
-    command: Sequence[str], *, log: Path | None, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    *,
+    log: Path | None,
+    environment: Mapping[str, str] | None = None,
+    user: str | None = None,
 ) -> asyncio.subprocess.Process:
     """Start a program, named by its absolute path, as a child in a session of its own.
 
@@ -34,9 +60,14 @@ async def spawn(
     *thread* that called: call this from the main thread's event loop.
 
     Both outputs are appended to the file `log`, or go to the pipe `stdout`, which the caller must then read.
+
+    Root on Linux may name another `user` for the child; KeyError when this machine has no such user.
     """
     if sys.platform == "linux":
-        command = [sys.executable, "-I", "-S", "-c", TIE_TO_PARENT, str(os.getpid()), *command]
+        command = [*PYTHON, TIE_TO_PARENT, str(os.getpid()), *command]
+    if user is not None:
+        entry = pwd.getpwnam(user)
+        command = [*PYTHON, BECOME_USER, str(entry.pw_uid), str(entry.pw_gid), *command]
     with contextlib.ExitStack() as opened:
         return await asyncio.create_subprocess_exec(
             *command,
@@ -48,14 +79,16 @@ async def spawn(
         )
 
 
-async def stop(process: asyncio.subprocess.Process, *, grace: timedelta = STOP_GRACE) -> None:
+async def stop(
+    process: asyncio.subprocess.Process, *, grace: timedelta = STOP_GRACE, by: signal.Signals = signal.SIGTERM
+) -> None:
     """Ask a child of `spawn` to end, and kill it with all of its session when it has not within the grace period."""
     if process.returncode is not None:
         return
     try:
         # Not process.terminate(): its own waitpid may take the status away from the one that asyncio waits with.
         with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGTERM)
+            os.kill(process.pid, by)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace.total_seconds()):
                 await process.wait()

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import importlib.metadata
 import logging
 import shlex
+import signal
 import socket
 import time
 from abc import ABC, abstractmethod
@@ -28,13 +30,17 @@ class Server(ABC):
     """A server as a child process: started, stopped or killed, and started again on the same ports and data."""
 
     name: ClassVar[str]
+    stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
 
-    def __init__(self, folder: Path, *, ports: Mapping[str, int | None], extra: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, *, ports: Mapping[str, int | None], extra: Sequence[str], user: str | None = None
+    ) -> None:
         self.folder = folder.absolute()
         self.log = self.folder / f"{self.name.lower()}.log"
         self._given_ports = ports
         self._ports: dict[str, int] = {}
         self._extra = extra
+        self._user = user
         self._command: list[str] = []
         self._log_size = 0  # before the latest start
         self._process: asyncio.subprocess.Process | None = None
@@ -71,6 +77,7 @@ class Server(ABC):
         self.check_ports()
         self.folder.mkdir(parents=True, exist_ok=True)
         program = await self._program()
+        await self._prepare(Path(program))
         begun = time.monotonic()
         try:
             async with asyncio.timeout(START_DEADLINE.total_seconds()):
@@ -87,9 +94,9 @@ class Server(ABC):
         logger.info("%s answers on %s:%s after %.0f ms, process %s", self.name, HOST, self.port, elapsed_ms, self.pid)
 
     async def stop(self) -> None:
-        """End the server by SIGTERM, or after the grace period by SIGKILL. Does nothing when it does not run."""
+        """End the server by its signal, or after the grace period by SIGKILL. Does nothing when it does not run."""
         if self._process is not None:
-            await processes.stop(self._process)
+            await processes.stop(self._process, by=self.stop_signal)
 
     async def kill(self) -> None:
         """End the server by SIGKILL: what a crash of it looks like to everybody else."""
@@ -113,6 +120,9 @@ class Server(ABC):
     async def _program(self) -> str | Path:
         """The absolute path of the server's program. Raises `ConfigurationError` when there is none."""
 
+    async def _prepare(self, program: Path) -> None:  # noqa: B027 - most servers need nothing
+        """Make what the server needs before its first start."""
+
     @abstractmethod
     def _arguments(self) -> list[str]: ...
 
@@ -127,7 +137,7 @@ class Server(ABC):
     async def _start_once(self, command: list[str]) -> bool:
         self._command = command
         self._log_size = self.log.stat().st_size if self.log.exists() else 0
-        self._process = await processes.spawn(command, log=self.log)
+        self._process = await processes.spawn(command, log=self.log, user=self._user)
         try:
             while self.running:
                 if await self._answers():
@@ -138,6 +148,19 @@ class Server(ABC):
             raise
         return False
 
+    async def _run(self, command: list[str]) -> int:
+        """The exit status of a program that prepares something; its output goes to the log."""
+        self._command = command
+        self._log_size = self.log.stat().st_size if self.log.exists() else 0
+        process = await processes.spawn(command, log=self.log, user=self._user)
+        try:
+            async with asyncio.timeout(START_DEADLINE.total_seconds()):
+                return await process.wait()
+        except TimeoutError as err:
+            raise ServerNotStarted(self._failure(f"was not prepared within {START_DEADLINE.seconds} s")) from err
+        finally:
+            await processes.kill(process)
+
     def _failure(self, problem: str) -> str:
         output = self.log.read_bytes()[self._log_size :].decode(errors="replace")
         last_lines = "\n".join(output.splitlines()[-OUTPUT_LINES:])
@@ -145,6 +168,15 @@ class Server(ABC):
             f"{self.name} {problem}. Its last output:\n{last_lines or '(none)'}\n"
             f"Mend what it names, or start it by hand to see more:\n{shlex.join(self._command)}"
         )
+
+
+def bundled_programs(distribution: str, program: str) -> list[Path]:
+    """The programs of that name that an installed distribution brings along; they need not be on the PATH."""
+    try:
+        files = importlib.metadata.files(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    return [Path(str(file.locate())).resolve() for file in files if file.name == program]
 
 
 def choose_ports(given: Mapping[str, int | None]) -> dict[str, int]:

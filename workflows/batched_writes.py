@@ -232,6 +232,7 @@ class BatchedWrites:
             table=write.table,
             record=write.record,
             reply=None if self._options.confirm_by is ConfirmBy.NONE else reply,
+            asked_ms=round(workflow.time() * 1000),
         )
 
     def _not_submitted(self, write: "_Write", within: timedelta, error: ActivityError) -> WriteNotSubmitted:

@@ -2,21 +2,25 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, Self
 
-from sqlalchemy import Column, DateTime, MetaData, Table, Text, func, select
-from sqlalchemy.dialects import sqlite
+from sqlalchemy import BigInteger, Column, DateTime, MetaData, Table, Text, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.schema import CreateTable
 
+from write_batcher.activities.sinks.dialects import Dialect
+from write_batcher.activities.sinks.records import printable
 from write_batcher.errors import InvalidRequest
 from write_batcher.models import Outcome, WriteReceipt, WriteRequest
 
 MAX_BOUND_PARAMETERS = 32_766
 """Per statement: SQLITE_MAX_VARIABLE_NUMBER, sqlite.org/limits.html. PostgreSQL's protocol allows 65,535.
 SQLAlchemy itself keeps multi-row inserts below the limit; a select is cut here."""
+
+PRUNE_ROWS = 1_000
+"""Ledger rows deleted in one transaction: a batch that must wait for it hardly notices."""
 
 MAX_ID_BYTES = 2_000
 """PostgreSQL indexes at most 2,704 bytes. Temporal's workflow ids, which request ids begin with, end at 1,000."""
@@ -27,32 +31,42 @@ LEDGER = Table(
     Column("request_id", Text, primary_key=True),
     Column("record_hash", Text, nullable=False),
     Column("outcome", Text, nullable=False),
-    Column("batch_id", Text, nullable=False),
-    Column("run_id", Text),
+    Column("batch_id", Text),
+    Column("workflow_id", Text),
+    Column("attempt", Text),
+    Column("asked_ms", BigInteger),
     Column("error", Text),
-    Column("written_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("written_at", DateTime(timezone=True), nullable=False, server_default=func.now(), index=True),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerRow:
-    """What became of a request id. `run_id` is the run that asked, None for fire-and-forget."""
+    """What became of a request id. `workflow_id`, `attempt` and `asked_ms` tell who asked and when, None for
+    fire-and-forget; `batch_id` is None when the request was withdrawn.
+    """
 
     request_id: str
     record_hash: str
     outcome: Outcome
-    batch_id: str
-    run_id: str | None
+    batch_id: str | None
+    workflow_id: str | None
+    attempt: str | None
+    asked_ms: int | None
     error: str | None
 
     @classmethod
-    def written(cls, request: WriteRequest, batch_id: str) -> Self:
-        """The row of a request that is about to be written.
+    def of(cls, request: WriteRequest, *, outcome: Outcome, batch_id: str | None) -> Self:
+        """The row of a request, unless the database decides otherwise.
 
         Raises `InvalidRequest` for a request that the ledger cannot hold.
         """
-        run_id = request.reply.run_id if request.reply else None
-        for name, value in ("request id", request.request_id), ("run id", run_id):
+        workflow_id = request.reply.workflow_id if request.reply else None
+        for name, value in (
+            ("request id", request.request_id),
+            ("workflow id", workflow_id),
+            ("attempt", request.attempt),
+        ):
             if value is not None and not _is_storable(value):
                 raise InvalidRequest(
                     f"The {name} {value[:80]!r} cannot be kept: use up to {MAX_ID_BYTES} bytes of UTF-8 without NUL."
@@ -60,14 +74,45 @@ class LedgerRow:
         return cls(
             request_id=request.request_id,
             record_hash=record_hash(request),
-            outcome=Outcome.WRITTEN,
+            outcome=outcome,
             batch_id=batch_id,
-            run_id=run_id,
+            workflow_id=workflow_id,
+            attempt=request.attempt,
+            asked_ms=request.asked_ms,
             error=None,
         )
 
+    def binds(self, later: "LedgerRow") -> bool:
+        """Whether this row, which is in the ledger, decides about another request of the same id that comes now.
+
+        `written` binds everybody. A refusal or a withdrawal binds the attempt that got it, so that a reset workflow
+        gets a new try, and older attempts of the same workflow, whose entries may still be on their way.
+        """
+        if self.outcome is Outcome.WRITTEN or self.attempt == later.attempt:
+            return True
+        if self.workflow_id is None or self.workflow_id != later.workflow_id:
+            return False
+        return self.asked_ms is not None and later.asked_ms is not None and later.asked_ms < self.asked_ms
+
     def receipt(self) -> WriteReceipt:
-        return WriteReceipt(request_id=self.request_id, outcome=self.outcome, batch_id=self.batch_id, error=self.error)
+        return WriteReceipt(
+            request_id=self.request_id,
+            outcome=self.outcome,
+            batch_id=self.batch_id,
+            error=self.error,
+            attempt=self.attempt,
+        )
+
+    def receipt_for(self, later: "LedgerRow", *, written_as: Outcome) -> WriteReceipt:
+        """The receipt of a later request of the same id that this row binds."""
+        if self.record_hash != later.record_hash:
+            error = printable(
+                f"Conflict: request id {later.request_id!r} was already used for another record; "
+                "give each record a request id of its own."
+            )
+            return replace(later, outcome=Outcome.REJECTED, error=error).receipt()
+        outcome = written_as if self.outcome is Outcome.WRITTEN else self.outcome
+        return replace(self, outcome=outcome, attempt=later.attempt).receipt()
 
 
 def record_hash(request: WriteRequest) -> str:
@@ -79,22 +124,61 @@ def record_hash(request: WriteRequest) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-async def create(connection: AsyncConnection) -> None:
-    await connection.execute(CreateTable(LEDGER, if_not_exists=True))
+async def claim(
+    connection: AsyncConnection, dialect: Dialect, rows: Collection[LedgerRow]
+) -> tuple[set[str], dict[str, LedgerRow]]:
+    """Insert the rows whose request id is new. Returns these ids, and the rows that the ledger has of the others.
 
-
-async def claim(connection: AsyncConnection, rows: Iterable[LedgerRow]) -> set[str]:
-    """Insert the rows whose request id is new, and return these ids.
-
-    An id that another transaction has just inserted counts as known, once that transaction has committed.
+    An id that another transaction has just inserted is waited for. Rows that were there are locked until the
+    transaction ends, where a database locks rows.
     """
-    insert = _insert(connection).on_conflict_do_nothing(index_elements=[LEDGER.c.request_id])
+    claimed: set[str] = set()
+    known: dict[str, LedgerRow] = {}
+    missing = {row.request_id: row for row in rows}
+    # Twice only when a row was deleted between the two statements.
+    while missing:
+        claimed |= await _insert_new(connection, dialect, missing.values())
+        known |= await _find(connection, missing.keys() - claimed)
+        missing = {name: row for name, row in missing.items() if name not in claimed and name not in known}
+    return claimed, known
+
+
+async def replace_rows(connection: AsyncConnection, dialect: Dialect, rows: Iterable[LedgerRow]) -> None:
+    """Overwrite the rows of the same request ids."""
+    insert = dialect.insert(LEDGER)
+    changed: dict[str, Any] = {
+        column.name: insert.excluded[column.name] for column in LEDGER.columns if not column.primary_key
+    }
+    changed["written_at"] = func.now()
+    await connection.execute(
+        insert.on_conflict_do_update(index_elements=[LEDGER.c.request_id], set_=changed), _parameters(rows)
+    )
+
+
+async def forget_rejected(connection: AsyncConnection, request_id: str) -> bool:
+    """Delete the row of this id if it says `rejected`. False when it does not, or is not there."""
+    rejected = (LEDGER.c.request_id == request_id) & (LEDGER.c.outcome == Outcome.REJECTED.value)
+    return (await connection.execute(delete(LEDGER).where(rejected))).rowcount > 0
+
+
+async def prune(connection: AsyncConnection, dialect: Dialect, older_than: timedelta) -> int:
+    """Delete up to `PRUNE_ROWS` rows of that age, and return how many. Rows that are in use stay."""
+    old = (
+        select(LEDGER.c.request_id)
+        .where(LEDGER.c.written_at < dialect.older_than(older_than))
+        .limit(PRUNE_ROWS)
+        .with_for_update(skip_locked=True)
+    )
+    return (await connection.execute(delete(LEDGER).where(LEDGER.c.request_id.in_(old)))).rowcount
+
+
+async def _insert_new(connection: AsyncConnection, dialect: Dialect, rows: Iterable[LedgerRow]) -> set[str]:
+    insert = dialect.insert(LEDGER).on_conflict_do_nothing(index_elements=[LEDGER.c.request_id])
     result = await connection.execute(insert.returning(LEDGER.c.request_id), _parameters(rows))
     return set(result.scalars())
 
 
-async def find(connection: AsyncConnection, request_ids: Iterable[str]) -> dict[str, LedgerRow]:
-    """The rows of these request ids, locked until the transaction ends where a database locks rows."""
+async def _find(connection: AsyncConnection, request_ids: Iterable[str]) -> dict[str, LedgerRow]:
     wanted = sorted(request_ids)
     columns = [column for column in LEDGER.columns if column is not LEDGER.c.written_at]
     query = select(*columns).order_by(LEDGER.c.request_id).with_for_update()
@@ -107,22 +191,6 @@ async def find(connection: AsyncConnection, request_ids: Iterable[str]) -> dict[
     return found
 
 
-async def replace(connection: AsyncConnection, rows: Iterable[LedgerRow]) -> None:
-    """Overwrite the rows of the same request ids."""
-    insert = _insert(connection)
-    changed: dict[str, Any] = {
-        column.name: insert.excluded[column.name] for column in LEDGER.columns if not column.primary_key
-    }
-    changed["written_at"] = func.now()
-    await connection.execute(
-        insert.on_conflict_do_update(index_elements=[LEDGER.c.request_id], set_=changed), _parameters(rows)
-    )
-
-
-def _insert(connection: AsyncConnection) -> sqlite.Insert:
-    return {"sqlite": sqlite.insert}[connection.dialect.name](LEDGER)
-
-
 def _parameters(rows: Iterable[LedgerRow]) -> list[dict[str, Any]]:
     # One order for everybody: two transactions that insert the same ids in opposite orders would deadlock.
     return [
@@ -131,7 +199,9 @@ def _parameters(rows: Iterable[LedgerRow]) -> list[dict[str, Any]]:
             "record_hash": row.record_hash,
             "outcome": row.outcome.value,
             "batch_id": row.batch_id,
-            "run_id": row.run_id,
+            "workflow_id": row.workflow_id,
+            "attempt": row.attempt,
+            "asked_ms": row.asked_ms,
             "error": row.error,
         }
         for row in sorted(rows, key=lambda row: row.request_id)

@@ -19,8 +19,11 @@ class Sink(Protocol):
         ...
 
     async def settle(self, request: WriteRequest) -> WriteReceipt:
-        """Give the request up if it has not been written: the receipt is `withdrawn`, and it will not be written for
-        its attempt any more. Otherwise the receipt is the outcome that stands already. Raises `SinkUnavailable`.
+        """Decide what became of a request whose caller waits no longer: withdraw it if it has not been written.
+
+        Returns `withdrawn` when it has not been written and never will be for its attempt, else what was decided
+        before: `written` with the batch that wrote it, or `rejected`. Waits, not for long, for a batch that is being
+        written. Raises `SinkUnavailable` when nobody can tell right now.
         """
         ...
 

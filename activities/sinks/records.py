@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from functools import partial
@@ -33,11 +33,12 @@ STRICT = ConfigDict(strict=True, val_json_bytes="base64")
 class RecordCheck:
     """Turns the JSON of a record into the values for one table."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, *, key: Collection[str] = ()) -> None:
+        """A record must have the columns of `key` even if they have a default."""
         self.table = table
         self._columns = {column.key: column for column in table.columns if _is_writable(column)}
         self._adapters = {key: _adapter(column) for key, column in self._columns.items()}
-        self._required = [key for key, column in self._columns.items() if _is_required(column, table)]
+        self._required = [name for name, column in self._columns.items() if name in key or _is_required(column, table)]
 
     def values(self, record: dict[str, Any]) -> dict[str, Any]:
         """The values to insert, as the column's Python types.

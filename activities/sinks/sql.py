@@ -1,30 +1,39 @@
 """The default sink: SQL, exactly once through the write ledger."""
 
 import asyncio
-import sqlite3
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import JSON, URL, Connection, MetaData, Table, event, inspect, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy import Table
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from write_batcher.activities.sinks import ledger
-from write_batcher.activities.sinks.inserts import CheckedRecord, insert_records, is_item_error, reason
+from write_batcher.activities.sinks.addresses import parse
+from write_batcher.activities.sinks.dialects import Dialect, Refusal, shown
+from write_batcher.activities.sinks.inserts import insert_records
 from write_batcher.activities.sinks.ledger import LedgerRow
 from write_batcher.activities.sinks.records import RecordCheck, printable
+from write_batcher.activities.sinks.tables import CheckedRecord, TargetTable, prepare_tables
 from write_batcher.errors import ConfigurationError, InvalidRequest, SinkUnavailable
 from write_batcher.models import Batch, Outcome, WriteReceipt, WriteRequest
 
-BUSY_TIMEOUT_SECONDS = 5.0
-"""How long SQLite waits for another process's write before it is busy. The drain then holds the batch."""
+WRITE_LIMIT = timedelta(seconds=45)
+"""For a batch where a database can be cut off; below what the drain grants, so that it learns why."""
 
-DRIVERS = ("sqlite+aiosqlite",)
+SETTLE_LIMIT = timedelta(seconds=10)
+"""For one question about one request: its caller waits, and asks again."""
 
-EXAMPLE = "sqlite+aiosqlite:///path/to/file.db"
+CUT_OFF_WITHIN = timedelta(seconds=1)
+"""For the database to end a statement when it is told to. Then the connection is closed under it."""
+
+ALIKE = 10
+"""From so many records on, a batch that the database refuses as a whole with one code is the table's fault: a dropped
+default, a broken trigger. It is held, as in an outage, and nobody is rejected. Fewer may well be all bad by chance, and
+must not hold up the partition for ever; nor must records whose keys are taken, which no repair of the table lets in."""
 
 T = TypeVar("T")
 
@@ -33,7 +42,7 @@ T = TypeVar("T")
 class _Item:
     """The ledger row a request will have unless the database decides otherwise, and its record.
 
-    The record is None when it was refused before the database was asked.
+    The record is None when it was refused before.
     """
 
     row: LedgerRow
@@ -46,10 +55,13 @@ class _Item:
 class SqlSink:
     """Writes each batch in one transaction: a request id changes the target tables at most once, ever."""
 
-    def __init__(self, engine: AsyncEngine, tables: Iterable[Table]) -> None:
+    def __init__(self, engine: AsyncEngine, dialect: Dialect, tables: Iterable[TargetTable]) -> None:
         """`open` is the usual way in: it prepares the engine, the ledger and the tables."""
         self._engine = engine
-        self._checks = {table.fullname: RecordCheck(table) for table in tables}
+        self._dialect = dialect
+        self._targets = {
+            target.table.fullname: (target, RecordCheck(target.table, key=target.key)) for target in tables
+        }
 
     @classmethod
     @asynccontextmanager
@@ -59,25 +71,24 @@ class SqlSink:
         """Connect, make the ledger and the tables of `create` where they are missing, look up the target tables; close
         at the end.
 
-        Names are read from the database; a `Table` is used as it is. Raises `ConfigurationError` for an address or
-        a table that is wrong, `SinkUnavailable` for a database that is busy.
+        Names are read from the database; a `Table` is used as it is. Records of `orders` are inserted, those of
+        `orders:upsert` update the row that has their primary key, if there is one. Raises `ConfigurationError` for an
+        address or a table that is wrong, `SinkUnavailable` for a database that is busy.
         """
-        url = _parse(database_url)
-        engine = _create_engine(url)
+        url, dialect = parse(database_url)
+        engine = dialect.create_engine(url)
         try:
             try:
                 async with engine.begin() as connection:
-                    for table in create:
-                        await connection.run_sync(table.create, checkfirst=True)
-                    found = await connection.run_sync(_load_tables, tables)
-                    await ledger.create(connection)
+                    targets = await connection.run_sync(prepare_tables, dialect, tables, create)
             except (SQLAlchemyError, OSError) as error:
-                if _is_busy(error):
-                    raise SinkUnavailable(f"Database {_shown(url)} is busy: {reason(error)}.") from error
+                why = dialect.reason_of(error)
+                if isinstance(error, DBAPIError) and dialect.is_busy(error):
+                    raise SinkUnavailable(f"Database {shown(url)} is busy: {why}.") from error
                 raise ConfigurationError(
-                    f"Database {_shown(url)} cannot be opened: {reason(error)}; check its address and permissions."
+                    f"Database {shown(url)} cannot be opened: {why}; check its address and permissions."
                 ) from error
-            yield cls(engine, found)
+            yield cls(engine, dialect, targets)
         finally:
             await engine.dispose()
 
@@ -87,7 +98,7 @@ class SqlSink:
     async def write(self, batch: Batch) -> list[WriteReceipt]:
         """See `Sink.write`. A batch that the database refuses only at COMMIT is written in several transactions.
 
-        Cancelled, it ends its transaction first, which may wait for the busy timeout.
+        Cancelled, it ends its transaction first, which takes up to 45 s.
         """
         receipts: dict[str, WriteReceipt] = {}
         items: list[_Item] = []
@@ -95,54 +106,158 @@ class SqlSink:
             try:
                 items.append(self._check(request, batch.batch_id))
             except InvalidRequest as error:
-                receipts[request.request_id] = WriteReceipt(
-                    request_id=request.request_id,
-                    outcome=Outcome.REJECTED,
-                    batch_id=batch.batch_id,
-                    error=printable(str(error)),
-                )
+                receipts[request.request_id] = _invalid(request, batch.batch_id, error)
         if items:
-            receipts |= await _uninterrupted(self._write(items))
+            receipts |= await self._ask(self._write(items), WRITE_LIMIT)
         return [receipts[request.request_id] for request in batch.requests]
+
+    async def settle(self, request: WriteRequest) -> WriteReceipt:
+        """See `Sink.settle`. Takes up to 10 s."""
+        try:
+            row = LedgerRow.of(request, outcome=Outcome.WITHDRAWN, batch_id=None)
+        except InvalidRequest as error:
+            return _invalid(request, None, error)
+        return await self._ask(self._settle(row), SETTLE_LIMIT)
+
+    async def forget_rejection(self, request_id: str) -> bool:
+        """Let a rejected request be written by the run that got the rejection, too. False when it was not rejected.
+
+        Raises `SinkUnavailable`.
+        """
+        return await self._ask(self._forget_rejection(request_id), SETTLE_LIMIT)
+
+    async def prune(self, older_than: timedelta) -> int:
+        """Delete ledger rows of that age by the database's clock, and return how many.
+
+        A request as old as that must never be written again: nothing remembers it. Raises `SinkUnavailable`.
+        """
+        total = 0
+        while True:
+            deleted = await self._ask(self._prune(older_than), WRITE_LIMIT)
+            total += deleted
+            if deleted < ledger.PRUNE_ROWS:
+                return total
 
     def _check(self, request: WriteRequest, batch_id: str) -> _Item:
         """Raises `InvalidRequest` for what the ledger cannot hold; other refusals are for the ledger to keep."""
-        item = _Item(row=LedgerRow.written(request, batch_id))
-        check = self._checks.get(request.table)
-        if check is None:
-            known = ", ".join(self._checks)
+        item = _Item(row=LedgerRow.of(request, outcome=Outcome.WRITTEN, batch_id=batch_id))
+        if request.table not in self._targets:
+            known = ", ".join(self._targets)
             return item.refused(printable(f"There is no table {request.table[:80]!r} to write to, only {known}."))
+        target, check = self._targets[request.table]
         try:
             values = check.values(request.record)
         except InvalidRequest as error:
             return item.refused(str(error))
-        record = CheckedRecord(request_id=request.request_id, table=check.table, values=values)
-        return replace(item, record=record)
+        return replace(item, record=CheckedRecord(request_id=request.request_id, target=target, values=values))
+
+    async def _ask(self, work: Coroutine[Any, Any, T], limit: timedelta) -> T:
+        """The answer of the database. Raises `SinkUnavailable` when it cannot give one."""
+        try:
+            return await _to_its_end(work, limit if self._dialect.cancellable else None)
+        except (SQLAlchemyError, OSError) as error:
+            why = self._dialect.reason_of(error)
+            raise SinkUnavailable(f"Database {shown(self._engine.url)} cannot be written: {why}.") from error
 
     async def _write(self, items: list[_Item]) -> dict[str, WriteReceipt]:
+        receipts, refusals = await self._write_by_halves(items)
+        if refusals:
+            _hold_if_alike(self._dialect, refusals, len(items))
+            refused = [
+                item.refused(refusals[item.row.request_id].text) for item in items if item.row.request_id in refusals
+            ]
+            async with self._engine.begin() as connection:
+                receipts |= await self._write_in_transaction(connection, refused)
+        return receipts
+
+    async def _write_by_halves(self, items: list[_Item]) -> tuple[dict[str, WriteReceipt], dict[str, Refusal]]:
+        """A deferred constraint is checked by COMMIT, where no savepoint is left to tell the records apart."""
         try:
             async with self._engine.begin() as connection:
-                return await _write_in_transaction(connection, items)
-        except (SQLAlchemyError, OSError) as error:
-            refused_before = len(items) == 1 and items[0].record is None
-            if not is_item_error(error) or refused_before:
-                shown = _shown(self._engine.url)
-                raise SinkUnavailable(f"Database {shown} cannot be written: {reason(error)}.") from error
-            refusal = reason(error)
-        # A deferred constraint is checked by COMMIT, where no savepoint is left to tell the records apart.
+                return await self._write_in_transaction(connection, items), {}
+        except SQLAlchemyError as error:
+            refusal = self._dialect.refusal(error)
+            if refusal is None:
+                raise
         if len(items) == 1:
-            return await self._write([items[0].refused(refusal)])
+            return {}, {items[0].row.request_id: refusal}
         middle = len(items) // 2
-        return await self._write(items[:middle]) | await self._write(items[middle:])
+        receipts, refusals = await self._write_by_halves(items[:middle])
+        more_receipts, more_refusals = await self._write_by_halves(items[middle:])
+        return receipts | more_receipts, refusals | more_refusals
+
+    async def _write_in_transaction(self, connection: AsyncConnection, items: list[_Item]) -> dict[str, WriteReceipt]:
+        claimed, known = await ledger.claim(connection, self._dialect, [item.row for item in items])
+        receipts: dict[str, WriteReceipt] = {}
+        outstanding: list[_Item] = []
+        for item in items:
+            earlier = known.get(item.row.request_id)
+            if earlier is not None and earlier.binds(item.row):
+                receipts[item.row.request_id] = earlier.receipt_for(item.row, written_as=Outcome.DUPLICATE)
+            else:
+                outstanding.append(item)
+        records = [item.record for item in outstanding if item.record is not None]
+        refusals = await insert_records(connection, self._dialect, records)
+        _hold_if_alike(self._dialect, refusals, len(records))
+        changed: list[LedgerRow] = []
+        for item in outstanding:
+            request_id = item.row.request_id
+            row = item.refused(refusals[request_id].text).row if request_id in refusals else item.row
+            receipts[request_id] = row.receipt()
+            if row.outcome is not Outcome.WRITTEN or request_id not in claimed:
+                changed.append(row)
+        if changed:
+            await ledger.replace_rows(connection, self._dialect, changed)
+        return receipts
+
+    async def _settle(self, row: LedgerRow) -> WriteReceipt:
+        async with self._engine.begin() as connection:
+            _, known = await ledger.claim(connection, self._dialect, [row])
+            earlier = known.get(row.request_id)
+            if earlier is not None and earlier.binds(row):
+                return earlier.receipt_for(row, written_as=Outcome.WRITTEN)
+            if earlier is not None:
+                await ledger.replace_rows(connection, self._dialect, [row])
+            return row.receipt()
+
+    async def _forget_rejection(self, request_id: str) -> bool:
+        async with self._engine.begin() as connection:
+            return await ledger.forget_rejected(connection, request_id)
+
+    async def _prune(self, older_than: timedelta) -> int:
+        async with self._engine.begin() as connection:
+            return await ledger.prune(connection, self._dialect, older_than)
 
 
-async def _uninterrupted(work: Coroutine[Any, Any, T]) -> T:
+def _hold_if_alike(dialect: Dialect, refusals: Mapping[str, Refusal], asked: int) -> None:
+    """Raise `SinkUnavailable` when the table rather than its records must be at fault."""
+    if len(refusals) < max(asked, ALIKE):
+        return
+    codes = {refusal.code for refusal in refusals.values()}
+    if len(codes) == 1 and None not in codes and not codes & dialect.taken_key_codes:
+        (code,), text = codes, next(iter(refusals.values())).text
+        raise SinkUnavailable(
+            f"All {asked} records of a batch are refused alike ({code}): {text}. "
+            "Repair their table, or dead-letter them."
+        )
+
+
+def _invalid(request: WriteRequest, batch_id: str | None, error: InvalidRequest) -> WriteReceipt:
+    return WriteReceipt(
+        request_id=request.request_id,
+        outcome=Outcome.REJECTED,
+        batch_id=batch_id,
+        error=printable(str(error)),
+        attempt=request.attempt,
+    )
+
+
+async def _to_its_end(work: Coroutine[Any, Any, T], limit: timedelta | None) -> T:
     """Await `work` to its end even if cancelled, and only then be cancelled.
 
-    A cancelled statement would leave its cursor open, and with it a connection that holds SQLite's write lock
-    until the garbage collector finds it: every writer would wait for the busy timeout, and fail.
+    Past its limit it is cut off. Raises TimeoutError then.
     """
-    task = asyncio.create_task(work, name="write-batcher-transaction")
+    task = asyncio.create_task(_limited(work, limit), name="write-batcher-transaction")
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
@@ -150,119 +265,16 @@ async def _uninterrupted(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-async def _write_in_transaction(connection: AsyncConnection, items: list[_Item]) -> dict[str, WriteReceipt]:
-    claimed = await ledger.claim(connection, [item.row for item in items])
-    known_ids = [item.row.request_id for item in items if item.row.request_id not in claimed]
-    known = await ledger.find(connection, known_ids) if known_ids else {}
-    receipts: dict[str, WriteReceipt] = {}
-    outstanding: list[_Item] = []
-    for item in items:
-        earlier = known.get(item.row.request_id)
-        if earlier is None or _is_superseded(earlier, item.row):
-            outstanding.append(item)
-        else:
-            receipts[item.row.request_id] = _receipt_of_known(earlier, item.row)
-    # If every record is refused alike, each still has its own refusal: this is the place to decide otherwise.
-    refusals = await insert_records(connection, [item.record for item in outstanding if item.record is not None])
-    changed: list[LedgerRow] = []
-    for item in outstanding:
-        request_id = item.row.request_id
-        row = item.refused(refusals[request_id]).row if request_id in refusals else item.row
-        receipts[request_id] = row.receipt()
-        if request_id in refusals or request_id not in claimed:
-            changed.append(row)
-    if changed:
-        await ledger.replace(connection, changed)
-    return receipts
-
-
-def _is_superseded(earlier: LedgerRow, row: LedgerRow) -> bool:
-    """`written` binds everybody; a refusal binds the run that got it, so that a reset workflow gets a new try."""
-    return earlier.outcome is not Outcome.WRITTEN and earlier.run_id != row.run_id
-
-
-def _receipt_of_known(earlier: LedgerRow, row: LedgerRow) -> WriteReceipt:
-    if earlier.record_hash != row.record_hash:
-        error = printable(
-            f"Conflict: request id {row.request_id!r} was already used for another record; "
-            "give each record a request id of its own."
-        )
-        return replace(row, outcome=Outcome.REJECTED, error=error).receipt()
-    if earlier.outcome is Outcome.WRITTEN:
-        return replace(earlier, outcome=Outcome.DUPLICATE).receipt()
-    return earlier.receipt()
-
-
-def _is_busy(error: BaseException) -> bool:
-    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-
-def _parse(database_url: str) -> URL:
+async def _limited(work: Coroutine[Any, Any, T], limit: timedelta | None) -> T:
+    task = asyncio.create_task(work)
+    await asyncio.wait([task], timeout=limit.total_seconds() if limit else None)
+    if limit is None or task.done():
+        return task.result()
+    # The first time asks the server to end the statement, the second no longer waits for that.
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=CUT_OFF_WITHIN.total_seconds())
     try:
-        url = make_url(database_url)
-    except ArgumentError as error:
-        # Not shown: what cannot be parsed may hold a password anywhere.
-        raise ConfigurationError(f"The database URL cannot be parsed; write it like {EXAMPLE}.") from error
-    if url.drivername not in DRIVERS:
-        raise ConfigurationError(f"Database {_shown(url)} has no supported driver; use {' or '.join(DRIVERS)}.")
-    return url
-
-
-def _shown(url: URL) -> str:
-    return url.render_as_string(hide_password=True)
-
-
-def _create_engine(url: URL) -> AsyncEngine:
-    engine = create_async_engine(
-        url,
-        # SQLite has one writer at a time: a second connection would only wait in the database instead of here.
-        poolclass=AsyncAdaptedQueuePool,
-        pool_size=1,
-        max_overflow=0,
-        hide_parameters=True,
-        connect_args={"timeout": BUSY_TIMEOUT_SECONDS},
-    )
-    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-    event.listen(engine.sync_engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    # The driver's own BEGIN would come after the first SAVEPOINT, which then commits on release.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode = WAL")
-    # In WAL mode the default may lose the last commits with the power; receipts must not outlive what they confirm.
-    cursor.execute("PRAGMA synchronous = FULL")
-    cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # IMMEDIATE: a transaction that reads first and then must write is refused at once when another has written.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _load_tables(connection: Connection, tables: Sequence[str | Table]) -> list[Table]:
-    if not connection.dialect.insert_returning:
-        raise ConfigurationError("This SQLite has no RETURNING; use version 3.35 or newer.")
-    return [_load_table(connection, table) for table in tables]
-
-
-def _load_table(connection: Connection, wanted: str | Table) -> Table:
-    name, schema = (wanted, None) if isinstance(wanted, str) else (wanted.name, wanted.schema)
-    inspector = inspect(connection)
-    if not inspector.has_table(name, schema=schema):
-        names = ", ".join(inspector.get_table_names(schema=schema)) or "no tables"
-        raise ConfigurationError(
-            f"Table {name!r} is missing in database {_shown(connection.engine.url)}, which has {names}; "
-            "create the table or correct the name."
-        )
-    if isinstance(wanted, Table):
-        return wanted
-    table = Table(name, MetaData(), autoload_with=connection, resolve_fks=False)
-    for column in table.columns:
-        if isinstance(column.type, JSON):
-            column.type.none_as_null = True  # otherwise null would be stored as the text "null"
-    return table
+        return task.result()
+    except (asyncio.CancelledError, SQLAlchemyError, OSError) as error:
+        raise TimeoutError(f"no answer within {limit.total_seconds():g} s") from error
