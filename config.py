@@ -67,6 +67,10 @@ class Settings(BaseSettings):
     )
     max_backlog: int = Field(100_000, ge=1, description="entries one stream may hold; beyond it appends wait")
 
+    ledger_retention: Duration = Field(
+        timedelta(days=7), description="how long an outcome is remembered; an older request is not written any more"
+    )
+
     confirm_by: ConfirmBy = Field(
         ConfirmBy.SIGNAL, description="signal, completion or none: how callers learn the outcome"
     )
@@ -103,6 +107,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"max_wait ({self.max_wait.total_seconds():g}s) must be below confirm_timeout "
                 f"({self.confirm_timeout.total_seconds():g}s), or callers give up before their batch closes"
+            )
+        if self.ledger_retention <= self.submit_timeout + self.confirm_timeout:
+            raise ValueError(
+                f"ledger_retention ({as_text(self.ledger_retention)}) must be above submit_timeout plus confirm_timeout "
+                f"({as_text(self.submit_timeout + self.confirm_timeout)}), or a request is forgotten while its caller waits"
             )
         if self.max_request_bytes > self.max_bytes:
             raise ValueError(

@@ -13,11 +13,11 @@ from write_batcher.activities.batching import BatchLimits
 from write_batcher.activities.confirm import Confirmer
 from write_batcher.activities.own_queue import check_queue
 from write_batcher.activities.progress import Progress
-from write_batcher.activities.sinks.protocol import Sink
+from write_batcher.activities.sinks.protocol import PrunableSink, Sink
 from write_batcher.activities.take import LONGEST_BLOCK, ClosedBatch, Taker
 from write_batcher.activities.watch import Watch
 from write_batcher.activities.write import Writer, shortened
-from write_batcher.errors import InvalidEntry, QueueUnavailable
+from write_batcher.errors import InvalidEntry, QueueUnavailable, SinkUnavailable
 from write_batcher.models import DrainEnd, DrainProgress, DrainResult, Outcome, PartitionRef, WriteReceipt
 from write_batcher.queue.codec import Codec, decode_reply
 from write_batcher.queue.connections import connect
@@ -27,6 +27,7 @@ from write_batcher.queue.stream import StreamEntry, WriteQueue
 DRAIN_FOR = timedelta(hours=1)
 STOP_WITHIN = timedelta(seconds=15)  # with GIVE_UP_WITHIN of a write below the worker's grace, `serving.GRACE`
 RETIRE_AFTER = timedelta(seconds=60)  # longer than an append that was routed by the old number can take
+PRUNE_MARGIN = timedelta(hours=1)  # the clocks of Redis and of the database may differ
 PARTITIONS_EVERY = timedelta(seconds=5)
 
 logger = logging.getLogger(__name__)
@@ -122,6 +123,8 @@ class Drain:
         self._queue = queue
         self._partitions = partitions
         self._configured_partitions = configured_partitions
+        self._sink = sink
+        self._max_age = limits.max_age
         self._watch = Watch()
         self._progress = Progress()
         self._stopping = asyncio.Event()
@@ -145,6 +148,7 @@ class Drain:
                     group.create_task(self._watch.beat(self._details), name="heartbeat"),
                     group.create_task(self._follow_partitions(), name="partitions"),
                     group.create_task(self._expire(), name="expiry"),
+                    group.create_task(self._prune(), name="prune"),
                 ]
                 group.create_task(self._take(), name="take")
                 group.create_task(self._write(), name="write")
@@ -213,6 +217,16 @@ class Drain:
                 await self._queue.count(tallies)
         except QueueUnavailable:
             self._progress.tally(tallies)
+
+    async def _prune(self) -> None:
+        """Once in each run, so about every hour."""
+        if not isinstance(self._sink, PrunableSink):
+            return
+        try:
+            pruned = await self._sink.prune(self._max_age + PRUNE_MARGIN)
+            logger.info("the ledger of %s has forgotten %d requests", self.partition, pruned)
+        except SinkUnavailable as error:
+            logger.warning("the ledger of %s could not be pruned now: %s", self.partition, error)
 
     async def _expire(self) -> None:
         await asyncio.sleep(DRAIN_FOR.total_seconds())

@@ -65,7 +65,12 @@ def make_batcher_worker(
         redis_url=settings.redis_url,
         redis=redis,
         sink=sink,
-        limits=BatchLimits(max_items=settings.max_items, max_bytes=settings.max_bytes, max_wait=settings.max_wait),
+        limits=BatchLimits(
+            max_items=settings.max_items,
+            max_bytes=settings.max_bytes,
+            max_wait=settings.max_wait,
+            max_age=settings.ledger_retention,
+        ),
         partitions=settings.partitions,
     )
     settling = SettleActivities(settings.queue, sink)
@@ -127,7 +132,7 @@ async def run_batcher_worker(settings: Settings) -> None:
             hide_password(settings.database_url),
         )
         # MainWorkflow's own table is made here; an application's tables are made by whoever owns them.
-        create = [MAIN_WRITES] if MAIN_WRITES.name in settings.tables else []
+        create = [MAIN_WRITES] if MAIN_WRITES.name in {name.split(":")[0] for name in settings.tables} else []
         sink = await stack.enter_async_context(
             SqlSink.open(settings.database_url, tables=settings.tables, create=create)
         )

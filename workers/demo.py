@@ -21,7 +21,7 @@ from write_batcher.errors import QueueUnavailable, WorkerEnded
 from write_batcher.queue.connections import connect
 from write_batcher.queue.partitions import Partitions
 from write_batcher.workers import processes
-from write_batcher.workers.local import NAMESPACE, LocalStack, local_stack
+from write_batcher.workers.local import NAMESPACE, Database, LocalStack, local_stack
 from write_batcher.workers.main_writes import count_rows
 from write_batcher.workers.starter import Outcomes, new_series, start_workflows, wait_for
 
@@ -76,14 +76,19 @@ class DemoReport:
 
 @asynccontextmanager
 async def demo(
-    settings: Settings, workflows: int, view: DemoView, *, data_dir: Path | None = None
+    settings: Settings,
+    workflows: int,
+    view: DemoView,
+    *,
+    database: Database = "sqlite",
+    data_dir: Path | None = None,
 ) -> AsyncIterator[DemoReport]:
     """Run the demo and yield its report; servers and workers stay up for as long as the context is open.
 
     Raises WorkerEnded, and what `local_stack` raises.
     """
     async with AsyncExitStack() as stack:
-        servers = await stack.enter_async_context(local_stack(data_dir=data_dir))
+        servers = await stack.enter_async_context(local_stack(data_dir=data_dir, database=database))
         settings = settings.model_copy(
             update={"redis_url": servers.redis_url, "database_url": servers.database_url, "log_format": "json"}
         )

@@ -1,6 +1,7 @@
 """The seam between the drain and whatever a batch is written to."""
 
-from typing import Protocol
+from datetime import timedelta
+from typing import Protocol, runtime_checkable
 
 from write_batcher.models import Batch, WriteReceipt, WriteRequest
 
@@ -29,4 +30,13 @@ class Sink(Protocol):
 
     async def close(self) -> None:
         """Release connections. Called once, after the last write has returned."""
+        ...
+
+
+@runtime_checkable
+class PrunableSink(Sink, Protocol):
+    """A sink with a ledger that would grow for ever."""
+
+    async def prune(self, older_than: timedelta) -> int:
+        """Forget requests whose outcome is older than that; returns how many. Raises `SinkUnavailable`."""
         ...
