@@ -110,8 +110,8 @@ class Settings(BaseSettings):
             )
         if self.ledger_retention <= self.submit_timeout + self.confirm_timeout:
             raise ValueError(
-                f"ledger_retention ({as_text(self.ledger_retention)}) must be above submit_timeout plus confirm_timeout "
-                f"({as_text(self.submit_timeout + self.confirm_timeout)}), or a request is forgotten while its caller waits"
+                f"ledger_retention ({as_text(self.ledger_retention)}) must be above submit_timeout + confirm_timeout "
+                f"({as_text(self.submit_timeout + self.confirm_timeout)}), or waiting callers are forgotten"
             )
         if self.max_request_bytes > self.max_bytes:
             raise ValueError(
