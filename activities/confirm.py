@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 from enum import Enum
 
@@ -51,11 +50,7 @@ class Confirmer:
                     with self._watch.step("confirming to one caller", CALL_LIMIT):
                         await self._send(caller, list(receipts[first : first + RECEIPTS_PER_SIGNAL]))
                 except RPCError as error:
-                    delivery = _delivery(error, caller, self._client.namespace)
-                    if delivery is Delivery.NO_CALLER and caller.activity_id is not None:
-                        # The activity has ended or is between two tries; its workflow may still wait, for a replay.
-                        return await self.deliver(replace(caller, activity_id=None), receipts)
-                    return delivery
+                    return _delivery(error, caller, self._client.namespace)
                 except OSError as error:  # a payload codec that asks a key server
                     logger.warning("receipts of %s cannot be encoded: %s", caller.workflow_id, error)
                     return Delivery.UNKNOWN
@@ -75,7 +70,7 @@ class Confirmer:
         except RPCError as error:
             if error.status is not RPCStatusCode.NOT_FOUND or _names_missing_namespace(error):
                 raise
-            # The activity is over, the workflow may not be: it asks again, or waits for the replay of a rejection.
+            # The activity has ended or is between two tries; its workflow may still wait, for a replay too.
             await self._signal(caller, receipts)
 
     async def _signal(self, caller: ReplyAddress, receipts: list[WriteReceipt]) -> None:

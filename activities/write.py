@@ -62,14 +62,14 @@ class Writer:
             flush_reason=closed.reason,
             requests=tuple(taken.request for taken in closed.items),
         )
+        alone = closed.items[0] if closed.alone else None
         try:
-            if closed.alone and await self._queue.begin_alone(closed.items[0].entry) > DEATHS_ALONE:
-                return [await self._give_up(closed.items[0])]
-            written = await self._written(batch)
-            if closed.alone:
-                await self._queue.end_alone(closed.items[0].entry)
+            if alone and await self._queue.deaths_alone(alone.entry) >= DEATHS_ALONE:
+                return [await self._give_up(alone)]
+            written = await self._written(batch, alone)
         except (QueueUnavailable, SinkUnavailable) as error:
             logger.warning("entry %s is not written alone now: %s", closed.items[0].entry.entry_id, error)
+            await BACKOFF.wait(3, self._stopping)
             return None
         if written is None:
             return None
@@ -91,6 +91,18 @@ class Writer:
             for taken, receipt in zip(closed.items, receipts, strict=True)
         ]
 
+    async def _attempt(self, batch: Batch, alone: Taken | None) -> list[WriteReceipt]:
+        """One try. What is written alone is noted before and crossed out after, so that the notes count the processes
+        that ended in between.
+        """
+        if alone is None:
+            return await _to_its_end(self._sink.write(batch))
+        await self._queue.begin_alone(alone.entry)
+        try:
+            return await _to_its_end(self._sink.write(batch))
+        finally:
+            await self._queue.end_alone(alone.entry)
+
     async def _give_up(self, taken: Taken) -> Answer:
         """Processes ended while they wrote this entry alone. The ledger tells whether one of them succeeded before."""
         receipt = await _to_its_end(self._sink.settle(taken.request))
@@ -102,13 +114,13 @@ class Writer:
             entry=taken.entry, reply=taken.request.reply, receipt=replace(receipt, attempt=taken.request.attempt)
         )
 
-    async def _written(self, batch: Batch) -> tuple[list[WriteReceipt], int] | None:
+    async def _written(self, batch: Batch, alone: Taken | None) -> tuple[list[WriteReceipt], int] | None:
         """Receipts of the committed batch, and how many milliseconds that took."""
         for failures in itertools.count(1):
             started = time.monotonic()
             try:
                 with self._watch.step("writing a batch", WRITE_LIMIT):
-                    receipts = await _to_its_end(self._sink.write(batch))
+                    receipts = await self._attempt(batch, alone)
             except SinkUnavailable as error:
                 self._progress.holding = str(error)
                 logger.warning("batch %s is held, tried %d times: %s", batch.batch_id, failures, error)

@@ -156,10 +156,15 @@ class WriteQueue:
             )
         return {one["message_id"].decode(): one["times_delivered"] for one in found}
 
-    async def begin_alone(self, entry: StreamEntry) -> int:
-        """Note that `entry` is about to be written alone; returns how often that was begun and never ended."""
+    async def deaths_alone(self, entry: StreamEntry) -> int:
+        """How many processes ended while they wrote `entry` alone, one after the other."""
         with translated_errors():
-            return int(await self._redis.hincrby(self.alone_key, entry.entry_id, 1))
+            return int(await self._redis.hget(self.alone_key, entry.entry_id) or 0)
+
+    async def begin_alone(self, entry: StreamEntry) -> None:
+        """Note that `entry` is about to be written alone."""
+        with translated_errors():
+            await self._redis.hincrby(self.alone_key, entry.entry_id, 1)
 
     async def end_alone(self, entry: StreamEntry) -> None:
         """The process has survived writing `entry` alone."""

@@ -4,13 +4,16 @@ import os
 import sys
 import uuid
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
 from temporalio.client import Client
 
+from tests.callers import Stack, stacked
 from tests.databases import NO_SYNC, Database, PostgresDatabase, SqliteDatabase
+from write_batcher.activities import take
 from write_batcher.queue.connections import connect
 from write_batcher.workers.local import RedisServer, TemporalServer
 from write_batcher.workers.postgres import PostgresServer
@@ -91,3 +94,13 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
     return f"sqlite+aiosqlite:///{tmp_path / 'target.db'}"
+
+
+@pytest.fixture
+async def stack(
+    client: Client, name: str, redis: Redis, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Stack]:
+    """A queue with its batcher; nothing is drained until it is told to."""
+    monkeypatch.setattr(take, "LONGEST_BLOCK", timedelta(milliseconds=100))  # so that the drain looks up to stop
+    async with stacked(client, name, redis, redis_server) as stack:
+        yield stack

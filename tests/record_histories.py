@@ -15,17 +15,29 @@ from pathlib import Path
 from typing import Any
 
 from temporalio import activity
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import TimeSkipper
-from temporalio.worker import Worker
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
-from tests.support import FakeQueue, eventually, written
+from tests.callers import Order, Orders, events_of, finished_tasks, reset
+from tests.support import FakeQueue, MemorySink, eventually, written
 from write_batcher.activities.business import do_business_step
-from write_batcher.models import DrainEnd, DrainProgress, DrainResult, Outcome, PartitionRef, Submission
+from write_batcher.models import (
+    CONFIRMATION_SIGNAL,
+    ConfirmBy,
+    DrainEnd,
+    DrainProgress,
+    DrainResult,
+    Outcome,
+    PartitionRef,
+    Submission,
+    WriteReceipt,
+    WriteRequest,
+)
 from write_batcher.workers.local import TemporalServer
-from write_batcher.workers.plugin import passing_through
-from write_batcher.workflows.batched_writes import WriteOptions
+from write_batcher.workflows.batched_writes import OnRejected, WriteOptions
 from write_batcher.workflows.batcher import BatcherInput, BatcherState, BatcherWorkflow
 from write_batcher.workflows.main import MainInput, MainWorkflow
 
@@ -51,9 +63,32 @@ async def main_resubmitted(client: Client) -> WorkflowHandle[Any, Any]:
         return await ended(handle)
 
 
-async def main_not_confirmed(client: Client) -> WorkflowHandle[Any, Any]:
+async def main_settled_withdrawn(client: Client) -> WorkflowHandle[Any, Any]:
+    async with worker(client, FakeQueue().enqueue_write, settle_write):
+        return await ended(await start_main(TimeSkipper(client).client))
+
+
+async def main_settled_written(client: Client) -> WorkflowHandle[Any, Any]:
+    @activity.defn
+    async def settle_write(request: WriteRequest) -> WriteReceipt:
+        return written(request.request_id)
+
+    async with worker(client, FakeQueue().enqueue_write, settle_write):
+        return await ended(await start_main(TimeSkipper(client).client))
+
+
+async def main_outcome_unknown(client: Client) -> WorkflowHandle[Any, Any]:
     async with worker(client, FakeQueue().enqueue_write):
         return await ended(await start_main(TimeSkipper(client).client))
+
+
+async def main_cancelled(client: Client) -> WorkflowHandle[Any, Any]:
+    queue = FakeQueue()
+    async with worker(client, queue.enqueue_write, settle_write):
+        handle = await start_main(client)
+        await eventually(lambda: bool(queue.submissions))
+        await handle.cancel()
+        return await ended(handle)
 
 
 async def main_not_submitted(client: Client) -> WorkflowHandle[Any, Any]:
@@ -66,11 +101,53 @@ async def main_not_submitted(client: Client) -> WorkflowHandle[Any, Any]:
 
 
 async def main_rejected(client: Client) -> WorkflowHandle[Any, Any]:
-    queue = FakeQueue(
-        lambda request: replace(written(request.request_id), outcome=Outcome.REJECTED, error="cents must be positive")
-    )
-    async with worker(client, queue.enqueue_write):
+    async with worker(client, FakeQueue(rejected).enqueue_write):
         return await ended(await start_main(client))
+
+
+async def main_by_completion_completed(client: Client) -> WorkflowHandle[Any, Any]:
+    queue = FakeQueue(lambda request: written(request.request_id))
+    async with worker(client, queue.enqueue_write):
+        return await ended(await start_main(client, confirm_by=ConfirmBy.COMPLETION))
+
+
+async def main_by_completion_resubmitted(client: Client) -> WorkflowHandle[Any, Any]:
+    queue = FakeQueue(lambda request: written(request.request_id) if len(queue.submissions) > 1 else None)
+    async with worker(client, queue.enqueue_write):
+        # In real time: time is not skipped while an activity is open.
+        return await ended(await start_main(client, confirm_by=ConfirmBy.COMPLETION, confirm_timeout_s=4.0))
+
+
+async def main_by_completion_rejected(client: Client) -> WorkflowHandle[Any, Any]:
+    async with worker(client, FakeQueue(rejected).enqueue_write):
+        return await ended(await start_main(client, confirm_by=ConfirmBy.COMPLETION))
+
+
+async def main_by_completion_cancelled(client: Client) -> WorkflowHandle[Any, Any]:
+    queue = FakeQueue()
+    async with worker(client, queue.enqueue_write, settle_write):
+        handle = await start_main(client, confirm_by=ConfirmBy.COMPLETION)
+        await eventually(lambda: bool(queue.submissions))
+        await handle.cancel()
+        return await ended(handle)
+
+
+async def orders_rejected_then_replayed(client: Client) -> WorkflowHandle[Any, Any]:
+    queue = FakeQueue(rejected)
+    async with worker(client, queue.enqueue_write):
+        order = Order(on_rejected=OnRejected.WAIT)
+        handle = await client.start_workflow(Orders.run, order, id="orders", task_queue=TASK_QUEUE)
+        await eventually(lambda: has_handled_a_signal(handle))
+        await handle.signal(CONFIRMATION_SIGNAL, [written(queue.request_ids[0])])
+        return await ended(handle)
+
+
+async def orders_rejected_then_reset(client: Client) -> WorkflowHandle[Any, Any]:
+    queue = FakeQueue(lambda request: written(request.request_id) if len(queue.submissions) > 1 else rejected(request))
+    async with worker(client, queue.enqueue_write):
+        handle = await client.start_workflow(Orders.run, Order(), id="orders", task_queue=TASK_QUEUE)
+        await ended(handle)
+        return await ended(await reset(client, handle, (await finished_tasks(handle))[0]))
 
 
 async def batcher_continued_as_new(client: Client) -> WorkflowHandle[Any, Any]:
@@ -120,14 +197,33 @@ async def batcher_retired(client: Client) -> WorkflowHandle[Any, Any]:
 SCENARIOS: list[Scenario] = [
     main_completed,
     main_resubmitted,
-    main_not_confirmed,
+    main_settled_withdrawn,
+    main_settled_written,
+    main_outcome_unknown,
+    main_cancelled,
     main_not_submitted,
     main_rejected,
+    main_by_completion_completed,
+    main_by_completion_resubmitted,
+    main_by_completion_rejected,
+    main_by_completion_cancelled,
+    orders_rejected_then_replayed,
+    orders_rejected_then_reset,
     batcher_continued_as_new,
     batcher_paused_resumed_flushed_stopped,
     batcher_cancelled,
     batcher_retired,
 ]
+
+
+def rejected(request: WriteRequest) -> WriteReceipt:
+    receipt = replace(written(request.request_id), attempt=request.attempt)
+    return replace(receipt, outcome=Outcome.REJECTED, error="cents must be positive")
+
+
+@activity.defn
+async def settle_write(request: WriteRequest) -> WriteReceipt:
+    return await MemorySink().settle(request)
 
 
 @activity.defn(name="drain")
@@ -150,15 +246,15 @@ async def worker(client: Client, *activities: Callable[..., Any]) -> AsyncIterat
     async with Worker(
         client,
         task_queue=TASK_QUEUE,
-        workflows=[MainWorkflow, BatcherWorkflow],
+        workflows=[MainWorkflow, BatcherWorkflow, Orders],
         activities=[do_business_step, *activities],
-        workflow_runner=passing_through(None),
+        workflow_runner=UnsandboxedWorkflowRunner(),
     ):
         yield
 
 
-async def start_main(client: Client) -> WorkflowHandle[Any, Any]:
-    order = MainInput(item="tea", cents=450, business_s=0.0)
+async def start_main(client: Client, **changes: Any) -> WorkflowHandle[Any, Any]:
+    order = replace(MainInput(item="tea", cents=450, business_s=0.0, batcher_task_queue=TASK_QUEUE), **changes)
     return await client.start_workflow(MainWorkflow.run, order, id="main", task_queue=TASK_QUEUE)
 
 
@@ -175,6 +271,15 @@ async def ended(handle: WorkflowHandle[Any, Any]) -> WorkflowHandle[Any, Any]:
 
 async def has_ended(handle: WorkflowHandle[Any, Any]) -> bool:
     return (await handle.describe()).close_time is not None
+
+
+async def has_handled_a_signal(handle: WorkflowHandle[Any, Any]) -> bool:
+    kinds = [event.event_type for event in await events_of(handle)]
+    signaled, completed = (
+        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED,
+        EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED,
+    )
+    return signaled in kinds and completed in kinds[kinds.index(signaled) :]
 
 
 async def is_draining(handle: WorkflowHandle[Any, Any]) -> bool:

@@ -15,7 +15,7 @@ from temporalio import activity
 from temporalio.client import Client
 from temporalio.converter import DataConverter
 
-from write_batcher.models import CONFIRMATION_SIGNAL, Batch, Outcome, Submission, WriteReceipt, WriteRequest
+from write_batcher.models import CONFIRMATION_SIGNAL, Batch, ConfirmBy, Outcome, Submission, WriteReceipt, WriteRequest
 
 
 async def eventually(check: Callable[[], int | Awaitable[int]], *, within_s: float = 20.0) -> None:
@@ -37,8 +37,8 @@ def written(request_id: str) -> WriteReceipt:
 
 
 class FakeQueue:
-    """The activity `enqueue_write` without a stream. It keeps what is submitted, and sends the caller the receipt that
-    `answer` makes of its request.
+    """The activity `enqueue_write` without a stream. It keeps what is submitted, and gives the caller the receipt that
+    `answer` makes of its request, the way the caller asked for.
     """
 
     def __init__(self, answer: Callable[[WriteRequest], WriteReceipt | None] = lambda _: None) -> None:
@@ -50,23 +50,28 @@ class FakeQueue:
         return [submission.request.request_id for submission in self.submissions]
 
     @activity.defn
-    async def enqueue_write(self, submission: Submission) -> str:
+    async def enqueue_write(self, submission: Submission) -> str | WriteReceipt:
         self.submissions.append(submission)
         request = submission.request
         receipt = self._answer(request)
-        if receipt and request.reply:
-            await (
-                activity.client().get_workflow_handle(request.reply.workflow_id).signal(CONFIRMATION_SIGNAL, [receipt])
-            )
+        if request.reply and request.reply.mode is ConfirmBy.COMPLETION:
+            return receipt or activity.raise_complete_async()
+        if request.reply and receipt:
+            caller = activity.client().get_workflow_handle(request.reply.workflow_id)
+            await caller.signal(CONFIRMATION_SIGNAL, [receipt])
         return "0/1-0"
 
 
 class MemorySink:
-    """A sink with a ledger, both in memory; `refuse` says why a request is rejected."""
+    """A sink with a ledger, both in memory: `written` is final, a rejection or withdrawal binds its attempt. `refuse`
+    says why a request is rejected.
+    """
 
     def __init__(self, refuse: Callable[[WriteRequest], str | None] = lambda _: None) -> None:
         self._refuse = refuse
-        self._ledger: dict[str, WriteReceipt] = {}
+        self._written: dict[str, WriteReceipt] = {}
+        self._bound: dict[tuple[str, str | None], WriteReceipt] = {}
+        self._askers: dict[tuple[str, str | None], WriteRequest] = {}
         self.batches: list[Batch] = []
         self.rows: list[WriteRequest] = []
         self.settled: list[WriteReceipt] = []
@@ -76,36 +81,64 @@ class MemorySink:
         return [self._write(request, batch.batch_id) for request in batch.requests]
 
     async def settle(self, request: WriteRequest) -> WriteReceipt:
-        withdrawn = WriteReceipt(request_id=request.request_id, outcome=Outcome.WITHDRAWN, attempt=request.attempt)
-        known = self._ledger.setdefault(request.request_id, withdrawn)
-        self.settled.append(known)
-        return known
+        receipt = self._written.get(request.request_id) or self._bind(request, Outcome.WITHDRAWN)
+        self.settled.append(receipt)
+        return receipt
+
+    def refuse_all(self, reason: str | None) -> None:
+        """Reject every new request with this reason; None: reject no more. Rejections that were told still stand."""
+        self._refuse = lambda _: reason
+
+    def repair(self) -> None:
+        """Reject no more and forget the rejections, as an operator does who repairs a cause and replays."""
+        self.refuse_all(None)
+        self._bound = {key: bound for key, bound in self._bound.items() if bound.outcome is not Outcome.REJECTED}
 
     async def close(self) -> None:
         pass
 
     def _write(self, request: WriteRequest, batch_id: str) -> WriteReceipt:
         request_id = request.request_id
-        known = self._ledger.get(request_id)
-        if known and known.outcome is Outcome.WRITTEN:
+        if known := self._written.get(request_id):
             return replace(known, outcome=Outcome.DUPLICATE)
-        if known and known.attempt == request.attempt:
-            return known
+        if bound := self._bound_by(request):
+            return bound
         if error := self._refuse(request):
-            return WriteReceipt(request_id=request_id, outcome=Outcome.REJECTED, batch_id=batch_id, error=error)
+            return self._bind(request, Outcome.REJECTED, batch_id=batch_id, error=error)
         self.rows.append(request)
-        self._ledger[request_id] = WriteReceipt(request_id=request_id, outcome=Outcome.WRITTEN, batch_id=batch_id)
-        return self._ledger[request_id]
+        self._written[request_id] = WriteReceipt(
+            request_id=request_id, outcome=Outcome.WRITTEN, attempt=request.attempt, batch_id=batch_id
+        )
+        return self._written[request_id]
+
+    def _bound_by(self, request: WriteRequest) -> WriteReceipt | None:
+        """As the real ledger does: its own outcome binds an attempt, and that of a later attempt of its workflow."""
+        if bound := self._bound.get((request.request_id, request.attempt)):
+            return bound
+        for key, asker in self._askers.items():
+            same_workflow = asker.reply and request.reply and asker.reply.workflow_id == request.reply.workflow_id
+            is_later = (request.asked_ms or 0) < (asker.asked_ms or 0)
+            if key in self._bound and key[0] == request.request_id and same_workflow and is_later:
+                return replace(self._bound[key], attempt=request.attempt)
+        return None
+
+    def _bind(self, request: WriteRequest, outcome: Outcome, **receipt: str) -> WriteReceipt:
+        new = WriteReceipt(request_id=request.request_id, outcome=outcome, attempt=request.attempt, **receipt)  # type: ignore[arg-type] # only texts are given
+        self._askers.setdefault((request.request_id, request.attempt), request)
+        return self._bound.setdefault((request.request_id, request.attempt), new)
 
 
 class FakeTemporal:
-    """What the drain needs of a Temporal client: it keeps the signals, and fails or holds those to named callers."""
+    """What the drain needs of a Temporal client: it keeps signals and completions, and fails or holds those to named
+    callers. An activity is named by its id.
+    """
 
     namespace = "fake"
     data_converter = DataConverter.default
 
     def __init__(self) -> None:
         self.signals: list[tuple[str, list[WriteReceipt]]] = []
+        self.completions: list[tuple[str, str, str, WriteReceipt]] = []
         self.rpc_timeouts: list[timedelta | None] = []
         self.attempts: Counter[str] = Counter()
         self.waiting = 0
@@ -134,16 +167,28 @@ class FakeTemporal:
     def get_workflow_handle(self, workflow_id: str) -> "_FakeHandle":
         return _FakeHandle(self, workflow_id)
 
-    async def signal(self, workflow_id: str, receipts: list[WriteReceipt], rpc_timeout: timedelta | None) -> None:
-        self.attempts[workflow_id] += 1
+    def get_async_activity_handle(self, *, workflow_id: str, run_id: str, activity_id: str) -> "_FakeActivity":
+        return _FakeActivity(self, workflow_id, run_id, activity_id)
+
+    async def call(self, caller: str, rpc_timeout: timedelta | None) -> None:
+        self.attempts[caller] += 1
         self.rpc_timeouts.append(rpc_timeout)
-        if gate := self._gates.get(workflow_id):
+        if gate := self._gates.get(caller):
             self.waiting += 1
             await gate.wait()
             self.waiting -= 1
-        for error in self._failures.get(workflow_id, ()):
+        for error in self._failures.get(caller, ()):
             raise error
-        self.signals.append((workflow_id, receipts))
+
+
+class _FakeActivity:
+    def __init__(self, temporal: FakeTemporal, workflow_id: str, run_id: str, activity_id: str) -> None:
+        self._temporal = temporal
+        self._address = (workflow_id, run_id, activity_id)
+
+    async def complete(self, result: WriteReceipt, *, rpc_timeout: timedelta | None = None) -> None:
+        await self._temporal.call(self._address[-1], rpc_timeout)
+        self._temporal.completions.append((*self._address, result))
 
 
 class _FakeHandle:
@@ -153,4 +198,5 @@ class _FakeHandle:
 
     async def signal(self, name: str, arg: list[WriteReceipt], *, rpc_timeout: timedelta | None = None) -> None:
         assert name == CONFIRMATION_SIGNAL
-        await self._temporal.signal(self._workflow_id, arg, rpc_timeout)
+        await self._temporal.call(self._workflow_id, rpc_timeout)
+        self._temporal.signals.append((self._workflow_id, arg))

@@ -1,7 +1,6 @@
 """What any workflow uses to submit a write and to await its receipt."""
 
 import asyncio
-import contextlib
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
@@ -102,7 +101,7 @@ class BatchedWrites:
                 workflow.logger.warning("request %s waits for a replay: %s", request_id, receipt.error)
                 receipt = await self._inbox.wait_for_another(request_id)
         except asyncio.CancelledError:
-            settled = await asyncio.shield(asyncio.create_task(self._settle(write)))
+            settled = await self._settle(write)
             raise asyncio.CancelledError(f"request {request_id}: {settled.outcome.value}") from None
         finally:
             self._inbox.forget(request_id)
@@ -138,6 +137,8 @@ class BatchedWrites:
                 receipt = await self._ask(write, submit_within=half, deadline=deadline)
             except WriteNotSubmitted as failure:
                 workflow.logger.warning("request %s: could not be submitted again: %s", write.request_id, failure)
+                # The first entry may be in the queue all the same.
+                receipt = await self._inbox.wait(write.request_id, timedelta(seconds=deadline - workflow.time()))
         return receipt or await self._settle(write)
 
     async def _ask(
@@ -185,28 +186,39 @@ class BatchedWrites:
 
     async def _unless_signalled(self, write: "_Write", asking: "workflow.ActivityHandle[T]") -> T | WriteReceipt:
         """What the activity answers, or the receipt when that comes first: the activity's own answer may get lost."""
-        await workflow.wait_condition(lambda: asking.done() or self._inbox.receipt(write.request_id) is not None)
+        try:
+            await workflow.wait_condition(lambda: asking.done() or self._inbox.receipt(write.request_id) is not None)
+        except asyncio.CancelledError:
+            _abandon(asking)
+            raise
         receipt = self._inbox.receipt(write.request_id)
         if receipt is None:
             return await asking
-        asking.cancel()
-        with contextlib.suppress(ActivityError):
-            await asking
+        _abandon(asking)
         return receipt
 
     async def _settle(self, write: "_Write") -> WriteReceipt:
-        """Withdraw the request, or learn its outcome. Raises WriteOutcomeUnknown."""
+        """Withdraw the request, or learn its outcome, also when cancelled meanwhile. Raises WriteOutcomeUnknown."""
+        settling = workflow.start_activity(
+            "settle_write",
+            self._submission(write),
+            result_type=WriteReceipt,
+            task_queue=self._batcher_task_queue,
+            start_to_close_timeout=SETTLE_ATTEMPT_TIMEOUT,
+            schedule_to_close_timeout=self._options.settle_timeout,
+            retry_policy=ENQUEUE_RETRY,
+            summary=write.table,
+        )
+        cancelled = False
+        while not settling.done():
+            try:
+                await workflow.wait_condition(settling.done)
+            except asyncio.CancelledError:
+                cancelled = True
         try:
-            receipt: WriteReceipt = await workflow.execute_activity(
-                "settle_write",
-                self._submission(write),
-                result_type=WriteReceipt,
-                task_queue=self._batcher_task_queue,
-                start_to_close_timeout=SETTLE_ATTEMPT_TIMEOUT,
-                schedule_to_close_timeout=self._options.settle_timeout,
-                retry_policy=ENQUEUE_RETRY,
-                summary=write.table,
-            )
+            receipt: WriteReceipt = await settling
+            if cancelled:
+                raise asyncio.CancelledError(f"request {write.request_id}: {receipt.outcome.value}")
             return receipt
         except ActivityError as error:
             raise WriteOutcomeUnknown(
@@ -259,6 +271,12 @@ def _is_invalid(failure: WriteNotSubmitted) -> bool:
     """Whether the request was never appended, because no entry can carry it."""
     cause = getattr(failure.__cause__, "cause", None)
     return isinstance(cause, ApplicationError) and cause.non_retryable
+
+
+def _abandon(asking: "workflow.ActivityHandle[Any]") -> None:
+    # Not awaited: its answer may come in this very task, and then awaiting it would raise CancelledError.
+    asking.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    asking.cancel()
 
 
 def _attempt() -> str:

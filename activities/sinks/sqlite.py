@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import time
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import aiosqlite
@@ -13,7 +14,8 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
-from write_batcher.activities.sinks.dialects import LOCK_WAIT, POOL_WAIT, Dialect
+from write_batcher.activities.sinks.dialects import LOCK_WAIT, POOL_WAIT, Dialect, shown
+from write_batcher.errors import ConfigurationError
 
 WAL_POLL_S = 0.01
 
@@ -26,6 +28,9 @@ class SqliteDialect(Dialect):
     locks_rows = False
 
     def create_engine(self, url: URL) -> AsyncEngine:
+        folder = Path(url.database or ".").parent
+        if not folder.is_dir():
+            raise ConfigurationError(f"Database {shown(url)} cannot be opened: there is no folder {folder}; create it.")
         engine = create_async_engine(
             url,
             # One writer at a time: a second connection would only wait in the database instead of here.

@@ -1,96 +1,46 @@
 """BatchedWrites in real workflows: every receipt reaches its request, whatever else is sent to the workflow."""
 
 import asyncio
-import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from temporalio import activity, workflow
-from temporalio.api.common.v1 import Payload, WorkflowExecution
-from temporalio.api.enums.v1 import EventType
-from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
+from temporalio import activity
+from temporalio.api.common.v1 import Payload
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import TimeSkipper
-from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+from temporalio.worker import Worker
 
+from tests.callers import (
+    RESULT_TIMEOUT_S,
+    Order,
+    Orders,
+    batcher,
+    caller,
+    failure_of,
+    finished_tasks,
+    kinds_of,
+    receipts_of,
+    replays,
+    reset,
+    start,
+    start_draining,
+)
 from tests.support import FakeQueue, MemorySink, eventually, written
 from write_batcher.activities import take
-from write_batcher.activities.batching import BatchLimits
-from write_batcher.activities.drain import DrainActivities
 from write_batcher.activities.enqueue import EnqueueActivities
-from write_batcher.models import CONFIRMATION_SIGNAL, Outcome, PartitionRef, Submission, WriteReceipt
+from write_batcher.activities.settle import SettleActivities
+from write_batcher.models import CONFIRMATION_SIGNAL, ConfirmBy, Outcome, Submission, WriteReceipt
 from write_batcher.queue.codec import MAX_REQUEST_ID_BYTES
 from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.workers.local import RedisServer
-from write_batcher.workflows.batched_writes import BatchedWrites, WriteOptions
-from write_batcher.workflows.batcher import BatcherInput, BatcherWorkflow, batcher_workflow_id
-
-RESULT_TIMEOUT_S = 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """Each of `items` is submitted to each of `queues`, all at once; then the workflow continues as new."""
-
-    queues: tuple[str, ...] = ("default",)
-    items: tuple[str, ...] = ("only",)
-    request_id: str | None = None
-    continue_as_new: int = 0
-
-
-@workflow.defn
-class Orders:
-    @workflow.init
-    def __init__(self, order: Order) -> None:
-        self.writes = [BatchedWrites(WriteOptions(queue=queue)) for queue in order.queues]
-
-    @workflow.run
-    async def run(self, order: Order) -> list[WriteReceipt]:
-        receipts = await asyncio.gather(
-            *(
-                writes.submit("orders", {"item": item}, request_id=order.request_id)
-                for writes in self.writes
-                for item in order.items
-            )
-        )
-        if order.continue_as_new:
-            workflow.continue_as_new(replace(order, continue_as_new=order.continue_as_new - 1))
-        return receipts
-
-
-Start = Callable[[Order], Any]
-
-
-@asynccontextmanager
-async def caller(client: Client, name: str, enqueue: Callable[..., Any]) -> AsyncIterator[None]:
-    # Unsandboxed: a sandbox would load this module and pytest anew for every workflow.
-    async with Worker(
-        client,
-        task_queue=name,
-        workflows=[Orders],
-        activities=[enqueue],
-        workflow_runner=UnsandboxedWorkflowRunner(),
-    ):
-        yield
-
-
-async def start(client: Client, name: str, order: Order | None = None) -> WorkflowHandle[Orders, list[WriteReceipt]]:
-    return await client.start_workflow(
-        Orders.run, order or Order(), id=f"{name}-{uuid.uuid4().hex[:4]}", task_queue=name
-    )
-
-
-async def receipts_of(handle: WorkflowHandle[Orders, list[WriteReceipt]]) -> list[WriteReceipt]:
-    async with asyncio.timeout(RESULT_TIMEOUT_S):
-        return await handle.result()
+from write_batcher.workflows.batched_writes import WriteOptions
 
 
 async def confirm(handle: WorkflowHandle[Orders, list[WriteReceipt]], receipts: Sequence[WriteReceipt]) -> None:
@@ -116,6 +66,19 @@ async def test_submit_names_the_queue_the_record_and_the_reply_address(client: C
     assert submission.request.reply is not None
     assert submission.request.reply.workflow_id == handle.id
     assert submission.request.reply.run_id == handle.first_execution_run_id
+    assert submission.request.reply.attempt
+    assert (submission.request.reply.mode, submission.request.reply.activity_id) == (ConfirmBy.SIGNAL, None)
+
+
+async def test_submit_names_the_same_attempt_every_time(client: Client, name: str) -> None:
+    queue = FakeQueue()
+    async with caller(
+        client, name, queue.enqueue_write, SettleActivities("default", MemorySink()).settle_write, cached=0
+    ):
+        handle = await start(client, name, Order(batcher_task_queue=name, confirm_timeout_s=1.0))
+        assert (await failure_of(handle)).type == "WriteNotConfirmed"
+    assert len(queue.submissions) == 2
+    assert len({submission.request.attempt for submission in queue.submissions}) == 1
 
 
 async def test_submits_at_once_each_get_their_own_receipt(client: Client, name: str) -> None:
@@ -154,6 +117,32 @@ async def test_receipt_ends_the_submit_before_the_append_has_answered(client: Cl
         await confirm(handle, [written(appended[0])])
         assert await receipts_of(handle) == [written(appended[0])]
         never_answers.set()
+
+
+async def test_receipt_and_answer_of_the_append_may_come_in_one_workflow_task(client: Client, name: str) -> None:
+    appended: list[str] = []
+    answers = asyncio.Event()
+
+    @activity.defn
+    async def enqueue_write(submission: Submission) -> str:
+        appended.append(submission.request.request_id)
+        await answers.wait()
+        return "0/1-0"
+
+    async with Worker(client, task_queue=name, activities=[enqueue_write]):
+        async with caller(client, name):
+            handle = await start(client, name)
+            await eventually(lambda: bool(appended))
+        await confirm(handle, [written(appended[0])])
+        answers.set()
+        await eventually(lambda: has_answered(handle))
+        async with caller(client, name):
+            assert await receipts_of(handle) == [written(appended[0])]
+            await replays(handle)
+
+
+async def has_answered(handle: WorkflowHandle[Any, Any]) -> bool:
+    return "activity task completed" in await kinds_of(handle)
 
 
 @pytest.mark.parametrize(
@@ -212,6 +201,20 @@ async def test_confirmation_that_comes_first_is_final(client: Client, name: str)
     )
 
 
+@pytest.mark.parametrize("outcome", [Outcome.REJECTED, Outcome.WITHDRAWN])
+async def test_confirmation_of_another_attempt_binds_only_when_it_says_written(
+    client: Client, name: str, outcome: Outcome
+) -> None:
+    queue = FakeQueue()
+    async with caller(client, name, queue.enqueue_write):
+        handle = await start(client, name)
+        await eventually(lambda: bool(queue.submissions))
+        other = replace(written(queue.request_ids[0]), attempt="another")
+        await confirm(handle, [replace(other, outcome=outcome, error="no such column")])
+        await confirm(handle, [other])
+        assert await receipts_of(handle) == [other]
+
+
 async def test_confirmation_before_the_submit_does_not_stop_the_workflow(client: Client, name: str) -> None:
     queue = FakeQueue(lambda request: written(request.request_id))
     handle = await client.start_workflow(
@@ -238,26 +241,10 @@ async def test_request_id_is_the_same_after_a_reset(client: Client, name: str) -
     async with caller(client, name, queue.enqueue_write):
         handle = await start(client, name)
         await receipts_of(handle)
-        reset = await client.workflow_service.reset_workflow_execution(
-            ResetWorkflowExecutionRequest(
-                namespace=client.namespace,
-                workflow_execution=WorkflowExecution(workflow_id=handle.id, run_id=handle.first_execution_run_id or ""),
-                reason="the test",
-                workflow_task_finish_event_id=await first_task(handle),
-                request_id=str(uuid.uuid4()),
-            )
-        )
-        again = client.get_workflow_handle_for(Orders.run, handle.id, run_id=reset.run_id)
+        again = await reset(client, handle, (await finished_tasks(handle))[0])
         assert await receipts_of(again) == [written(queue.request_ids[0])]
-    assert reset.run_id != handle.first_execution_run_id
     assert len(queue.request_ids) == 2
     assert len(set(queue.request_ids)) == 1
-
-
-async def first_task(handle: WorkflowHandle[Any, Any]) -> int:
-    """The event that ended the first workflow task: a reset to it runs the workflow from its beginning."""
-    completed = EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
-    return next(event.event_id for event in (await handle.fetch_history()).events if event.event_type == completed)
 
 
 async def test_request_ids_of_a_continued_workflow_never_repeat(client: Client, name: str) -> None:
@@ -270,12 +257,9 @@ async def test_request_ids_of_a_continued_workflow_never_repeat(client: Client, 
 
 async def test_submit_that_nobody_confirms_is_repeated_once_under_the_same_id(client: Client, name: str) -> None:
     queue = FakeQueue()
-    async with caller(client, name, queue.enqueue_write):
-        handle = await start(TimeSkipper(client).client, name)
-        with pytest.raises(WorkflowFailureError) as failure:
-            await receipts_of(handle)
-    assert isinstance(failure.value.cause, ApplicationError)
-    assert failure.value.cause.type == "WriteNotConfirmed"
+    async with caller(client, name, queue.enqueue_write, SettleActivities("default", MemorySink()).settle_write):
+        handle = await start(TimeSkipper(client).client, name, Order(batcher_task_queue=name))
+        assert (await failure_of(handle)).type == "WriteNotConfirmed"
     assert len(queue.request_ids) == 2
     assert len(set(queue.request_ids)) == 1
 
@@ -313,17 +297,12 @@ async def test_entry_that_redis_lost_is_submitted_again_and_written(
     queue = WriteQueue(redis, name, 0)
     enqueue = EnqueueActivities(redis, max_backlog=10, max_request_bytes=10_000)
     sink = MemorySink()
-    async with caller(client, name, enqueue.enqueue_write), drained(client, name, redis, redis_server, sink):
+    async with caller(client, name, enqueue.enqueue_write), batcher(client, name, redis, redis_server, sink):
         handle = await start(client, name, Order(queues=(name,)))
         await eventually(lambda: has_entry(queue))
         await redis.delete(queue.stream_key)
         await pass_half_of_the_timeout(client, handle)
-        await client.start_workflow(
-            BatcherWorkflow.run,
-            BatcherInput(partition=PartitionRef(queue=name, partition=0)),
-            id=batcher_workflow_id(PartitionRef(queue=name, partition=0)),
-            task_queue=f"{name}-batcher",
-        )
+        await start_draining(client, name)
         [receipt] = await receipts_of(handle)
     assert receipt.outcome is Outcome.WRITTEN
     assert [row.request_id for row in sink.rows] == [receipt.request_id]
@@ -331,25 +310,6 @@ async def test_entry_that_redis_lost_is_submitted_again_and_written(
 
 async def has_entry(queue: WriteQueue) -> bool:
     return (await queue.statistics()).backlog == 1
-
-
-@asynccontextmanager
-async def drained(
-    client: Client, name: str, redis: Redis, redis_server: RedisServer, sink: MemorySink
-) -> AsyncIterator[None]:
-    limits = BatchLimits(max_items=10, max_bytes=10_000, max_wait=timedelta(milliseconds=50))
-    drains = DrainActivities(
-        queue=name, redis_url=redis_server.url, redis=redis, sink=sink, limits=limits, partitions=1
-    )
-    async with Worker(
-        client,
-        task_queue=f"{name}-batcher",
-        workflows=[BatcherWorkflow],
-        activities=[drains.drain],
-        workflow_runner=UnsandboxedWorkflowRunner(),
-        graceful_shutdown_timeout=timedelta(seconds=10),
-    ):
-        yield
 
 
 async def test_one_id_with_two_records_at_once_is_refused_before_anything_is_lost(client: Client, name: str) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
 from tests.support import FakeTemporal, MemorySink, eventually
-from tests.unit.test_stream_scripts import dead_letters
+from tests.unit.test_stream_scripts import dead_letters, state_of
 from write_batcher.activities import answer as answer_module
 from write_batcher.activities import confirm as confirm_module
 from write_batcher.activities import drain as drain_module
@@ -26,9 +26,12 @@ from write_batcher.activities import write as write_module
 from write_batcher.activities.backoff import Backoff
 from write_batcher.activities.batching import BatchLimits
 from write_batcher.activities.drain import Drain
+from write_batcher.activities.take import ALONE_AFTER
+from write_batcher.activities.write import DEATHS_ALONE
 from write_batcher.errors import ConfigurationError, SinkContractBroken, SinkUnavailable, StageStalled
 from write_batcher.models import (
     Batch,
+    ConfirmBy,
     DrainEnd,
     DrainResult,
     FlushReason,
@@ -41,32 +44,36 @@ from write_batcher.models import (
 from write_batcher.queue.codec import Codec
 from write_batcher.queue.connections import connect
 from write_batcher.queue.partitions import Partitions
-from write_batcher.queue.stream import StreamEntry, StreamStatistics, WriteQueue
+from write_batcher.queue.stream import PartitionStatistics, StreamEntry, WriteQueue
 from write_batcher.workers.local import RedisServer
 
 CODEC = Codec(FakeTemporal.data_converter)
 NEVER = timedelta(minutes=5)
 SOON = timedelta(milliseconds=20)
 WITHIN_S = 15
-EMPTY = StreamStatistics(backlog=0, pending=0, dead=0)
+EMPTY = (0, 0, 0)
+OLD = ReplyAddress(workflow_id="caller", run_id="run-1", attempt="old")
+NEW = ReplyAddress(workflow_id="caller", run_id="run-2", attempt="new")
 GONE = RPCError("workflow execution already completed", RPCStatusCode.NOT_FOUND, b"")
 AWAY = RPCError("no connection", RPCStatusCode.UNAVAILABLE, b"")
 
 
 class BrokenSink(MemorySink):
-    """`outage` makes it unavailable, `spoil` changes what it returns, `hangs` lets it never return."""
+    """`outage` makes it unavailable, `spoil` changes what it returns, `hangs` lets it never return, `delay_s` late."""
 
     def __init__(self, refuse: Callable[[WriteRequest], str | None] = lambda _: None) -> None:
         super().__init__(refuse)
         self.outage: str | None = None
         self.spoil: Callable[[list[WriteReceipt]], list[WriteReceipt]] = lambda receipts: receipts
         self.hangs = False
+        self.delay_s = 0.0
         self.attempts = 0
 
     async def write(self, batch: Batch) -> list[WriteReceipt]:
         self.attempts += 1
         if self.hangs:
             await asyncio.get_running_loop().create_future()
+        await asyncio.sleep(self.delay_s)
         if self.outage:
             raise SinkUnavailable(self.outage)
         return self.spoil(await super().write(batch))
@@ -108,6 +115,10 @@ class Stage:
         """Append as a foreign producer does, which asks no marker."""
         fields = await self.fields(request_id, request_id)
         await self.redis.xadd(self.queue.stream_key, fields, id=entry_id)  # type: ignore[arg-type] # invariant
+
+    async def append_attempt(self, request_id: str, reply: ReplyAddress) -> None:
+        request = WriteRequest(request_id=request_id, table="orders", record={}, reply=reply)
+        await self.queue.append(await CODEC.encode(request), max_backlog=10_000)
 
     async def fields(self, request_id: str, caller: str) -> dict[bytes, bytes]:
         reply = ReplyAddress(workflow_id=caller, run_id="run", attempt="run")
@@ -152,7 +163,7 @@ class Stage:
     async def is_empty(self) -> bool:
         return (await self.queue.statistics()).backlog == 0
 
-    async def backlog(self) -> StreamStatistics:
+    async def backlog(self) -> PartitionStatistics:
         return await self.queue.statistics()
 
 
@@ -218,7 +229,8 @@ async def test_batch_closes_by_size(stage: Stage) -> None:
 
 
 async def test_batch_closes_by_bytes(stage: Stage) -> None:
-    size = sum(len(name) + len(value) for name, value in (await stage.fields("a", "a")).items())
+    fields = await stage.fields("a", "a") | {b"counted": b"1"}
+    size = sum(len(name) + len(value) for name, value in fields.items())
     stage.max_bytes, stage.max_wait = 2 * size, NEVER
     await stage.append("a", "b", "c")
     async with stage.draining():
@@ -245,7 +257,7 @@ async def test_batch_closes_when_a_flush_is_asked_for(stage: Stage) -> None:
     async with stage.draining():
         await eventually(lambda: stage.sink.batch_ids == [["a"]])
     assert stage.sink.reasons == [FlushReason.FLUSH, FlushReason.STOP]
-    assert await stage.backlog() == EMPTY
+    assert await state_of(stage.queue) == EMPTY
 
 
 async def test_stop_writes_confirms_and_acknowledges_what_is_in_hand(stage: Stage) -> None:
@@ -257,7 +269,7 @@ async def test_stop_writes_confirms_and_acknowledges_what_is_in_hand(stage: Stag
     assert result.end is DrainEnd.STOPPED
     assert (result.progress.written, result.progress.confirmed, result.progress.in_hand) == (1, 1, 0)
     assert stage.sink.reasons == [FlushReason.STOP]
-    assert await stage.backlog() == EMPTY
+    assert await state_of(stage.queue) == EMPTY
 
 
 async def test_stop_of_an_idle_drain_writes_nothing(stage: Stage) -> None:
@@ -272,13 +284,53 @@ async def test_receipt_tells_of_its_batch(stage: Stage) -> None:
     async with stage.draining():
         await eventually(lambda: len(stage.temporal.receipts("caller")) == 2)
     [batch] = stage.sink.batches
-    assert stage.temporal.receipts("caller")[0] == WriteReceipt(
+    first = stage.temporal.receipts("caller")[0]
+    assert replace(first, queued_ms=None, write_ms=None, confirm_ms=None) == WriteReceipt(
         request_id="a",
         outcome=Outcome.WRITTEN,
+        attempt="run",
         batch_id=batch.batch_id,
         batch_size=2,
         flush_reason=FlushReason.WAIT,
     )
+
+
+async def test_receipt_tells_how_long_its_request_was_queued(stage: Stage) -> None:
+    stage.max_wait = timedelta(milliseconds=300)
+    async with stage.draining():
+        await stage.append("a", "b", caller="caller")
+        await eventually(lambda: len(stage.temporal.receipts("caller")) == 2)
+    for receipt in stage.temporal.receipts("caller"):
+        assert 250 <= (receipt.queued_ms or 0) < 5_000
+
+
+async def test_receipt_tells_how_long_a_request_was_queued_before_the_drain_began(stage: Stage) -> None:
+    long_ago = await stage.queue.now_ms() - 120_000
+    await stage.append_again("a", entry_id=f"{long_ago}-1")
+    async with stage.draining():
+        await eventually(lambda: len(stage.temporal.receipts("a")) == 1)
+    assert 120_000 <= (stage.temporal.receipts("a")[0].queued_ms or 0) < 130_000
+
+
+async def test_receipt_tells_how_long_its_transaction_took(stage: Stage) -> None:
+    stage.sink.delay_s = 0.2
+    await stage.append("a")
+    async with stage.draining():
+        await eventually(lambda: len(stage.temporal.receipts("a")) == 1)
+    [receipt] = stage.temporal.receipts("a")
+    assert 190 <= (receipt.write_ms or 0) < 5_000
+    assert 0 <= (receipt.confirm_ms or 0) < 190
+
+
+async def test_receipt_that_is_sent_again_tells_how_long_that_took(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answer_module, "BACKOFF", Backoff(0.2, 0.2))
+    stage.temporal.fail("a", AWAY, times=1)
+    await stage.append("a")
+    async with stage.draining():
+        await eventually(lambda: len(stage.temporal.receipts("a")) == 1)
+    assert 50 <= (stage.temporal.receipts("a")[0].confirm_ms or 0) < 5_000
 
 
 async def test_restart_does_not_start_the_wait_again(stage: Stage) -> None:
@@ -323,7 +375,7 @@ async def test_entry_is_acknowledged_after_its_confirmation_and_confirmed_after_
     seen: list[str] = []
     acknowledge = stage.queue.acknowledge
 
-    async def acknowledging(entries: list[StreamEntry]) -> int:
+    async def acknowledging(entries: list[tuple[StreamEntry, str | None]]) -> int:
         seen.append(f"{len(stage.sink.rows)} written, {len(stage.temporal.signals)} confirmed")
         return await acknowledge(entries)
 
@@ -358,7 +410,7 @@ async def test_stop_while_a_batch_is_held_leaves_its_entries_pending(stage: Stag
     async with stage.draining() as running:
         await eventually(lambda: stage.sink.attempts >= 1)
         assert (await running.stop()).progress.written == 0
-    assert await stage.backlog() == StreamStatistics(backlog=2, pending=2, dead=0)
+    assert await state_of(stage.queue) == (2, 2, 0)
     stage.sink.outage = None
     async with stage.draining():
         await eventually(stage.is_empty)
@@ -373,7 +425,7 @@ async def test_rejected_record_is_confirmed_and_dead_lettered_alone(stage: Stage
     [receipt] = stage.temporal.receipts("bad")
     [dead] = await dead_letters(stage.redis, stage.queue)
     assert (receipt.outcome, receipt.error) == (Outcome.REJECTED, "too long")
-    assert (dead[b"reason"], dead[b"id"]) == (b"too long", b"bad")
+    assert (dead[b"dead-reason"], dead[b"id"]) == (b"too long", b"bad")
     assert stage.sink.row_ids == ["good", "fine"]
 
 
@@ -383,7 +435,7 @@ async def test_garbage_is_dead_lettered_with_the_reason_and_stops_nobody(stage: 
     async with stage.draining():
         await eventually(stage.is_empty)
     [dead] = await dead_letters(stage.redis, stage.queue)
-    assert (dead[b"reason"], dead[b"gar"]) == (b"version None is not b'1'", b"\xff")
+    assert (dead[b"dead-reason"], dead[b"gar"]) == (b"version None is not b'1'", b"\xff")
     assert stage.sink.row_ids == ["a"]
 
 
@@ -431,7 +483,7 @@ async def test_caller_that_cannot_be_reached_holds_up_nobody_else(stage: Stage) 
         await stage.append("b")
         await eventually(lambda: len(stage.temporal.receipts("b")) == 1)
         await eventually(lambda: backlog_is(stage, 1))
-    assert await stage.backlog() == StreamStatistics(backlog=1, pending=1, dead=0)
+    assert await state_of(stage.queue) == (1, 1, 0)
 
 
 async def backlog_is(stage: Stage, size: int) -> bool:
@@ -460,6 +512,65 @@ async def test_receipts_of_one_caller_go_in_one_signal(stage: Stage) -> None:
         await eventually(stage.is_empty)
     signals = {caller: [receipt.request_id for receipt in receipts] for caller, receipts in stage.temporal.signals}
     assert signals == {"caller": ["a", "b"], "other": ["other"]}
+
+
+async def test_receipts_of_one_caller_go_in_one_signal_also_when_its_attempts_differ(stage: Stage) -> None:
+    stage.max_items, stage.max_wait = 2, NEVER
+    await stage.append_attempt("a", OLD)
+    await stage.append_attempt("b", NEW)
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    [(caller, receipts)] = stage.temporal.signals
+    assert (caller, [(receipt.request_id, receipt.attempt) for receipt in receipts]) == (
+        "caller",
+        [("a", "old"), ("b", "new")],
+    )
+
+
+async def test_activities_of_one_caller_are_completed_each_with_its_own_receipt(stage: Stage) -> None:
+    waiting = [replace(OLD, mode=ConfirmBy.COMPLETION, activity_id=number) for number in ("1", "2")]
+    await stage.append_attempt("a", waiting[0])
+    await stage.append_attempt("b", waiting[1])
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    completed = {(*address, receipt.request_id) for *address, receipt in stage.temporal.completions}
+    assert completed == {("caller", "run-1", "1", "a"), ("caller", "run-1", "2", "b")}
+    assert stage.temporal.signals == []
+
+
+@pytest.mark.parametrize("gone", ["activity", "workflow"])
+async def test_entry_whose_activity_is_gone_is_written_and_acknowledged(stage: Stage, gone: str) -> None:
+    stage.temporal.fail("1", GONE)
+    if gone == "workflow":
+        stage.temporal.fail("caller", GONE)
+    await stage.append_attempt("a", replace(OLD, mode=ConfirmBy.COMPLETION, activity_id="1"))
+    async with stage.draining() as running:
+        await eventually(stage.is_empty)
+        progress = (await running.stop()).progress
+    assert stage.sink.row_ids == ["a"]
+    assert (progress.confirmed, progress.without_caller) == ((1, 0) if gone == "activity" else (0, 1))
+
+
+async def test_withdrawn_attempt_is_not_written_and_a_later_one_is(stage: Stage) -> None:
+    await stage.append_attempt("a", OLD)
+    await stage.sink.settle(WriteRequest(request_id="a", table="orders", record={}, reply=OLD))
+    await stage.append_attempt("a", NEW)
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    assert [row.attempt for row in stage.sink.rows] == ["new"]
+    assert [(receipt.attempt, receipt.outcome) for receipt in stage.temporal.receipts("caller")] == [
+        ("old", Outcome.WITHDRAWN),
+        ("new", Outcome.WRITTEN),
+    ]
+
+
+async def test_no_attempt_is_written_when_all_were_withdrawn(stage: Stage) -> None:
+    for attempt in (OLD, NEW):
+        await stage.append_attempt("a", attempt)
+        await stage.sink.settle(WriteRequest(request_id="a", table="orders", record={}, reply=attempt))
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    assert stage.sink.row_ids == []
 
 
 async def test_request_id_that_is_queued_twice_is_in_two_batches(stage: Stage) -> None:
@@ -531,7 +642,7 @@ async def test_confirmation_that_hangs_stalls_the_drain(stage: Stage, monkeypatc
     await stage.append("a")
     error = await stage.fails()
     assert isinstance(error, StageStalled)
-    assert "signalling one caller" in str(error)
+    assert "confirming to one caller" in str(error)
 
 
 async def test_commit_that_has_begun_is_awaited_when_the_drain_is_cancelled(stage: Stage) -> None:
@@ -605,7 +716,7 @@ async def test_partition_that_was_cut_off_retires_when_it_is_empty(
     await stage.append("a")
     async with stage.draining() as running:
         assert (await running.end()).end is DrainEnd.RETIRED
-    assert await stage.backlog() == EMPTY
+    assert await state_of(stage.queue) == EMPTY
 
 
 async def test_partition_that_was_cut_off_does_not_retire_while_its_batch_is_held(
@@ -620,4 +731,56 @@ async def test_partition_that_was_cut_off_does_not_retire_while_its_batch_is_hel
         stage.sink.outage = None
         assert (await running.end()).end is DrainEnd.RETIRED
     assert stage.sink.row_ids == ["a"]
-    assert await stage.backlog() == EMPTY
+    assert await state_of(stage.queue) == EMPTY
+
+
+async def deliver_often(stage: Stage, times: int) -> None:
+    """As drains do that are killed while they hold what they read."""
+    await stage.queue.ensure_group()
+    await stage.queue.read_new(count=100, block=timedelta(0))
+    for _ in range(times - 1):
+        await stage.queue.read_pending(after="0", count=100)
+
+
+async def test_entries_that_were_delivered_often_are_written_alone_and_the_others_together(stage: Stage) -> None:
+    await stage.append("a", "b")
+    await deliver_often(stage, ALONE_AFTER)
+    await stage.append("c", "d")
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    assert sorted(stage.sink.batch_ids) == [["a"], ["b"], ["c", "d"]]
+    assert await stage.redis.exists(stage.queue.alone_key) == 0
+
+
+async def test_entry_that_ends_process_after_process_is_dead_and_holds_up_nobody(stage: Stage) -> None:
+    await stage.append("poison", "fine")
+    await deliver_often(stage, ALONE_AFTER)
+    (poison, _) = await stage.queue.read_pending(after="0", count=100)
+    for _ in range(DEATHS_ALONE):
+        await stage.queue.begin_alone(poison)
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    assert stage.sink.row_ids == ["fine"]
+    (told,) = stage.temporal.receipts("poison")
+    assert (told.outcome, told.error) == (Outcome.REJECTED, "7 processes ended while they wrote it alone")
+    assert (await stage.queue.statistics()).dead == 1
+
+
+async def test_outage_does_not_count_against_an_entry_that_is_written_alone(stage: Stage) -> None:
+    await stage.append("a")
+    await deliver_often(stage, ALONE_AFTER)
+    stage.sink.outage = "away"
+    async with stage.draining():
+        await eventually(lambda: stage.sink.attempts > 2 * DEATHS_ALONE)
+        stage.sink.outage = None
+        await eventually(stage.is_empty)
+    assert stage.sink.row_ids == ["a"]
+
+
+async def test_request_that_is_older_than_the_ledger_remembers_is_not_written(stage: Stage) -> None:
+    fields = await stage.fields("a", "a")
+    await stage.redis.xadd(stage.queue.stream_key, fields, id="1000-0")  # type: ignore[arg-type] # invariant
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    assert stage.sink.row_ids == []
+    assert "longer than the ledger remembers" in str(stage.temporal.receipts("a")[0].error)

@@ -16,10 +16,11 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import TimeSkipper
 from temporalio.worker import Worker
 
-from tests.support import FakeQueue, eventually, written
+from tests.support import FakeQueue, MemorySink, eventually, written
 from write_batcher.activities.business import BusinessStep, do_business_step
 from write_batcher.activities.enqueue import EnqueueActivities
-from write_batcher.models import Outcome, Submission
+from write_batcher.activities.settle import SettleActivities
+from write_batcher.models import ConfirmBy, Outcome, Submission
 from write_batcher.queue.partitions import Partitions
 from write_batcher.workers.plugin import passing_through
 from write_batcher.workflows.main import MainInput, MainResult, MainStatus, MainWorkflow
@@ -38,13 +39,14 @@ async def caller(
         client,
         task_queue=name,
         workflows=[MainWorkflow],
-        activities=[enqueue, business],
+        activities=[enqueue, business, SettleActivities(name, MemorySink()).settle_write],
         workflow_runner=passing_through(None),
     ):
         yield
 
 
 async def start(client: Client, name: str, order: MainInput = ORDER) -> Handle:
+    order = replace(order, batcher_task_queue=name, queue=name)
     return await client.start_workflow(MainWorkflow.run, order, id=name, task_queue=name)
 
 
@@ -56,10 +58,13 @@ async def failure_of(handle: Handle) -> ApplicationError:
     return failure.value.cause
 
 
-async def test_main_workflow_completes_with_the_receipt_of_its_write(client: Client, name: str) -> None:
+@pytest.mark.parametrize("confirm_by", [ConfirmBy.SIGNAL, ConfirmBy.COMPLETION])
+async def test_main_workflow_completes_with_the_receipt_of_its_write(
+    client: Client, name: str, confirm_by: ConfirmBy
+) -> None:
     queue = FakeQueue(lambda request: replace(written(request.request_id), batch_id="batch-9", batch_size=42))
     async with caller(client, name, queue.enqueue_write):
-        handle = await start(client, name)
+        handle = await start(client, name, replace(ORDER, confirm_by=confirm_by))
         async with asyncio.timeout(RESULT_TIMEOUT_S):
             result = await handle.result()
     assert (result.outcome, result.batch_id, result.batch_size) == (Outcome.WRITTEN, "batch-9", 42)
@@ -115,8 +120,8 @@ async def test_main_workflow_fails_with_write_not_confirmed_after_two_minutes(cl
         handle = await start(TimeSkipper(client).client, name)
         failure = await failure_of(handle)
     assert (failure.type, failure.non_retryable) == ("WriteNotConfirmed", True)
-    assert f"request {queue.request_ids[0]} was queued in 'default' but not confirmed within 120s" in failure.message
-    assert "look at the batcher workers, at the workflow write-batcher/default/<partition>" in failure.message
+    assert f"request {queue.request_ids[0]} was not written within 120s after it was queued" in failure.message
+    assert f"look at the batcher workers, at the workflow write-batcher/{name}/<partition>" in failure.message
     events = [(event.event_type, event.event_time.ToDatetime()) for event in (await handle.fetch_history()).events]
     queued_at = [time for kind, time in events if kind == EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED][1]
     assert timedelta(seconds=119) < events[-1][1] - queued_at < timedelta(seconds=130)

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from temporalio.converter import DataConverter
 
 from tests.support import eventually
-from tests.unit.test_stream_scripts import BACKLOG, ScriptSuite, fields, take
+from tests.unit.test_stream_scripts import BACKLOG, ScriptSuite, decided, fields, state_of, take
 from write_batcher.activities import take as take_module
 from write_batcher.activities.backoff import Backoff
 from write_batcher.activities.batching import BatchLimits
@@ -21,7 +21,7 @@ from write_batcher.errors import QueueFull, QueueUnavailable
 from write_batcher.models import WriteRequest
 from write_batcher.queue.codec import Codec
 from write_batcher.queue.connections import GroupMissing, connect
-from write_batcher.queue.stream import CONSUMER, FOREIGN_IDLE, GROUP, StreamEntry, StreamStatistics, WriteQueue
+from write_batcher.queue.stream import CONSUMER, FOREIGN_IDLE, GROUP, StreamEntry, WriteQueue
 from write_batcher.workers.local import RedisServer
 
 AT_ONCE = timedelta(0)
@@ -37,7 +37,7 @@ class TestValkey(ScriptSuite):
             await pipeline.execute()
         await queue.ensure_group()
         entries = await queue.read_new(count=10_000, block=AT_ONCE)
-        assert await queue.acknowledge(entries) == 10_000
+        assert await queue.acknowledge(decided(entries)) == 10_000
 
 
 @pytest.fixture
@@ -187,9 +187,9 @@ async def test_server_out_of_memory_refuses_appends_and_drains_all_the_same(
 
     with pytest.raises(QueueFull, match="out of memory"):
         await own_queue.append(fields("c"), max_backlog=BACKLOG)
-    assert await own_queue.acknowledge([first]) == 1
-    await own_queue.dead_letter(second, "no such table")
-    assert await own_queue.statistics() == StreamStatistics(backlog=0, pending=0, dead=1)
+    assert await own_queue.acknowledge(decided([first])) == 1
+    await own_queue.dead_letter(second, "rejected", "no such table")
+    assert await state_of(own_queue) == (0, 0, 1)
 
     await own_redis.config_set("maxmemory", "0")
     await own_queue.append(fields("c"), max_backlog=BACKLOG)
@@ -213,7 +213,7 @@ async def test_restarted_server_still_has_what_was_appended_and_knows_its_script
     await restart(own_server, own_redis, own_reader)
     assert await own_queue.read_pending(after="0", count=1) == taken
     assert await own_queue.append(fields("a"), max_backlog=BACKLOG) == first
-    assert await own_queue.acknowledge(taken) == 1
+    assert await own_queue.acknowledge(decided(taken)) == 1
 
 
 class Taking:
@@ -296,15 +296,15 @@ async def test_taker_acknowledges_pending_entries_that_were_deleted(redis: Redis
     await redis.xdel(queue.stream_key, deleted)
     await append_request(queue, "a")
     assert await Taking(queue, max_items=1).batch() == ["a"]
-    assert await queue.statistics() == StreamStatistics(backlog=1, pending=1, dead=0)
+    assert await state_of(queue) == (1, 1, 0)
 
 
 async def test_taker_refuses_garbage_with_the_reason_and_goes_on(redis: Redis, queue: WriteQueue) -> None:
-    await redis.xadd(queue.stream_key, {b"gar": b"bage"}, id="5-0")
+    garbage: Any = await redis.xadd(queue.stream_key, {b"gar": b"bage"})
     await append_request(queue, "a")
     taking = Taking(queue)
     assert await taking.batch() == ["a"]
-    assert taking.refused == [("5-0", "version None is not b'1'")]
+    assert taking.refused == [(garbage.decode(), "version None is not b'1'")]
 
 
 async def test_taker_is_not_stopped_by_an_entry_from_the_far_future(redis: Redis, queue: WriteQueue) -> None:

@@ -22,7 +22,7 @@ with workflow.unsafe.imports_passed_through():
     from write_batcher.activities import take
     from write_batcher.config import Settings, load_settings
     from write_batcher.errors import ConfigurationError
-    from write_batcher.models import DrainEnd, Outcome, PartitionRef, WriteRequest
+    from write_batcher.models import ConfirmBy, DrainEnd, Outcome, PartitionRef, WriteRequest
     from write_batcher.queue import connections as queue_connections
     from write_batcher.queue.codec import Codec
     from write_batcher.queue.partitions import Partitions, partition_of
@@ -80,7 +80,7 @@ async def start_batching(
 
 
 async def start_callers(client: Client, settings: Settings, count: int, *, beginning_at: int = 0) -> list[Handle]:
-    order = MainInput(item="tea", cents=450, queue=settings.queue, business_s=0.0)
+    order = MainInput(item="tea", cents=450, queue=settings.queue, confirm_by=settings.confirm_by, business_s=0.0)
     return await asyncio.gather(
         *(
             client.start_workflow(
@@ -117,14 +117,17 @@ async def status_of(client: Client, settings: Settings, partition: int) -> Workf
 
 
 @pytest.mark.usefixtures("quick_reads")
-async def test_workers_give_fifty_workflows_their_receipts_and_leave_the_stream_empty(
-    client: Client, redis: Redis, settings: Settings, sink: MemorySink
+@pytest.mark.parametrize("confirm_by", ConfirmBy)
+async def test_workers_write_for_fifty_workflows_and_leave_the_stream_empty(
+    client: Client, redis: Redis, settings: Settings, sink: MemorySink, confirm_by: ConfirmBy
 ) -> None:
+    settings = settings.model_copy(update={"confirm_by": confirm_by})
     await start_batching(client, redis, settings)
     async with make_main_worker(client, settings), make_batcher_worker(client, settings, redis, sink):
         results = await results_of(await start_callers(client, settings, 50))
         await eventually(lambda: is_empty(redis, WriteQueue(redis, settings.queue, 0)))
-    assert [result.outcome for result in results] == [Outcome.WRITTEN] * 50
+    outcome = Outcome.QUEUED if confirm_by is ConfirmBy.NONE else Outcome.WRITTEN
+    assert [result.outcome for result in results] == [outcome] * 50
     assert sorted(row.request_id for row in sink.rows) == sorted(result.request_id for result in results)
     assert len(sink.batches) < 50
 

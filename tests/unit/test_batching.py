@@ -128,7 +128,7 @@ def test_batches_keep_every_entry_once_within_their_limits(arrivals: Arrivals, i
 
 
 def position(item: Taken) -> int:
-    return item.entry.appended_ms
+    return item.entry.entry_ms
 
 
 @given(st.permutations([*"abcdefgh"]), st.integers(1, 6), st.integers(10, 120))

@@ -11,7 +11,7 @@ from temporalio.api.common.v1 import Payload
 from temporalio.converter import DataConverter, PayloadCodec
 
 from write_batcher.errors import InvalidEntry, InvalidRequest, QueueUnavailable
-from write_batcher.models import ReplyAddress, WriteRequest
+from write_batcher.models import ConfirmBy, ReplyAddress, WriteRequest
 from write_batcher.queue.codec import MAX_REQUEST_ID_BYTES, Codec, Fields, decode_reply
 
 REPLY = ReplyAddress(workflow_id="order-7", run_id="run-1", attempt="run-1")
@@ -69,7 +69,12 @@ async def test_entry_is_what_the_wire_format_documents() -> None:
     fields = await PLAIN.encode(REQUEST)
     body = Payload.FromString(fields[b"payload"])
     assert (fields[b"v"], fields[b"id"]) == (b"1", b"order-7/1")
-    assert json.loads(fields[b"reply"]) == {"workflow_id": "order-7", "run_id": "run-1", "mode": "signal"}
+    assert json.loads(fields[b"reply"]) == {
+        "workflow_id": "order-7",
+        "run_id": "run-1",
+        "attempt": "run-1",
+        "mode": "signal",
+    }
     assert (body.metadata["encoding"], json.loads(body.data)) == (
         b"json/plain",
         {"table": "orders", "record": {"cents": 250}},
@@ -78,6 +83,25 @@ async def test_entry_is_what_the_wire_format_documents() -> None:
 
 async def test_entry_of_another_language_is_decoded() -> None:
     assert await PLAIN.decode(entry()) == REQUEST
+
+
+async def test_waiting_activity_is_named_in_the_reply() -> None:
+    reply = dataclasses.replace(REPLY, attempt="a1b2", mode=ConfirmBy.COMPLETION, activity_id="5")
+    fields = await PLAIN.encode(dataclasses.replace(REQUEST, reply=reply))
+    assert json.loads(fields[b"reply"]) == {
+        "workflow_id": "order-7",
+        "run_id": "run-1",
+        "attempt": "a1b2",
+        "mode": "completion",
+        "activity_id": "5",
+    }
+    assert decode_reply(fields) == reply
+
+
+async def test_requests_of_two_attempts_differ_in_their_reply_alone() -> None:
+    first = await PLAIN.encode(REQUEST)
+    second = await PLAIN.encode(dataclasses.replace(REQUEST, reply=dataclasses.replace(REPLY, attempt="run-2")))
+    assert [name for name in first if first[name] != second[name]] == [b"reply"]
 
 
 async def test_unknown_fields_are_ignored() -> None:
@@ -132,6 +156,8 @@ async def test_payload_codec_that_cannot_be_asked_refuses_no_entry() -> None:
         entry(reply=b'{"workflow_id": "w", "run_id": "r"}'),
         entry(reply=b'{"workflow_id": "w", "run_id": "r", "mode": "pigeon"}'),
         entry(reply=b'{"run_id": "r", "mode": "signal"}'),
+        entry(reply=b'{"workflow_id": "w", "run_id": "r", "mode": "completion"}'),
+        entry(reply=b'{"workflow_id": "w", "run_id": "r", "attempt": "\\ud800", "mode": "signal"}'),
         entry(reply=b'{"workflow_id": "\\ud800", "run_id": "r", "mode": "signal"}'),
         entry(reply=b"[" * 100_000),
         entry(reply=b"9" * 10_000),

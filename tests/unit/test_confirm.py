@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -10,12 +11,14 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from tests.support import FakeTemporal, eventually
 from write_batcher.activities import confirm
-from write_batcher.activities.confirm import Delivery, SignalConfirmer
+from write_batcher.activities.confirm import Confirmer, Delivery
 from write_batcher.activities.watch import Watch
 from write_batcher.errors import ConfigurationError
-from write_batcher.models import Outcome, WriteReceipt
+from write_batcher.models import ConfirmBy, Outcome, ReplyAddress, WriteReceipt
 
 RECEIPT = WriteReceipt(request_id="r1", outcome=Outcome.WRITTEN, batch_id="b1")
+CALLER = ReplyAddress(workflow_id="caller", run_id="run", attempt="first")
+WAITING = replace(CALLER, mode=ConfirmBy.COMPLETION, activity_id="5")
 WITHIN_S = 5
 
 
@@ -29,23 +32,24 @@ def rpc_error(status: RPCStatusCode, *details: Message) -> RPCError:
     return RPCError("refused", status, raw)
 
 
-async def delivery_of(error: Exception) -> Delivery:
+async def delivery_of(error: Exception, caller: ReplyAddress = CALLER) -> Delivery:
     temporal = FakeTemporal()
     temporal.fail("caller", error)
-    return await SignalConfirmer(temporal.client, Watch()).deliver("caller", [RECEIPT])
+    temporal.fail("5", error)
+    return await Confirmer(temporal.client, Watch()).deliver(caller, [RECEIPT])
 
 
 async def test_receipts_of_a_caller_arrive_in_one_signal() -> None:
     temporal = FakeTemporal()
     second = WriteReceipt(request_id="r2", outcome=Outcome.REJECTED, error="too long")
-    assert await SignalConfirmer(temporal.client, Watch()).deliver("caller", (RECEIPT, second)) is Delivery.DELIVERED
+    assert await Confirmer(temporal.client, Watch()).deliver(CALLER, (RECEIPT, second)) is Delivery.DELIVERED
     assert temporal.signals == [("caller", [RECEIPT, second])]
 
 
 async def test_very_many_receipts_go_in_several_signals_none_of_them_too_large() -> None:
     temporal = FakeTemporal()
     receipts = [RECEIPT] * (2 * confirm.RECEIPTS_PER_SIGNAL + 1)
-    assert await SignalConfirmer(temporal.client, Watch()).deliver("caller", receipts) is Delivery.DELIVERED
+    assert await Confirmer(temporal.client, Watch()).deliver(CALLER, receipts) is Delivery.DELIVERED
     assert [len(sent) for _caller, sent in temporal.signals] == [
         confirm.RECEIPTS_PER_SIGNAL,
         confirm.RECEIPTS_PER_SIGNAL,
@@ -70,19 +74,44 @@ async def test_very_many_receipts_go_in_several_signals_none_of_them_too_large()
         (ConnectionRefusedError("key server of the payload codec"), Delivery.UNKNOWN),
     ],
 )
-async def test_refused_signal_is_final_only_when_the_caller_is_gone(error: Exception, delivery: Delivery) -> None:
-    assert await delivery_of(error) is delivery
+@pytest.mark.parametrize("caller", [CALLER, WAITING], ids=["signal", "completion"])
+async def test_refused_call_is_final_only_when_the_caller_is_gone(
+    caller: ReplyAddress, error: Exception, delivery: Delivery
+) -> None:
+    assert await delivery_of(error, caller) is delivery
 
 
-async def test_missing_namespace_is_a_configuration_error_that_names_it() -> None:
+@pytest.mark.parametrize("caller", [CALLER, WAITING], ids=["signal", "completion"])
+async def test_missing_namespace_is_a_configuration_error_that_names_it(caller: ReplyAddress) -> None:
     with pytest.raises(ConfigurationError, match="no namespace 'fake': create it or set TEMPORAL_NAMESPACE"):
-        await delivery_of(rpc_error(RPCStatusCode.NOT_FOUND, NamespaceNotFoundFailure(namespace="fake")))
+        await delivery_of(rpc_error(RPCStatusCode.NOT_FOUND, NamespaceNotFoundFailure(namespace="fake")), caller)
 
 
+@pytest.mark.parametrize("caller", [CALLER, WAITING], ids=["signal", "completion"])
 @pytest.mark.parametrize("status", [RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNAUTHENTICATED])
-async def test_refused_credentials_are_a_configuration_error(status: RPCStatusCode) -> None:
+async def test_refused_credentials_are_a_configuration_error(status: RPCStatusCode, caller: ReplyAddress) -> None:
     with pytest.raises(ConfigurationError, match="check its API key or TLS"):
-        await delivery_of(rpc_error(status))
+        await delivery_of(rpc_error(status), caller)
+
+
+async def test_waiting_activity_is_completed_with_its_receipt_by_its_ids() -> None:
+    temporal = FakeTemporal()
+    assert await Confirmer(temporal.client, Watch()).deliver(WAITING, [RECEIPT]) is Delivery.DELIVERED
+    assert (temporal.completions, temporal.signals) == ([("caller", "run", "5", RECEIPT)], [])
+
+
+async def test_caller_whose_activity_is_over_is_signalled_instead() -> None:
+    temporal = FakeTemporal()
+    temporal.fail("5", rpc_error(RPCStatusCode.NOT_FOUND, NotFoundFailure()))
+    assert await Confirmer(temporal.client, Watch()).deliver(WAITING, [RECEIPT]) is Delivery.DELIVERED
+    assert (temporal.completions, temporal.signals) == ([], [("caller", [RECEIPT])])
+
+
+async def test_caller_whose_activity_may_still_wait_is_not_signalled() -> None:
+    temporal = FakeTemporal()
+    temporal.fail("5", rpc_error(RPCStatusCode.UNAVAILABLE))
+    assert await Confirmer(temporal.client, Watch()).deliver(WAITING, [RECEIPT]) is Delivery.UNKNOWN
+    assert temporal.signals == []
 
 
 async def test_error_that_is_no_answer_of_temporal_is_not_taken_for_one() -> None:
@@ -90,9 +119,10 @@ async def test_error_that_is_no_answer_of_temporal_is_not_taken_for_one() -> Non
         await delivery_of(ZeroDivisionError())
 
 
-async def test_signal_has_a_time_limit() -> None:
+@pytest.mark.parametrize("caller", [CALLER, WAITING], ids=["signal", "completion"])
+async def test_call_has_a_time_limit(caller: ReplyAddress) -> None:
     temporal = FakeTemporal()
-    await SignalConfirmer(temporal.client, Watch()).deliver("caller", [RECEIPT])
+    await Confirmer(temporal.client, Watch()).deliver(caller, [RECEIPT])
     assert temporal.rpc_timeouts == [confirm.RPC_TIMEOUT]
     assert timedelta(0) < confirm.RPC_TIMEOUT < timedelta(seconds=30)
 
@@ -100,10 +130,19 @@ async def test_signal_has_a_time_limit() -> None:
 async def test_deliveries_at_the_same_time_are_bounded() -> None:
     temporal = FakeTemporal()
     temporal.hold("caller")
-    confirmer = SignalConfirmer(temporal.client, Watch())
+    confirmer = Confirmer(temporal.client, Watch())
     async with asyncio.timeout(WITHIN_S), asyncio.TaskGroup() as group:
-        deliveries = [group.create_task(confirmer.deliver("caller", [RECEIPT])) for _ in range(confirm.CONCURRENCY + 5)]
+        deliveries = [group.create_task(confirmer.deliver(CALLER, [RECEIPT])) for _ in range(confirm.CONCURRENCY + 5)]
         await eventually(lambda: temporal.waiting >= confirm.CONCURRENCY)
         assert temporal.waiting == confirm.CONCURRENCY
         temporal.let_go("caller")
     assert {delivery.result() for delivery in deliveries} == {Delivery.DELIVERED}
+
+
+async def test_signals_to_callers_whose_activities_are_over_do_not_wait_for_each_other() -> None:
+    temporal = FakeTemporal()
+    temporal.fail("5", rpc_error(RPCStatusCode.NOT_FOUND, NotFoundFailure()))
+    confirmer = Confirmer(temporal.client, Watch())
+    async with asyncio.timeout(WITHIN_S):
+        await asyncio.gather(*(confirmer.deliver(WAITING, [RECEIPT]) for _ in range(2 * confirm.CONCURRENCY)))
+    assert len(temporal.signals) == 2 * confirm.CONCURRENCY

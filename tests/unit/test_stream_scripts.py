@@ -1,7 +1,7 @@
 """The scripts of a stream. The same suite runs on a real server in `integration/test_stream.py`."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -11,19 +11,29 @@ from redis.asyncio import Redis
 
 from write_batcher.errors import QueueFull, QueueUnavailable
 from write_batcher.queue.codec import Fields
-from write_batcher.queue.stream import CONSUMER, GROUP, StreamEntry, StreamStatistics, WriteQueue
+from write_batcher.queue.stream import CONSUMER, GROUP, StreamEntry, WriteQueue
 
 BACKLOG = 100
 AT_ONCE = timedelta(0)
 
 
-def fields(request_id: str, payload: bytes = b"p") -> Fields:
-    return {b"v": b"1", b"id": request_id.encode(), b"reply": b"", b"payload": payload}
+def fields(request_id: str, payload: bytes = b"p", *, reply: bytes = b"") -> Fields:
+    return {b"v": b"1", b"id": request_id.encode(), b"reply": reply, b"payload": payload}
 
 
 async def take(queue: WriteQueue) -> list[StreamEntry]:
     await queue.ensure_group()
     return await queue.read_new(count=BACKLOG, block=AT_ONCE)
+
+
+def decided(entries: Iterable[StreamEntry]) -> list[tuple[StreamEntry, str | None]]:
+    return [(entry, "written") for entry in entries]
+
+
+async def state_of(queue: WriteQueue) -> tuple[int, int, int]:
+    """Its backlog, how much of that is pending, and its dead letters."""
+    statistics = await queue.statistics()
+    return statistics.backlog, statistics.pending, statistics.dead
 
 
 async def dead_letters(redis: Redis, queue: WriteQueue) -> list[Fields]:
@@ -38,7 +48,10 @@ class ScriptSuite:
 
     async def test_entry_lies_in_the_stream_as_it_was_appended(self, redis: Redis, queue: WriteQueue) -> None:
         entry_id = await queue.append(fields("a", b"\x00\xff"), max_backlog=BACKLOG)
-        assert await redis.xrange(queue.stream_key) == [(entry_id.encode(), fields("a", b"\x00\xff"))]
+        entries: Any = await redis.xrange(queue.stream_key)
+        [(stored_id, stored)] = entries
+        assert stored_id == entry_id.encode()
+        assert stored == fields("a", b"\x00\xff") | {b"counted": b"1"}
 
     async def test_request_id_that_is_queued_is_not_appended_again(self, queue: WriteQueue) -> None:
         first = await queue.append(fields("a"), max_backlog=BACKLOG)
@@ -50,9 +63,34 @@ class ScriptSuite:
         await take(queue)
         assert await queue.append(fields("a"), max_backlog=BACKLOG) == first
 
+    async def test_request_id_of_another_attempt_is_appended_although_the_first_is_live(
+        self, queue: WriteQueue
+    ) -> None:
+        first = await queue.append(fields("a", reply=b"first"), max_backlog=BACKLOG)
+        second = await queue.append(fields("a", reply=b"second"), max_backlog=BACKLOG)
+        assert [entry.entry_id for entry in await take(queue)] == [first, second]
+
+    async def test_request_id_of_another_attempt_is_appended_once(self, queue: WriteQueue) -> None:
+        await queue.append(fields("a", reply=b"first"), max_backlog=BACKLOG)
+        second = await queue.append(fields("a", reply=b"second"), max_backlog=BACKLOG)
+        assert await queue.append(fields("a", reply=b"second"), max_backlog=BACKLOG) == second
+        assert (await queue.statistics()).backlog == 2
+
+    async def test_acknowledgement_of_an_old_attempt_does_not_forget_the_newer(self, queue: WriteQueue) -> None:
+        await queue.append(fields("a", reply=b"first"), max_backlog=BACKLOG)
+        second = await queue.append(fields("a", reply=b"second"), max_backlog=BACKLOG)
+        old, _ = await take(queue)
+        await queue.acknowledge(decided([old]))
+        assert await queue.append(fields("a", reply=b"second"), max_backlog=BACKLOG) == second
+
+    async def test_full_stream_refuses_another_attempt_too(self, queue: WriteQueue) -> None:
+        await queue.append(fields("a", reply=b"first"), max_backlog=1)
+        with pytest.raises(QueueFull):
+            await queue.append(fields("a", reply=b"second"), max_backlog=1)
+
     async def test_request_id_is_appended_again_after_its_acknowledgement(self, queue: WriteQueue) -> None:
         first = await queue.append(fields("a"), max_backlog=BACKLOG)
-        await queue.acknowledge(await take(queue))
+        await queue.acknowledge(decided(await take(queue)))
         assert await queue.append(fields("a"), max_backlog=BACKLOG) != first
 
     async def test_request_id_is_appended_again_when_only_its_marker_survived(
@@ -81,7 +119,7 @@ class ScriptSuite:
         second = await queue.append(fields("a") | {b"reply": b"second"}, max_backlog=BACKLOG)
         entries = await take(queue)
         assert [entry.fields[b"reply"] for entry in entries] == [b"first", b"second"]
-        await queue.acknowledge(entries[:1])
+        await queue.acknowledge([(entries[0], "written")])
         assert await redis.hgetall(queue.live_key) == {b"a": second.encode()}
 
     async def test_full_stream_refuses_with_its_key_size_and_limit(self, queue: WriteQueue) -> None:
@@ -96,7 +134,7 @@ class ScriptSuite:
 
     async def test_full_stream_accepts_again_after_an_acknowledgement(self, queue: WriteQueue) -> None:
         await queue.append(fields("a"), max_backlog=1)
-        await queue.acknowledge(await take(queue))
+        await queue.acknowledge(decided(await take(queue)))
         await queue.append(fields("b"), max_backlog=1)
         assert [entry.request_id for entry in await take(queue)] == [b"b"]
 
@@ -110,64 +148,65 @@ class ScriptSuite:
         for request_id in ("a", "b", "c"):
             await queue.append(fields(request_id), max_backlog=BACKLOG)
         a, b, c = await take(queue)
-        assert await queue.acknowledge([a, c]) == 2
-        assert await queue.statistics() == StreamStatistics(backlog=1, pending=1, dead=0)
+        assert await queue.acknowledge(decided([a, c])) == 2
+        assert await state_of(queue) == (1, 1, 0)
         assert await redis.hgetall(queue.live_key) == {b"b": b.entry_id.encode()}
 
     async def test_acknowledging_twice_does_nothing_the_second_time(self, queue: WriteQueue) -> None:
         await queue.append(fields("a"), max_backlog=BACKLOG)
         entries = await take(queue)
-        assert await queue.acknowledge(entries) == 1
-        assert await queue.acknowledge(entries) == 0
+        assert await queue.acknowledge(decided(entries)) == 1
+        assert await queue.acknowledge(decided(entries)) == 0
 
     async def test_acknowledgement_leaves_the_marker_of_a_later_entry(self, redis: Redis, queue: WriteQueue) -> None:
         # As another language might append, without the script.
         await redis.xadd(queue.stream_key, fields("a"), id="1-0")  # type: ignore[arg-type] # invariant
         second = await queue.append(fields("a"), max_backlog=BACKLOG)
         first, _ = await take(queue)
-        await queue.acknowledge([first])
+        await queue.acknowledge(decided([first]))
         assert await redis.hgetall(queue.live_key) == {b"a": second.encode()}
 
     async def test_empty_stream_has_no_markers_even_of_lost_entries(self, redis: Redis, queue: WriteQueue) -> None:
         await queue.append(fields("lost"), max_backlog=BACKLOG)
         await redis.delete(queue.stream_key)
         await queue.append(fields("a"), max_backlog=BACKLOG)
-        await queue.acknowledge(await take(queue))
+        await queue.acknowledge(decided(await take(queue)))
         assert not await redis.exists(queue.live_key)
 
     async def test_acknowledgement_of_an_entry_without_a_request_id_works(self, queue: WriteQueue) -> None:
         await queue.append_flush()
-        assert await queue.acknowledge(await take(queue)) == 1
+        assert await queue.acknowledge(decided(await take(queue))) == 1
 
     async def test_dead_letter_keeps_every_field_the_reason_and_the_entry_id(
         self, redis: Redis, queue: WriteQueue
     ) -> None:
         await queue.append(fields("a", b"\x00\xff"), max_backlog=BACKLOG)
         [entry] = await take(queue)
-        await queue.dead_letter(entry, "no such table")
+        await queue.dead_letter(entry, "rejected", "no such table")
         [kept] = await dead_letters(redis, queue)
-        assert kept == fields("a", b"\x00\xff") | {b"reason": b"no such table", b"entry": entry.entry_id.encode()}
+        assert kept == entry.fields | {b"dead-reason": b"no such table", b"dead-entry": entry.entry_id.encode()}
+        assert kept[b"payload"] == b"\x00\xff"
 
     async def test_dead_letter_leaves_the_stream_and_its_marker(self, redis: Redis, queue: WriteQueue) -> None:
         await queue.append(fields("a"), max_backlog=BACKLOG)
         [entry] = await take(queue)
-        await queue.dead_letter(entry, "no such table")
-        assert await queue.statistics() == StreamStatistics(backlog=0, pending=0, dead=1)
+        await queue.dead_letter(entry, "rejected", "no such table")
+        assert await state_of(queue) == (0, 0, 1)
         assert not await redis.exists(queue.live_key)
 
     async def test_entry_is_dead_lettered_once(self, queue: WriteQueue) -> None:
         await queue.append(fields("a"), max_backlog=BACKLOG)
         [entry] = await take(queue)
-        await queue.dead_letter(entry, "no such table")
-        await queue.dead_letter(entry, "no such table")
+        await queue.dead_letter(entry, "rejected", "no such table")
+        await queue.dead_letter(entry, "rejected", "no such table")
         assert (await queue.statistics()).dead == 1
 
     async def test_dead_letter_takes_a_reason_that_is_no_valid_unicode(self, redis: Redis, queue: WriteQueue) -> None:
         await queue.append(fields("a"), max_backlog=BACKLOG)
         [entry] = await take(queue)
-        await queue.dead_letter(entry, "no table \ud800")
+        await queue.dead_letter(entry, "rejected", "no table \ud800")
         [kept] = await dead_letters(redis, queue)
-        assert kept[b"reason"] == b"no table \\ud800"
+        assert kept[b"dead-reason"] == b"no table \\ud800"
 
     async def test_dead_letter_keeps_what_it_can_of_an_entry_with_very_many_fields(
         self, redis: Redis, queue: WriteQueue
@@ -175,21 +214,21 @@ class ScriptSuite:
         many = {str(number).encode(): b"x" for number in range(10_000)}
         await redis.xadd(queue.stream_key, many)  # type: ignore[arg-type] # its dict is invariant
         [entry] = await take(queue)
-        await queue.dead_letter(entry, "nonsense")
+        await queue.dead_letter(entry, "rejected", "nonsense")
         [kept] = await dead_letters(redis, queue)
         assert len(kept) == 3_502
         assert (await queue.statistics()).backlog == 0
 
     async def test_statistics_count_queued_pending_and_dead(self, queue: WriteQueue) -> None:
-        assert await queue.statistics() == StreamStatistics(backlog=0, pending=0, dead=0)
+        assert await state_of(queue) == (0, 0, 0)
         for request_id in ("a", "b", "c"):
             await queue.append(fields(request_id), max_backlog=BACKLOG)
-        assert await queue.statistics() == StreamStatistics(backlog=3, pending=0, dead=0)
+        assert await state_of(queue) == (3, 0, 0)
         await queue.ensure_group()
         [first] = await queue.read_new(count=1, block=AT_ONCE)
-        assert await queue.statistics() == StreamStatistics(backlog=3, pending=1, dead=0)
-        await queue.dead_letter(first, "no such table")
-        assert await queue.statistics() == StreamStatistics(backlog=2, pending=0, dead=1)
+        assert await state_of(queue) == (3, 1, 0)
+        await queue.dead_letter(first, "rejected", "no such table")
+        assert await state_of(queue) == (2, 0, 1)
 
     async def test_group_sees_what_was_appended_before_it(self, queue: WriteQueue) -> None:
         await queue.append(fields("early"), max_backlog=BACKLOG)
@@ -229,7 +268,7 @@ class TestFakeRedis(ScriptSuite):
 
 async def test_entry_tells_its_size_and_age() -> None:
     entry = StreamEntry(entry_id="1700000000123-4", fields={b"id": b"abc", b"payload": b"12345"})
-    assert (entry.size_bytes, entry.appended_ms, entry.request_id) == (17, 1_700_000_000_123, b"abc")
+    assert (entry.size_bytes, entry.entry_ms, entry.request_id) == (17, 1_700_000_000_123, b"abc")
 
 
 async def test_queue_without_a_reader_cannot_read() -> None:
