@@ -1,33 +1,31 @@
 """The command `write-batcher`. Imports are inside the commands, so that `--help` answers at once."""
 
-import asyncio
-import contextlib
-import functools
-import inspect
 import json
 import os
-import signal
 import sys
-from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, NoReturn
 
 import typer
 
-from write_batcher.config import ENV_PREFIX, Settings, as_text, load_settings
-from write_batcher.console import Screen, demo_json, outcomes_as_dict
+from write_batcher.cli_common import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    run_to_end,
+    until_interrupted,
+    with_settings,
+)
+from write_batcher.cli_dead_letters import dead_letters_app
+from write_batcher.cli_queue import monitor_command, queue_app
+from write_batcher.config import Settings
+from write_batcher.console import Screen, complain, demo_json, outcomes_as_dict
 from write_batcher.errors import ConfigurationError, WriteBatcherError
-
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 
 BATCHES = ("max_items", "max_wait", "max_bytes", "partitions")
 REQUESTS = ("max_request_bytes", "max_backlog")
 CALLERS = ("confirm_by", "confirm_timeout", "submit_timeout")
-
-T = TypeVar("T")
 
 app = typer.Typer(
     help="Many Temporal workflows write to one database in batches, through a Redis stream.",
@@ -37,39 +35,12 @@ app = typer.Typer(
 )
 worker_app = typer.Typer(help="Run a worker process until SIGTERM or Ctrl-C.", no_args_is_help=True)
 app.add_typer(worker_app, name="worker")
+app.add_typer(queue_app, name="queue")
+app.add_typer(dead_letters_app, name="dead-letters")
 
 Workflows = Annotated[int, typer.Option(min=1, max=100_000, help="How many workflows to start.")]
 AsJson = Annotated[bool, typer.Option("--json", help="End with the result as one line of JSON.")]
 DataDir = Annotated[Path | None, typer.Option("--data", help="Keep all data in this folder, and go on with it.")]
-
-
-def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for each of these settings, and hand it all settings as its argument `settings`."""
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(command)
-        def command_with_settings(**arguments: Any) -> None:
-            flags = {name: arguments.pop(name) for name in names}
-            command(settings=load_settings(**flags), **arguments)
-
-        own = [parameter for name, parameter in inspect.signature(command).parameters.items() if name != "settings"]
-        parameters = [*own, *map(_option, names)]
-        command_with_settings.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        command_with_settings.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        return command_with_settings
-
-    return decorate
-
-
-def _option(name: str) -> inspect.Parameter:
-    field = Settings.model_fields[name]
-    option = typer.Option(
-        f"--{name.replace('_', '-')}",
-        metavar="VALUE",
-        help=f"{field.description} (else {ENV_PREFIX}{name.upper()}, else {as_text(field.default)})",
-    )
-    annotation = Annotated[str | None, option]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 @app.command("demo")
@@ -97,10 +68,10 @@ def demo_command(
             if keep:
                 screen.say("Everything stays up until Ctrl-C. For other commands and workers:")
                 _say_exports(screen, report.environment)
-                await _until_interrupted()
+                await until_interrupted()
         return report.ok
 
-    if not _run(run()):
+    if not run_to_end(run()):
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -117,9 +88,9 @@ def up_command(*, data: DataDir = None) -> None:
                 {"TEMPORAL_ADDRESS": stack.temporal_address, "WRITE_BATCHER_REDIS_URL": stack.redis_url},
             )
             screen.say(f"Web UI: {stack.ui_url}. Data: {stack.data_dir}. Ctrl-C ends all.")
-            await _until_interrupted()
+            await until_interrupted()
 
-    _run(run())
+    run_to_end(run())
 
 
 @worker_app.command("main")
@@ -130,7 +101,7 @@ def worker_main_command(*, settings: Settings) -> None:
     from write_batcher.workers.main import run_main_worker
 
     log_to_stderr(settings.log_format)
-    _run(run_main_worker(settings))
+    run_to_end(run_main_worker(settings))
 
 
 @worker_app.command("batcher")
@@ -141,7 +112,7 @@ def worker_batcher_command(*, settings: Settings) -> None:
     from write_batcher.workers.logs import log_to_stderr
 
     log_to_stderr(settings.log_format)
-    _run(run_batcher_worker(settings))
+    run_to_end(run_batcher_worker(settings))
 
 
 @app.command("start")
@@ -172,34 +143,16 @@ def start_command(
             screen.show_outcomes(workflows, outcomes)
         return outcomes.failed == 0
 
-    if not _run(run()):
+    if not run_to_end(run()):
         raise typer.Exit(EXIT_FAILED)
+
+
+app.command("monitor")(monitor_command)
 
 
 def _say_exports(screen: Screen, environment: dict[str, str]) -> None:
     for name, value in environment.items():
         screen.say(f"export {name}={value}")
-
-
-def _run(main: Coroutine[Any, Any, T]) -> T:
-    """asyncio.run, with SIGTERM as good as Ctrl-C: contexts are left in order, children end first."""
-
-    async def interruptible() -> T:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - this is one
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        return await main
-
-    try:
-        return asyncio.run(interruptible())
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
-
-
-async def _until_interrupted() -> None:
-    """Return at Ctrl-C or SIGTERM: then it is the way to end a command, and no failure."""
-    with contextlib.suppress(asyncio.CancelledError):
-        await asyncio.get_running_loop().create_future()
 
 
 def main() -> NoReturn:
@@ -210,10 +163,10 @@ def main() -> NoReturn:
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else EXIT_FAILED
     except ConfigurationError as error:
-        print(f"write-batcher: {error}", file=sys.stderr)  # noqa: T201 - the command's answer
+        complain(str(error))
         status = EXIT_USAGE
     except WriteBatcherError as error:
-        print(f"write-batcher: {error}", file=sys.stderr)  # noqa: T201
+        complain(str(error))
         status = EXIT_FAILED
     except KeyboardInterrupt:
         status = EXIT_INTERRUPTED
