@@ -3,12 +3,13 @@ UV_VERSION := 0.13.9
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
 PYTHON := .venv/bin/python
 WORKFLOWS ?= 250
+DATABASE ?= sqlite
 ARGS ?=
 
 .PHONY: demo up test check format lock setup
 
 demo: setup
-	.venv/bin/write-batcher demo --workflows $(WORKFLOWS) $(ARGS)
+	.venv/bin/write-batcher demo --workflows $(WORKFLOWS) --database $(DATABASE) $(ARGS)
 
 up: setup
 	.venv/bin/write-batcher up $(ARGS)

@@ -1,33 +1,32 @@
-"""The command `write-batcher`. Imports are inside the commands, so that `--help` answers at once."""
+"""The command `write-batcher`. Drivers are imported inside the commands, so that `--help` answers at once."""
 
-import asyncio
-import contextlib
-import functools
-import inspect
 import json
 import os
-import signal
 import sys
 import traceback
-from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from write_batcher.config import ENV_PREFIX, Settings, as_text, load_settings
-from write_batcher.errors import ConfigurationError, TemporalUnavailable, WriteBatcherError
-
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
+from write_batcher.cli_common import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    run_to_end,
+    until_interrupted,
+    with_settings,
+)
+from write_batcher.cli_dead_letters import dead_letters_app
+from write_batcher.cli_queue import monitor_command, queue_app
+from write_batcher.config import Settings
+from write_batcher.console import Screen, complain, demo_json, outcomes_as_dict
+from write_batcher.errors import ConfigurationError, WriteBatcherError
 
 BATCHES = ("max_items", "max_wait", "max_bytes", "partitions")
 REQUESTS = ("max_request_bytes", "max_backlog")
 CALLERS = ("confirm_by", "confirm_timeout", "submit_timeout")
-
-T = TypeVar("T")
 
 app = typer.Typer(
     help="Many Temporal workflows write to one database in batches, through a Redis stream.",
@@ -37,39 +36,15 @@ app = typer.Typer(
 )
 worker_app = typer.Typer(help="Run a worker process until SIGTERM or Ctrl-C.", no_args_is_help=True)
 app.add_typer(worker_app, name="worker")
+app.add_typer(queue_app, name="queue")
+app.add_typer(dead_letters_app, name="dead-letters")
 
 Workflows = Annotated[int, typer.Option(min=1, max=100_000, help="How many workflows to start.")]
 AsJson = Annotated[bool, typer.Option("--json", help="End with the result as one line of JSON.")]
+EmbeddedDatabase = Annotated[
+    Literal["sqlite", "postgresql"], typer.Option("--database", help="What to write to: a file, or an embedded server.")
+]
 DataDir = Annotated[Path | None, typer.Option("--data", help="Keep all data in this folder, and go on with it.")]
-
-
-def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for each of these settings, and hand it all settings as its argument `settings`."""
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(command)
-        def command_with_settings(**arguments: Any) -> None:
-            flags = {name: arguments.pop(name) for name in names}
-            command(settings=load_settings(**flags), **arguments)
-
-        own = [parameter for name, parameter in inspect.signature(command).parameters.items() if name != "settings"]
-        parameters = [*own, *map(_option, names)]
-        command_with_settings.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        command_with_settings.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        return command_with_settings
-
-    return decorate
-
-
-def _option(name: str) -> inspect.Parameter:
-    field = Settings.model_fields[name]
-    option = typer.Option(
-        f"--{name.replace('_', '-')}",
-        metavar="VALUE",
-        help=f"{field.description} (else {ENV_PREFIX}{name.upper()}, else {as_text(field.default)})",
-    )
-    annotation = Annotated[str | None, option]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 @app.command("demo")
@@ -80,17 +55,19 @@ def demo_command(
     workflows: Workflows = 250,
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything up until Ctrl-C, to look around.")] = False,
     as_json: AsJson = False,
+    database: EmbeddedDatabase = "sqlite",
     data: DataDir = None,
 ) -> None:
     """Start servers and both workers, run workflows through them, and count the rows in the database."""
-    from write_batcher.console import Screen, demo_json
     from write_batcher.workers.demo import demo
 
     async def run() -> bool:
         screen = Screen(workflows)
         async with AsyncExitStack() as stack:
             with screen:
-                report = await stack.enter_async_context(demo(settings, workflows, screen, data_dir=data))
+                report = await stack.enter_async_context(
+                    demo(settings, workflows, screen, database=database, data_dir=data)
+                )
             if keep:
                 screen.say("Everything stays up until Ctrl-C. For other commands and workers:")
                 screen.say_exports(report.environment)
@@ -99,17 +76,16 @@ def demo_command(
             else:
                 screen.show_demo(report)
             if keep:
-                await _until_interrupted()
+                await until_interrupted()
         return report.ok
 
-    if not _run(run()):
+    if not run_to_end(run()):
         raise typer.Exit(EXIT_FAILED)
 
 
 @app.command("up")
 def up_command(*, data: DataDir = None) -> None:
     """Run Temporal with its Web UI and Redis on their standard ports until Ctrl-C."""
-    from write_batcher.console import Screen
     from write_batcher.workers.local import Ports, local_stack
 
     async def run() -> None:
@@ -117,9 +93,9 @@ def up_command(*, data: DataDir = None) -> None:
         async with local_stack(data_dir=data, ports=Ports()) as stack:
             screen.say_exports({"TEMPORAL_ADDRESS": stack.temporal_address, "WRITE_BATCHER_REDIS_URL": stack.redis_url})
             screen.say(f"Web UI: {stack.ui_url}. Data: {stack.data_dir}. Ctrl-C ends all.")
-            await _until_interrupted()
+            await until_interrupted()
 
-    _run(run())
+    run_to_end(run())
 
 
 @worker_app.command("main")
@@ -130,7 +106,7 @@ def worker_main_command(*, settings: Settings) -> None:
     from write_batcher.workers.main import run_main_worker
 
     log_to_stderr(settings.log_format)
-    _run(run_main_worker(settings))
+    run_to_end(run_main_worker(settings))
 
 
 @worker_app.command("batcher")
@@ -141,7 +117,7 @@ def worker_batcher_command(*, settings: Settings) -> None:
     from write_batcher.workers.logs import log_to_stderr
 
     log_to_stderr(settings.log_format)
-    _run(run_batcher_worker(settings))
+    run_to_end(run_batcher_worker(settings))
 
 
 @app.command("start")
@@ -154,7 +130,6 @@ def start_command(
     as_json: AsJson = False,
 ) -> None:
     """Start MainWorkflows on the Temporal server that the environment names."""
-    from write_batcher.console import Screen, outcomes_as_dict
     from write_batcher.workers.connections import connect_temporal
     from write_batcher.workers.starter import new_series, start_workflows, wait_for
 
@@ -173,33 +148,11 @@ def start_command(
             screen.show_outcomes(workflows, outcomes)
         return outcomes.failed == 0
 
-    if not _run(run()):
+    if not run_to_end(run()):
         raise typer.Exit(EXIT_FAILED)
 
 
-def _run(main: Coroutine[Any, Any, T]) -> T:
-    """asyncio.run, with SIGTERM as good as Ctrl-C: contexts are left in order, children end first."""
-
-    from temporalio.service import RPCError
-
-    async def interruptible() -> T:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - this is one
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        return await main
-
-    try:
-        return asyncio.run(interruptible())
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
-    except RPCError as error:
-        raise TemporalUnavailable(f"Temporal stopped answering ({error}): look whether it runs") from error
-
-
-async def _until_interrupted() -> None:
-    """Return at Ctrl-C or SIGTERM: then it is the way to end a command, and no failure."""
-    with contextlib.suppress(asyncio.CancelledError):
-        await asyncio.get_running_loop().create_future()
+app.command("monitor")(monitor_command)
 
 
 def main() -> NoReturn:
@@ -210,10 +163,10 @@ def main() -> NoReturn:
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else EXIT_FAILED
     except ConfigurationError as error:
-        print(f"write-batcher: {error}", file=sys.stderr)  # noqa: T201 - the command's answer
+        complain(str(error))
         status = EXIT_USAGE
     except WriteBatcherError as error:
-        print(f"write-batcher: {error}", file=sys.stderr)  # noqa: T201
+        complain(str(error))
         status = EXIT_FAILED
     except KeyboardInterrupt:
         status = EXIT_INTERRUPTED

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from write_batcher.workers.demo import DemoReport
@@ -21,7 +22,7 @@ class Screen:
     """Shows a run of workflows: as a context, two progress bars; afterwards a table or one line of JSON."""
 
     def __init__(self, workflows: int, *, wait: bool = True) -> None:
-        self._console = Console(soft_wrap=True, highlight=False)
+        self._console = make_console()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -92,16 +93,41 @@ class Screen:
         self._table([*_outcome_rows(workflows, outcomes), *_latency_rows(outcomes)])
 
     def _table(self, rows: Rows) -> None:
-        if not self._console.is_terminal:
-            for label, value in rows:
-                self.say(f"{label}: {value}")
-            return
-        table = Table(show_header=False)
-        table.add_column(style="bold")
-        table.add_column()
+        print_rows(self._console, rows)
+
+
+def make_console() -> Console:
+    """Writes to stdout: lines as long as they are, nothing interpreted but what is marked."""
+    return Console(soft_wrap=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """One line of a command's answer."""
+    print(text)  # noqa: T201
+
+
+def complain(text: str) -> None:
+    """One line on why the command did not do what it was asked for."""
+    print(f"write-batcher: {text}", file=sys.stderr)  # noqa: T201
+
+
+def one_line(text: str) -> str:
+    """`text` without anything that a terminal would obey: a foreign entry may hold whatever its producer liked."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def print_rows(console: Console, rows: Rows) -> None:
+    """A label and a value each: a table on a terminal, `label: value` elsewhere."""
+    if not console.is_terminal:
         for label, value in rows:
-            table.add_row(label, str(value))
-        self._console.print(table)
+            console.print(f"{label}: {value}", markup=False)
+        return
+    table = Table(show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for label, value in rows:
+        table.add_row(label, Text(str(value)))
+    console.print(table)
 
 
 def demo_json(report: "DemoReport") -> str:

@@ -51,6 +51,10 @@ class WorkerEnded(WriteBatcherError):
     """A worker process ended although nobody told it to; the message carries the end of its log."""
 
 
+class OperationFailed(WriteBatcherError):
+    """What an operator asked for did not happen, or not in time; the message says why and what to do."""
+
+
 class WriteFailed(ApplicationError):
     """Base of what `BatchedWrites.submit` raises. Never retried by Temporal: the write has been given up."""
 

@@ -6,6 +6,7 @@ from redis.asyncio import Redis
 
 from write_batcher.errors import QueueUnavailable
 from write_batcher.queue.connections import translated_errors
+from write_batcher.queue.stream import WriteQueue
 
 
 def partition_of(key: str, partitions: int) -> int:
@@ -42,3 +43,13 @@ class Partitions:
                 f"queue {self._queue!r} has no batcher yet: start one with `write-batcher worker batcher`"
             )
         return int(value)
+
+    async def known(self) -> int:
+        """The announced number, or more: the partitions of a queue that shrank keep their counters and dead letters.
+        0 when the queue has never been used.
+        """
+        with translated_errors():
+            count = int(await self._redis.get(self._key) or 0)
+            while await self._redis.exists(*WriteQueue(self._redis, self._queue, count).keys):
+                count += 1
+        return count

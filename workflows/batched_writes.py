@@ -110,11 +110,12 @@ class BatchedWrites:
                 f"the database refuses the record of request {request_id} for table {table!r}: {receipt.error}"
             )
         if receipt.outcome is Outcome.WITHDRAWN:
-            raise WriteNotConfirmed(
-                f"request {request_id} was not written within {self._options.confirm_timeout.total_seconds():g}s after "
-                f"it was queued in {self._options.queue!r}, and is withdrawn: look at the batcher workers, at the "
-                f"workflow write-batcher/{self._options.queue}/<partition>, and at the database"
+            reason = receipt.error or (
+                f"it was not written within {self._options.confirm_timeout.total_seconds():g}s after it was queued in "
+                f"{self._options.queue!r}: look at the batcher workers, at the workflow "
+                f"write-batcher/{self._options.queue}/<partition>, and at the database"
             )
+            raise WriteNotConfirmed(f"request {request_id} is withdrawn: {reason}")
         return receipt
 
     async def _receipt_of(self, write: "_Write") -> WriteReceipt:

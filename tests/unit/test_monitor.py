@@ -1,0 +1,152 @@
+"""What statistics and descriptions mean for an operator."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from temporalio.api.common.v1 import ActivityType
+from temporalio.api.enums.v1 import PendingActivityState as Pending
+from temporalio.api.enums.v1 import WorkflowExecutionStatus as Status
+from temporalio.api.failure.v1 import Failure
+from temporalio.api.workflow.v1 import PendingActivityInfo, PendingWorkflowTaskInfo, WorkflowExecutionInfo
+from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionResponse
+
+from write_batcher.console import one_line
+from write_batcher.console_operating import age
+from write_batcher.errors import ConfigurationError
+from write_batcher.models import DrainProgress, PartitionRef
+from write_batcher.queue.stream import PartitionStatistics
+from write_batcher.workers.dead_letters import LetterId, Selection
+from write_batcher.workers.host import HostState, HostView, view_host
+from write_batcher.workers.monitor import PartitionView, view_partition
+
+PARTITION = PartitionRef(queue="orders", partition=3)
+IDLE = PartitionStatistics(backlog=0, pending=0, dead=0, oldest_ms=0, counters={})
+RUNNING = HostView(state=HostState.RUNNING, attempt=1)
+
+
+def seen(statistics: PartitionStatistics, host: HostView = RUNNING) -> PartitionView:
+    return view_partition(PARTITION, statistics, host, max_items=100, max_wait=timedelta(seconds=20))
+
+
+def described(
+    *activities: PendingActivityInfo, status: Status.ValueType = Status.WORKFLOW_EXECUTION_STATUS_RUNNING
+) -> DescribeWorkflowExecutionResponse:
+    return DescribeWorkflowExecutionResponse(
+        workflow_execution_info=WorkflowExecutionInfo(status=status), pending_activities=activities
+    )
+
+
+def pending(state: Pending.ValueType, *, name: str = "drain", attempt: int = 1) -> PendingActivityInfo:
+    return PendingActivityInfo(activity_type=ActivityType(name=name), state=state, attempt=attempt)
+
+
+def test_averages_are_of_all_batches() -> None:
+    view = seen(replace(IDLE, counters={"batches_size": 2, "batches_wait": 2, "batched": 260, "write_ms": 50}))
+    assert (view.fill, view.write_ms) == (0.65, 12.5)
+    assert view.batches == {"size": 2, "bytes": 0, "wait": 2, "flush": 0, "stop": 0}
+
+
+def test_averages_of_no_batches_are_unknown() -> None:
+    assert (seen(IDLE).fill, seen(IDLE).write_ms) == (None, None)
+
+
+def test_queue_is_stuck_when_its_oldest_request_waits_longer_than_three_batches_may() -> None:
+    assert seen(replace(IDLE, backlog=1, oldest_ms=60_000)).warning is None
+    warning = seen(replace(IDLE, backlog=1, oldest_ms=60_001)).warning
+    assert warning is not None
+    assert warning.startswith("orders/3: the oldest request has waited 60s, more than 3 times max_wait (20s): ")
+
+
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        (HostView(state=HostState.NOT_RUNNING), "write-batcher worker batcher"),
+        (HostView(state=HostState.PAUSED), "write-batcher queue resume"),
+        (HostView(state=HostState.HELD, attempt=1), "--workflow-id write-batcher/orders/3"),
+        (HostView(state=HostState.STOPPING, attempt=1), "told to return"),
+        (HostView(state=HostState.WAITING, attempt=1), "no batcher worker takes it"),
+        (
+            HostView(state=HostState.WAITING, attempt=4, last_failure="no table"),
+            "failed 3 times, at last with: no table",
+        ),
+        (replace(RUNNING, progress=DrainProgress(holding="database is locked")), "is held: database is locked"),
+        (RUNNING, "is behind"),
+    ],
+)
+def test_warning_says_why_a_queue_is_stuck(host: HostView, why: str) -> None:
+    assert why in (seen(replace(IDLE, backlog=1, oldest_ms=90_000), host).warning or "")
+
+
+@pytest.mark.parametrize(
+    ("state", "wanted"),
+    [
+        (Pending.PENDING_ACTIVITY_STATE_STARTED, HostState.RUNNING),
+        (Pending.PENDING_ACTIVITY_STATE_SCHEDULED, HostState.WAITING),
+        (Pending.PENDING_ACTIVITY_STATE_CANCEL_REQUESTED, HostState.STOPPING),
+        (Pending.PENDING_ACTIVITY_STATE_PAUSED, HostState.HELD),
+        (Pending.PENDING_ACTIVITY_STATE_PAUSE_REQUESTED, HostState.HELD),
+    ],
+)
+def test_host_is_what_its_drain_is(state: Pending.ValueType, wanted: HostState) -> None:
+    flush = pending(Pending.PENDING_ACTIVITY_STATE_STARTED, name="flush")
+    progress = DrainProgress(in_hand=7)
+    assert view_host(described(flush, pending(state, attempt=2)), progress, 5) == HostView(
+        state=wanted, drains=5, attempt=2, progress=progress
+    )
+
+
+def test_host_without_a_drain_is_paused_unless_its_workflow_has_something_to_do() -> None:
+    description = described(pending(Pending.PENDING_ACTIVITY_STATE_STARTED, name="flush"))
+    assert view_host(description).state is HostState.PAUSED
+    description.pending_workflow_task.CopyFrom(PendingWorkflowTaskInfo(attempt=1))
+    assert view_host(description).state is HostState.WAITING
+
+
+def test_host_that_has_ended_tells_how() -> None:
+    assert view_host(None) == HostView(state=HostState.NOT_RUNNING)
+    closed = view_host(described(status=Status.WORKFLOW_EXECUTION_STATUS_TERMINATED))
+    assert closed == HostView(state=HostState.NOT_RUNNING, closed_as="terminated")
+
+
+def test_host_tells_the_innermost_failure() -> None:
+    drain = pending(Pending.PENDING_ACTIVITY_STATE_SCHEDULED, attempt=2)
+    drain.last_failure.CopyFrom(Failure(message="drain failed", cause=Failure(message="permission denied")))
+    assert view_host(described(drain)).last_failure == "permission denied"
+
+
+def test_age_has_one_unit() -> None:
+    assert [age(seconds) for seconds in (-1, 0.25, 59.9, 60, 7_200, 200_000)] == [
+        "0ms",
+        "250ms",
+        "59s",
+        "1m",
+        "2h",
+        "2d",
+    ]
+
+
+def test_foreign_text_cannot_steer_a_terminal() -> None:
+    assert one_line("tea ☕\x1b[2J\n\u202e\ud800") == "tea ☕\\x1b[2J\\n\\u202e\\ud800"
+
+
+def test_letter_ids_are_ordered_as_redis_orders_them() -> None:
+    assert LetterId.parse("0/9-10") > LetterId.parse("0/9-9") > LetterId.parse(" 0/8-99 ")
+    assert str(LetterId.parse("2/1735689600000-0")) == "2/1735689600000-0"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5", "5-0", "0/5", "0/5-", "a/5-0", "0/5-0/1", "0/99999999999999999999-0", "٣/5-0"]
+)
+def test_letter_id_that_is_none_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"0/1735689600000-0"):
+        LetterId.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("letter_id", "reason", "everything"),
+    [(None, None, False), ("0/5-0", "x", False), ("0/5-0", None, True), (None, "x", True), (None, "", False)],
+)
+def test_selection_is_exactly_one_of_three(letter_id: str | None, reason: str | None, everything: bool) -> None:
+    with pytest.raises(ConfigurationError, match=r"--all"):
+        Selection.parse(letter_id, reason, everything)
