@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from sqlalchemy import JSON, URL, Connection, MetaData, Table, event, inspect, make_url
@@ -206,6 +207,9 @@ def _parse(database_url: str) -> URL:
         raise ConfigurationError(f"The database URL cannot be parsed; write it like {EXAMPLE}.") from error
     if url.drivername not in DRIVERS:
         raise ConfigurationError(f"Database {_shown(url)} has no supported driver; use {' or '.join(DRIVERS)}.")
+    folder = Path(url.database or ".").parent
+    if not folder.is_dir():
+        raise ConfigurationError(f"Database {_shown(url)} cannot be opened: there is no folder {folder}; create it.")
     return url
 
 
