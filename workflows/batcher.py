@@ -65,6 +65,7 @@ class BatcherWorkflow:
         self._drains = batcher.drains
         self._last: DrainProgress | None = None
         self._drain: workflow.ActivityHandle[DrainResult] | None = None
+        self._drain_told_to_end = False
 
     @workflow.run
     async def run(self, batcher: BatcherInput) -> DrainEnd:
@@ -85,6 +86,7 @@ class BatcherWorkflow:
         return DrainEnd.STOPPED
 
     async def _drain_once(self) -> DrainEnd:
+        self._drain_told_to_end = False
         self._drain = workflow.start_activity(
             "drain",
             self._partition,
@@ -98,8 +100,9 @@ class BatcherWorkflow:
         try:
             result = await self._drain
         except ActivityError as error:
-            # Cancelled between two attempts, there is no drain that could return.
-            if not is_cancelled_exception(error):
+            # Told to end between two attempts, there is no drain that could return; and one that fails or dies after
+            # it has been told is not tried again. What it had in hand is still pending.
+            if not (self._drain_told_to_end or is_cancelled_exception(error)):
                 raise
             return DrainEnd.STOPPED
         finally:
@@ -144,4 +147,5 @@ class BatcherWorkflow:
 
     def _end_drain(self) -> None:
         if self._drain is not None:
+            self._drain_told_to_end = True
             self._drain.cancel()
