@@ -40,6 +40,7 @@ app.add_typer(queue_app, name="queue")
 app.add_typer(dead_letters_app, name="dead-letters")
 
 Workflows = Annotated[int, typer.Option(min=1, max=100_000, help="How many workflows to start.")]
+Bad = Annotated[int, typer.Option(min=0, help="How many of them write a record that the database refuses.")]
 AsJson = Annotated[bool, typer.Option("--json", help="End with the result as one line of JSON.")]
 EmbeddedDatabase = Annotated[
     Literal["sqlite", "postgresql"], typer.Option("--database", help="What to write to: a file, or an embedded server.")
@@ -53,6 +54,7 @@ def demo_command(
     *,
     settings: Settings,
     workflows: Workflows = 250,
+    bad: Bad = 0,
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything up until Ctrl-C, to look around.")] = False,
     as_json: AsJson = False,
     database: EmbeddedDatabase = "sqlite",
@@ -66,7 +68,7 @@ def demo_command(
         async with AsyncExitStack() as stack:
             with screen:
                 report = await stack.enter_async_context(
-                    demo(settings, workflows, screen, database=database, data_dir=data)
+                    demo(settings, workflows, screen, bad=_checked(bad, workflows), database=database, data_dir=data)
                 )
             if keep:
                 screen.say("Everything stays up until Ctrl-C. For other commands and workers:")
@@ -126,6 +128,7 @@ def start_command(
     *,
     settings: Settings,
     workflows: Workflows = 10,
+    bad: Bad = 0,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the workflows and report.")] = True,
     as_json: AsJson = False,
 ) -> None:
@@ -137,7 +140,9 @@ def start_command(
         client = await connect_temporal()
         series = new_series()
         with Screen(workflows, wait=wait) as screen:
-            handles = await start_workflows(client, settings, series, workflows, on_started=screen.started)
+            handles = await start_workflows(
+                client, settings, series, workflows, bad=_checked(bad, workflows), on_started=screen.started
+            )
             if not wait:
                 screen.say(f"started {workflows} workflows, {series}0 to {series}{workflows - 1}")
                 return True
@@ -150,6 +155,12 @@ def start_command(
 
     if not run_to_end(run()):
         raise typer.Exit(EXIT_FAILED)
+
+
+def _checked(bad: int, workflows: int) -> int:
+    if bad > workflows:
+        raise ConfigurationError(f"--bad {bad} is more than --workflows {workflows}: make it smaller")
+    return bad
 
 
 app.command("monitor")(monitor_command)

@@ -1,6 +1,6 @@
 """The table that MainWorkflow writes to, and what can be counted there."""
 
-from sqlalchemy import Column, DateTime, Integer, MetaData, Table, Text, func, select
+from sqlalchemy import CheckConstraint, Column, DateTime, Integer, MetaData, Table, Text, func, select
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from write_batcher.workflows.main import TABLE
@@ -12,7 +12,7 @@ MAIN_WRITES = Table(
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("workflow_id", Text, nullable=False, index=True),
     Column("item", Text, nullable=False),
-    Column("cents", Integer, nullable=False),
+    Column("cents", Integer, CheckConstraint("cents >= 0", name="cents_not_negative"), nullable=False),
     Column("written_at", DateTime(timezone=True), server_default=func.current_timestamp()),
 )
 

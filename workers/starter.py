@@ -52,16 +52,19 @@ def new_series() -> str:
 
 
 async def start_workflows(
-    client: Client, settings: Settings, series: str, count: int, *, on_started: Callable[[], None]
+    client: Client, settings: Settings, series: str, count: int, *, bad: int = 0, on_started: Callable[[], None]
 ) -> list[MainHandle]:
-    """Start `count` workflows whose ids begin with `series`."""
+    """Start `count` workflows whose ids begin with `series`; `bad` of them, evenly spread, write a record that the
+    database refuses.
+    """
+    every = count // bad if bad else 0
 
     async def start(number: int) -> MainHandle:
         handle = await client.start_workflow(
             MainWorkflow.run,
             MainInput(
                 item=f"item-{number}",
-                cents=100 + number,
+                cents=-1 if every and number % every == 0 and number < every * bad else 100 + number,
                 queue=settings.queue,
                 batcher_task_queue=settings.batcher_task_queue,
                 confirm_by=settings.confirm_by,

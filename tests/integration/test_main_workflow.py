@@ -120,7 +120,10 @@ async def test_main_workflow_fails_with_write_not_confirmed_after_two_minutes(cl
         handle = await start(TimeSkipper(client).client, name)
         failure = await failure_of(handle)
     assert (failure.type, failure.non_retryable) == ("WriteNotConfirmed", True)
-    assert f"request {queue.request_ids[0]} was not written within 120s after it was queued" in failure.message
+    assert (
+        f"request {queue.request_ids[0]} is withdrawn: it was not written within 120s after it was queued"
+        in failure.message
+    )
     assert f"look at the batcher workers, at the workflow write-batcher/{name}/<partition>" in failure.message
     events = [(event.event_type, event.event_time.ToDatetime()) for event in (await handle.fetch_history()).events]
     queued_at = [time for kind, time in events if kind == EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED][1]

@@ -550,7 +550,7 @@ async def test_open_refuses_a_table_that_cannot_be_written_as_wanted(
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("sqlite+aiosqlite:////no/such/folder/x.db", r"/no/such/folder/x\.db cannot be opened: unable to open"),
+        ("sqlite+aiosqlite:////no/such/folder/x.db", r"/no/such/folder/x\.db cannot be opened: there is no folder"),
         ("sqlite:///x.db", r"sqlite:///x\.db has no supported driver; use sqlite\+aiosqlite or postgresql\+psycopg"),
         ("mysql://me:hunter2@host/db", r"mysql://me:\*\*\*@host/db has no supported driver"),
         ("hunter2@host", "cannot be parsed; write it like sqlite"),
