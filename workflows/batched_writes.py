@@ -25,6 +25,7 @@ from write_batcher.models import (
     batcher_task_queue,
 )
 
+MAX_RECORD_BYTES = 1_000_000  # an activity's input may have 2 MB, with all that goes around the record
 MAX_WORKFLOW_ID_BYTES = 400  # in a request id, which has at most 512 bytes
 ENQUEUE_ATTEMPT_TIMEOUT = timedelta(seconds=15)
 ENQUEUE_RETRY = RetryPolicy(
@@ -91,6 +92,7 @@ class BatchedWrites:
         """
         request_id = request_id or self._inbox.next_request_id()
         write = _Write(request_id=request_id, table=table, record=record, key=key or request_id)
+        _check_encodable(write)
         if self._options.confirm_by is ConfirmBy.NONE:
             await self._append(write, within=self._options.submit_timeout)
             return WriteReceipt(request_id=request_id, outcome=Outcome.QUEUED)
@@ -266,6 +268,24 @@ class _Write:
     table: str
     record: dict[str, Any]
     key: str
+
+
+def _check_encodable(write: _Write) -> None:
+    """Raises WriteNotSubmitted. Found only when Temporal encodes the activity's input, it would fail the workflow task
+    for ever, and with it the workflow.
+    """
+    try:
+        [payload] = workflow.payload_converter().to_payloads([write])
+    except (TypeError, ValueError, RuntimeError, RecursionError) as error:
+        raise WriteNotSubmitted(
+            f"the record of request {write.request_id} for table {write.table!r} cannot be encoded: {error}; "
+            "give it values of JSON"
+        ) from error
+    if len(payload.data) > MAX_RECORD_BYTES:
+        raise WriteNotSubmitted(
+            f"the record of request {write.request_id} for table {write.table!r} has {len(payload.data)} bytes, "
+            f"Temporal takes {MAX_RECORD_BYTES} at most: store large data elsewhere and write its address"
+        )
 
 
 def _is_invalid(failure: WriteNotSubmitted) -> bool:

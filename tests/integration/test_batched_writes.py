@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from temporalio import activity
+from temporalio import activity, workflow
 from temporalio.api.common.v1 import Payload
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import TimeSkipper
-from temporalio.worker import Worker
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from tests.callers import (
     RESULT_TIMEOUT_S,
@@ -40,7 +40,7 @@ from write_batcher.queue.codec import MAX_REQUEST_ID_BYTES
 from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.workers.local import RedisServer
-from write_batcher.workflows.batched_writes import WriteOptions
+from write_batcher.workflows.batched_writes import BatchedWrites, WriteOptions
 
 
 async def confirm(handle: WorkflowHandle[Orders, list[WriteReceipt]], receipts: Sequence[WriteReceipt]) -> None:
@@ -334,3 +334,53 @@ async def test_default_request_id_of_a_workflow_with_a_long_id_is_short_enough(c
             await receipts_of(handle)
     assert len(set(queue.request_ids)) == 2
     assert max(len(request_id.encode()) for request_id in queue.request_ids) <= MAX_REQUEST_ID_BYTES
+
+
+@workflow.defn
+class Hostile:
+    """Submits what no entry can carry; only the workflow itself can make it."""
+
+    @workflow.init
+    def __init__(self, kind: str) -> None:
+        self.writes = BatchedWrites()
+
+    @workflow.run
+    async def run(self, kind: str) -> None:
+        nested: list[Any] = []
+        for _ in range(10_000):
+            nested = [nested]
+        records: dict[str, Any] = {
+            "object": object(),
+            "nested": nested,
+            "huge": "x" * 1_100_000,
+            "set": {b"x"},
+        }
+        await self.writes.submit("orders", {"item": records[kind]})
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("object", "cannot be encoded"),
+        ("nested", "cannot be encoded"),
+        ("set", "cannot be encoded"),
+        ("huge", "1000000 at most"),
+    ],
+)
+async def test_record_that_no_entry_can_carry_fails_its_workflow_at_once(
+    client: Client, name: str, kind: str, reason: str
+) -> None:
+    queue = FakeQueue()
+    async with Worker(
+        client,
+        task_queue=name,
+        workflows=[Hostile],
+        activities=[queue.enqueue_write],
+        workflow_runner=UnsandboxedWorkflowRunner(),
+    ):
+        handle = await client.start_workflow(Hostile.run, kind, id=name, task_queue=name)
+        failure = await failure_of(handle)
+    assert (failure.type, failure.non_retryable) == ("WriteNotSubmitted", True)
+    assert reason in failure.message
+    assert "'orders'" in failure.message
+    assert queue.submissions == []
