@@ -363,7 +363,6 @@ class Hostile:
     [
         ("object", "cannot be encoded"),
         ("nested", "cannot be encoded"),
-        ("set", "cannot be encoded"),
         ("huge", "1000000 at most"),
     ],
 )
