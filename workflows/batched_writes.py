@@ -4,18 +4,15 @@ import asyncio
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
-from hashlib import sha256
 from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
-from temporalio.converter import value_to_type
 from temporalio.exceptions import ActivityError, ApplicationError, TimeoutType
 from temporalio.exceptions import TimeoutError as ActivityTimeout
 
 from write_batcher.errors import WriteNotConfirmed, WriteNotSubmitted, WriteOutcomeUnknown, WriteRejected
 from write_batcher.models import (
-    CONFIRMATION_SIGNAL,
     ConfirmBy,
     Outcome,
     ReplyAddress,
@@ -24,9 +21,9 @@ from write_batcher.models import (
     WriteRequest,
     batcher_task_queue,
 )
+from write_batcher.workflows.inbox import Inbox, Write, current_attempt
 
 MAX_RECORD_BYTES = 1_000_000  # an activity's input may have 2 MB, with all that goes around the record
-MAX_WORKFLOW_ID_BYTES = 400  # in a request id, which has at most 512 bytes
 ENQUEUE_ATTEMPT_TIMEOUT = timedelta(seconds=15)
 ENQUEUE_RETRY = RetryPolicy(
     initial_interval=timedelta(milliseconds=500), backoff_coefficient=2.0, maximum_interval=timedelta(seconds=10)
@@ -75,7 +72,7 @@ class BatchedWrites:
     def __init__(self, options: WriteOptions | None = None) -> None:
         self._options = options or WriteOptions()
         self._batcher_task_queue = self._options.batcher_task_queue or batcher_task_queue(self._options.queue)
-        self._inbox = _Inbox.of_this_workflow()
+        self._inbox = Inbox.of_this_workflow()
 
     async def submit(
         self, table: str, record: dict[str, Any], *, key: str | None = None, request_id: str | None = None
@@ -91,7 +88,7 @@ class BatchedWrites:
         settles first: the write is withdrawn unless it was made already, which the CancelledError's message tells.
         """
         request_id = request_id or self._inbox.next_request_id()
-        write = _Write(request_id=request_id, table=table, record=record, key=key or request_id)
+        write = Write(request_id=request_id, table=table, record=record, key=key or request_id)
         _check_encodable(write)
         if self._options.confirm_by is ConfirmBy.NONE:
             await self._append(write, within=self._options.submit_timeout)
@@ -120,7 +117,7 @@ class BatchedWrites:
             raise WriteNotConfirmed(f"request {request_id} is withdrawn: {reason}")
         return receipt
 
-    async def _receipt_of(self, write: "_Write") -> WriteReceipt:
+    async def _receipt_of(self, write: Write) -> WriteReceipt:
         half = self._options.confirm_timeout / 2
         try:
             receipt = await self._ask(write, submit_within=self._options.submit_timeout)
@@ -145,7 +142,7 @@ class BatchedWrites:
         return receipt or await self._settle(write)
 
     async def _ask(
-        self, write: "_Write", *, submit_within: timedelta, deadline: float | None = None
+        self, write: Write, *, submit_within: timedelta, deadline: float | None = None
     ) -> WriteReceipt | None:
         """Append the request and wait for its receipt until the deadline, by default for half of the timeout from the
         append on; None when none came. Raises WriteNotSubmitted.
@@ -172,7 +169,7 @@ class BatchedWrites:
                 return None
             raise self._not_submitted(write, submit_within, error) from error
 
-    async def _append(self, write: "_Write", *, within: timedelta) -> None:
+    async def _append(self, write: Write, *, within: timedelta) -> None:
         appending = workflow.start_activity(
             "enqueue_write",
             self._submission(write),
@@ -187,7 +184,7 @@ class BatchedWrites:
         except ActivityError as error:
             raise self._not_submitted(write, within, error) from error
 
-    async def _unless_signalled(self, write: "_Write", asking: "workflow.ActivityHandle[T]") -> T | WriteReceipt:
+    async def _unless_signalled(self, write: Write, asking: "workflow.ActivityHandle[T]") -> T | WriteReceipt:
         """What the activity answers, or the receipt when that comes first: the activity's own answer may get lost."""
         try:
             await workflow.wait_condition(lambda: asking.done() or self._inbox.receipt(write.request_id) is not None)
@@ -200,7 +197,7 @@ class BatchedWrites:
         _abandon(asking)
         return receipt
 
-    async def _settle(self, write: "_Write") -> WriteReceipt:
+    async def _settle(self, write: Write) -> WriteReceipt:
         """Withdraw the request, or learn its outcome, also when cancelled meanwhile. Raises WriteOutcomeUnknown."""
         settling = workflow.start_activity(
             "settle_write",
@@ -231,15 +228,15 @@ class BatchedWrites:
                 "write_batcher_ledger for the request id"
             ) from error
 
-    def _submission(self, write: "_Write") -> Submission:
+    def _submission(self, write: Write) -> Submission:
         return Submission(queue=self._options.queue, key=write.key, request=self._request(write))
 
-    def _request(self, write: "_Write") -> WriteRequest:
+    def _request(self, write: Write) -> WriteRequest:
         info = workflow.info()
         reply = ReplyAddress(
             workflow_id=info.workflow_id,
             run_id=info.run_id,
-            attempt=_attempt(),
+            attempt=current_attempt(),
             mode=self._options.confirm_by,
         )
         return WriteRequest(
@@ -250,7 +247,7 @@ class BatchedWrites:
             asked_ms=round(workflow.time() * 1000),
         )
 
-    def _not_submitted(self, write: "_Write", within: timedelta, error: ActivityError) -> WriteNotSubmitted:
+    def _not_submitted(self, write: Write, within: timedelta, error: ActivityError) -> WriteNotSubmitted:
         # Temporal's own text of a timeout speaks of retries and ScheduleToClose, which tells an operator nothing.
         timed_out = isinstance(error.cause, ActivityTimeout)
         reason = "the append did not answer; look at Redis and at the workers of this workflow's task queue"
@@ -260,17 +257,7 @@ class BatchedWrites:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Write:
-    """What one call of `submit` wants written."""
-
-    request_id: str
-    table: str
-    record: dict[str, Any]
-    key: str
-
-
-def _check_encodable(write: _Write) -> None:
+def _check_encodable(write: Write) -> None:
     """Raises WriteNotSubmitted. Found only when Temporal encodes the activity's input, it would fail the workflow task
     for ever, and with it the workflow.
     """
@@ -298,94 +285,3 @@ def _abandon(asking: "workflow.ActivityHandle[Any]") -> None:
     # Not awaited: its answer may come in this very task, and then awaiting it would raise CancelledError.
     asking.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
     asking.cancel()
-
-
-def _attempt() -> str:
-    # The seed, unlike the run id, is the same when this very history is replayed in a run that was reset later, and
-    # new from the reset on: what an earlier attempt was told is neither forgotten in replay nor taken for this one's.
-    return f"{workflow.random_seed():x}"
-
-
-class _Inbox:
-    """Receipts that this workflow waits for. One per workflow: all BatchedWrites share its signal and its counter."""
-
-    def __init__(self) -> None:
-        self._submitted = 0
-        self._waiting: dict[str, list[_Write]] = {}
-        self._receipts: dict[str, WriteReceipt] = {}
-
-    @classmethod
-    def of_this_workflow(cls) -> "_Inbox":
-        handler = workflow.get_signal_handler(CONFIRMATION_SIGNAL)
-        inbox = getattr(handler, "__self__", None)
-        if not isinstance(inbox, cls):
-            inbox = cls()
-            workflow.set_signal_handler(CONFIRMATION_SIGNAL, inbox.on_confirmation)
-        return inbox
-
-    def next_request_id(self) -> str:
-        # The first execution run id survives a reset; a random id would not, and a reset would write twice.
-        # Without `after-` the first two runs of a continue-as-new chain would share their ids.
-        info = workflow.info()
-        self._submitted += 1
-        run = f"after-{info.continued_run_id}" if info.continued_run_id else info.first_execution_run_id
-        return f"{_shortened(info.workflow_id)}/{run}/{self._submitted}"
-
-    def expect(self, write: "_Write") -> None:
-        """Raises WriteRejected when the id is being submitted with another record: one receipt could not tell them
-        apart.
-        """
-        waiting = self._waiting.setdefault(write.request_id, [])
-        if any((other.table, other.record) != (write.table, write.record) for other in waiting):
-            raise WriteRejected(
-                f"request id {write.request_id} is being submitted with another record: "
-                "give each record a request id of its own"
-            )
-        waiting.append(write)
-
-    def forget(self, request_id: str) -> None:
-        self._waiting[request_id].pop()
-        if not self._waiting[request_id]:
-            del self._waiting[request_id]
-            self._receipts.pop(request_id, None)
-
-    def receipt(self, request_id: str) -> WriteReceipt | None:
-        return self._receipts.get(request_id)
-
-    async def wait(self, request_id: str, timeout: timedelta) -> WriteReceipt | None:
-        """The receipt, or None when it does not come within `timeout`."""
-        if timeout <= timedelta(0):
-            return self.receipt(request_id)
-        try:
-            await workflow.wait_condition(
-                lambda: request_id in self._receipts, timeout=timeout, timeout_summary="write confirmation"
-            )
-        except TimeoutError:
-            return None
-        return self.receipt(request_id)
-
-    async def wait_for_another(self, request_id: str) -> WriteReceipt:
-        """The receipt that comes after the one that is here, however long that takes."""
-        self._receipts.pop(request_id, None)
-        await workflow.wait_condition(lambda: request_id in self._receipts)
-        return self._receipts[request_id]
-
-    def on_confirmation(self, receipts: Any = None, *_rest: Any) -> None:
-        # Anyone may send this signal. A handler that raises would fail the workflow task for ever, so it takes any
-        # arguments and ignores what is no receipt, not awaited, or known already.
-        for item in receipts if isinstance(receipts, list) else []:
-            try:
-                receipt: WriteReceipt = value_to_type(WriteReceipt, item)
-            except Exception:  # noqa: BLE001 - see above
-                workflow.logger.warning("ignored a malformed receipt")
-                continue
-            binds = receipt.outcome in (Outcome.WRITTEN, Outcome.DUPLICATE) or receipt.attempt in (None, _attempt())
-            if binds and receipt.request_id in self._waiting:
-                self._receipts.setdefault(receipt.request_id, receipt)
-
-
-def _shortened(workflow_id: str) -> str:
-    # Temporal allows workflow ids of 1,000 bytes, a request id has 512.
-    if len(workflow_id.encode()) <= MAX_WORKFLOW_ID_BYTES:
-        return workflow_id
-    return f"{workflow_id[:40]}~{sha256(workflow_id.encode()).hexdigest()}"
