@@ -10,7 +10,7 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, is_cancelled_exception
 from temporalio.workflow import ActivityCancellationType
 
-from write_batcher.models import DrainEnd, DrainProgress, DrainResult, PartitionRef
+from write_batcher.models import DrainEnd, DrainResult, PartitionRef
 
 # A crashed drain is replaced within this time plus the retry's second. Longer than any event loop should ever hang.
 HEARTBEAT_TIMEOUT = timedelta(seconds=10)
@@ -44,11 +44,10 @@ class BatcherInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatcherStatus:
-    """The answer to the query `status`: `last` is the progress of the drain that returned last in this run."""
+    """The answer to the query `status`: `drains` counts the drains that have returned."""
 
     state: BatcherState
     drains: int
-    last: DrainProgress | None
 
 
 @workflow.defn
@@ -63,7 +62,6 @@ class BatcherWorkflow:
         self._paused = False
         self._stopping = False
         self._drains = batcher.drains
-        self._last: DrainProgress | None = None
         self._drain: workflow.ActivityHandle[DrainResult] | None = None
         self._drain_told_to_end = False
 
@@ -108,7 +106,6 @@ class BatcherWorkflow:
         finally:
             self._drain = None
             self._drains += 1
-        self._last = result.progress
         return result.end
 
     @workflow.signal
@@ -138,7 +135,7 @@ class BatcherWorkflow:
     @workflow.query
     def status(self) -> BatcherStatus:
         """What this workflow is doing."""
-        return BatcherStatus(state=self._state(), drains=self._drains, last=self._last)
+        return BatcherStatus(state=self._state(), drains=self._drains)
 
     def _state(self) -> BatcherState:
         if self._stopping:
