@@ -155,8 +155,12 @@ def as_text(value: object) -> str:
 
 def hide_password(url: str) -> str:
     """`url` fit for a log: password and query, which may hold one, are replaced by ***, also in a malformed URL."""
-    without_password = re.sub(r"^([\w+.-]+:/+)?+([^:@]*):.*@", r"\1\2:***@", url, flags=re.DOTALL)
-    return re.sub(r"\?.*", "?***", without_password, flags=re.DOTALL)
+    scheme = re.match(r"[\w+.-]+:/+", url)
+    start = scheme[0] if scheme else ""
+    login, at, rest = url[len(start) :].rpartition("@")
+    user, colon, _password = login.partition(":")
+    address, mark, _query = rest.partition("?")
+    return start + user + (":***" if colon else "") + at + address + ("?***" if mark else "")
 
 
 def _names_redis(url: str) -> bool:
