@@ -99,17 +99,20 @@ class Writer:
             return await _to_its_end(self._sink.write(batch))
         await self._queue.begin_alone(alone.entry)
         try:
-            return await _to_its_end(self._sink.write(batch))
-        finally:
+            receipts = await _to_its_end(self._sink.write(batch))
+        except SinkUnavailable:
             await self._queue.end_alone(alone.entry)
+            raise
+        # Any other error of the sink ends this drain as a crash would, and counts like one.
+        await self._queue.end_alone(alone.entry)
+        return receipts
 
     async def _give_up(self, taken: Taken) -> Answer:
         """Processes ended while they wrote this entry alone. The ledger tells whether one of them succeeded before."""
-        receipt = await _to_its_end(self._sink.settle(taken.request))
-        if receipt.outcome is Outcome.WITHDRAWN:
-            error = f"{DEATHS_ALONE} processes ended while they wrote it alone"
-            logger.error("entry %s goes to the dead letters: %s", taken.entry.entry_id, error)
-            receipt = replace(receipt, outcome=Outcome.REJECTED, error=error)
+        reason = f"{DEATHS_ALONE} drains ended while they wrote it alone"
+        with self._watch.step("settling an entry", WRITE_LIMIT):
+            receipt = await _to_its_end(self._sink.settle(taken.request, refused=reason))
+        logger.error("entry %s is given up, %s: %s", taken.entry.entry_id, reason, receipt.outcome.value)
         return Answer(
             entry=taken.entry, reply=taken.request.reply, receipt=replace(receipt, attempt=taken.request.attempt)
         )

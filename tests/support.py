@@ -80,8 +80,11 @@ class MemorySink:
         self.batches.append(batch)
         return [self._write(request, batch.batch_id) for request in batch.requests]
 
-    async def settle(self, request: WriteRequest) -> WriteReceipt:
-        receipt = self._written.get(request.request_id) or self._bind(request, Outcome.WITHDRAWN)
+    async def settle(self, request: WriteRequest, *, refused: str | None = None) -> WriteReceipt:
+        receipt = self._written.get(request.request_id)
+        if receipt is None and refused is not None:
+            receipt = self._bind(request, Outcome.REJECTED, error=refused)
+        receipt = receipt or self._bind(request, Outcome.WITHDRAWN)
         self.settled.append(receipt)
         return receipt
 

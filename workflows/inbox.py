@@ -93,7 +93,8 @@ class Inbox:
 
     async def wait_for_another(self, request_id: str) -> WriteReceipt:
         """The receipt that comes after the one that is here, however long that takes."""
-        self._receipts.pop(request_id, None)
+        if not self._is_final(request_id):
+            self._receipts.pop(request_id, None)
         await workflow.wait_condition(lambda: request_id in self._receipts)
         return self._receipts[request_id]
 
@@ -111,8 +112,13 @@ class Inbox:
                 None,
                 current_attempt(),
             )
-            if binds and receipt.request_id in self._waiting:
-                self._receipts.setdefault(receipt.request_id, receipt)
+            if binds and receipt.request_id in self._waiting and not self._is_final(receipt.request_id):
+                self._receipts[receipt.request_id] = receipt
+
+    def _is_final(self, request_id: str) -> bool:
+        # A rejection is not: its dead letter may have been replayed before this workflow heard of either.
+        receipt = self._receipts.get(request_id)
+        return receipt is not None and receipt.outcome is not Outcome.REJECTED
 
 
 def _shortened(workflow_id: str) -> str:

@@ -82,7 +82,8 @@ class Dialect(ABC):
                 # Raised by a column's own type when it binds a value. SQLAlchemy's own errors are not the record's.
                 blamed = not isinstance(error.orig, SQLAlchemyError)
             case _:
-                blamed = isinstance(error, (OverflowError, UnicodeError))
+                # What the driver raises when it cannot send a value: UnicodeError is a ValueError.
+                blamed = isinstance(error, (OverflowError, TypeError, ValueError))
         return Refusal(text=self.reason_of(error)) if blamed else None
 
     def reason_of(self, error: BaseException) -> str:
@@ -94,4 +95,4 @@ class Dialect(ABC):
 
 def shown(url: URL) -> str:
     """`url` fit for a log."""
-    return url.render_as_string(hide_password=True)
+    return url.set(query={}).render_as_string(hide_password=True)  # a query may hold a password too

@@ -133,7 +133,7 @@ class _Inserter:
             records = sorted(records, key=lambda record: repr(record.key))
         try:
             await self._connection.execute(statement, [record.values for record in records])
-        except (StatementError, OverflowError, UnicodeError) as error:
+        except (StatementError, OverflowError, TypeError, ValueError) as error:
             refusal = self._dialect.refusal(error)
             if refusal is None:
                 raise

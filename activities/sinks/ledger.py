@@ -25,6 +25,9 @@ PRUNE_ROWS = 1_000
 MAX_ID_BYTES = 2_000
 """PostgreSQL indexes at most 2,704 bytes. Temporal's workflow ids, which request ids begin with, end at 1,000."""
 
+MAX_ATTEMPTS = 100
+"""Earlier attempts whose outcome a row remembers. Each has waited for its whole timeout before the next began."""
+
 LEDGER = Table(
     "write_batcher_ledger",
     MetaData(),
@@ -43,7 +46,8 @@ LEDGER = Table(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerRow:
     """What became of a request id. `workflow_id`, `attempt` and `asked_ms` tell who asked and when, None for
-    fire-and-forget; `batch_id` is None when the request was withdrawn.
+    fire-and-forget; in the ledger `attempt` names all attempts that are bound, each in a line. `batch_id` is None when
+    the request was withdrawn.
     """
 
     request_id: str
@@ -88,11 +92,24 @@ class LedgerRow:
         `written` binds everybody. A refusal or a withdrawal binds the attempt that got it, so that a reset workflow
         gets a new try, and older attempts of the same workflow, whose entries may still be on their way.
         """
-        if self.outcome is Outcome.WRITTEN or self.attempt == later.attempt:
+        if self.outcome is Outcome.WRITTEN or later.attempt in self._attempts:
             return True
         if self.workflow_id is None or self.workflow_id != later.workflow_id:
             return False
         return self.asked_ms is not None and later.asked_ms is not None and later.asked_ms < self.asked_ms
+
+    def after(self, earlier: "LedgerRow | None") -> Self:
+        """This row as it replaces `earlier`: what was told to the attempts before still binds them, because their
+        entries may still be on their way.
+        """
+        if earlier is None or self.outcome is Outcome.WRITTEN or self.attempt is None:
+            return self
+        before = [attempt for attempt in earlier._attempts if attempt is not None]
+        return replace(self, attempt="\n".join([*before[-MAX_ATTEMPTS:], self.attempt]))
+
+    @property
+    def _attempts(self) -> list[str | None]:
+        return [None] if self.attempt is None else [*self.attempt.split("\n")]
 
     def receipt(self) -> WriteReceipt:
         return WriteReceipt(

@@ -34,8 +34,9 @@ class PostgresDialect(Dialect):
 
     # Data exception, integrity constraint violation, WITH CHECK OPTION violation.
     RECORD_CLASSES = frozenset({"22", "23", "44"})
-    # Too large for an index or a page; RAISE EXCEPTION in a trigger; two upserts of one key in one statement.
-    RECORD_CODES = frozenset({"54000", "P0001", "21000"})
+    # Too large for an index or a page; RAISE EXCEPTION in a trigger; two upserts of one key in one statement;
+    # a value of a type that its column cannot take.
+    RECORD_CODES = frozenset({"54000", "P0001", "21000", "42804", "42846"})
     BUSY_CLASSES = frozenset({"40", "53", "55", "57"})
     # Their details name the key; that of a missing value would be the whole row, and go to logs.
     CODES_WITH_DETAIL = frozenset({"23503", "23505", "23P01"})

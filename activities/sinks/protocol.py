@@ -19,8 +19,9 @@ class Sink(Protocol):
         """
         ...
 
-    async def settle(self, request: WriteRequest) -> WriteReceipt:
-        """Decide what became of a request whose caller waits no longer: withdraw it if it has not been written.
+    async def settle(self, request: WriteRequest, *, refused: str | None = None) -> WriteReceipt:
+        """Decide what became of a request whose caller waits no longer: withdraw it if it has not been written, or
+        reject it for the reason `refused`.
 
         Returns `withdrawn` when it has not been written and never will be for its attempt, else what was decided
         before: `written` with the batch that wrote it, or `rejected`. Waits, not for long, for a batch that is being

@@ -111,12 +111,14 @@ class SqlSink:
             receipts |= await self._ask(self._write(items), WRITE_LIMIT)
         return [receipts[request.request_id] for request in batch.requests]
 
-    async def settle(self, request: WriteRequest) -> WriteReceipt:
+    async def settle(self, request: WriteRequest, *, refused: str | None = None) -> WriteReceipt:
         """See `Sink.settle`. Takes up to 10 s."""
         try:
             row = LedgerRow.of(request, outcome=Outcome.WITHDRAWN, batch_id=None)
         except InvalidRequest as error:
             return _invalid(request, None, error)
+        if refused is not None:
+            row = replace(row, outcome=Outcome.REJECTED, error=printable(refused))
         return await self._ask(self._settle(row), SETTLE_LIMIT)
 
     async def forget_rejection(self, request_id: str) -> bool:
@@ -205,7 +207,7 @@ class SqlSink:
             row = item.refused(refusals[request_id].text).row if request_id in refusals else item.row
             receipts[request_id] = row.receipt()
             if row.outcome is not Outcome.WRITTEN or request_id not in claimed:
-                changed.append(row)
+                changed.append(row.after(known.get(request_id)))
         if changed:
             await ledger.replace_rows(connection, self._dialect, changed)
         return receipts
@@ -217,7 +219,7 @@ class SqlSink:
             if earlier is not None and earlier.binds(row):
                 return earlier.receipt_for(row, written_as=Outcome.WRITTEN)
             if earlier is not None:
-                await ledger.replace_rows(connection, self._dialect, [row])
+                await ledger.replace_rows(connection, self._dialect, [row.after(earlier)])
             return row.receipt()
 
     async def _forget_rejection(self, request_id: str) -> bool:

@@ -762,7 +762,7 @@ async def test_entry_that_ends_process_after_process_is_dead_and_holds_up_nobody
         await eventually(stage.is_empty)
     assert stage.sink.row_ids == ["fine"]
     (told,) = stage.temporal.receipts("poison")
-    assert (told.outcome, told.error) == (Outcome.REJECTED, "7 processes ended while they wrote it alone")
+    assert (told.outcome, told.error) == (Outcome.REJECTED, "7 drains ended while they wrote it alone")
     assert (await stage.queue.statistics()).dead == 1
 
 
@@ -784,3 +784,23 @@ async def test_request_that_is_older_than_the_ledger_remembers_is_not_written(st
         await eventually(stage.is_empty)
     assert stage.sink.row_ids == []
     assert "longer than the ledger remembers" in str(stage.temporal.receipts("a")[0].error)
+
+
+async def test_record_that_makes_the_sink_fail_in_an_unforeseen_way_is_dead_in_the_end(stage: Stage) -> None:
+    write = stage.sink.write
+
+    async def fail_on_poison(batch: Batch) -> list[WriteReceipt]:
+        if any(request.request_id == "poison" for request in batch.requests):
+            raise TypeError("a defect of the sink")
+        return await write(batch)
+
+    stage.sink.write = fail_on_poison  # type: ignore[method-assign]
+    await stage.append("poison", "fine")
+    for _ in range(ALONE_AFTER + DEATHS_ALONE + 3):
+        async with stage.draining() as running:
+            running.crashed = True
+            await eventually(lambda: running.task.done() or stage.is_empty())
+        if await stage.is_empty():
+            break
+    assert stage.sink.row_ids == ["fine"]
+    assert [receipt.outcome for receipt in stage.temporal.receipts("poison")] == [Outcome.REJECTED]

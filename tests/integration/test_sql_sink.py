@@ -198,7 +198,7 @@ async def test_another_run_that_is_rejected_again_gets_its_own_reason(database: 
     receipts = await sink.write(batch(order(1, cents="x", attempt="run-2"), batch_id="batch-2"))
 
     assert outcomes(receipts) == [Outcome.REJECTED]
-    assert database.ledger("batch_id, attempt, error") == [("batch-2", "run-2", receipts[0].error)]
+    assert database.ledger("batch_id, attempt, error") == [("batch-2", "run-1\nrun-2", receipts[0].error)]
 
 
 async def test_written_is_final_for_every_run(database: Database, sink: SqlSink) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.databases import Database, batch, held_after, order, outcomes
 from write_batcher.activities.sinks.sql import SqlSink
 from write_batcher.errors import SinkUnavailable
-from write_batcher.models import Outcome, WriteReceipt, WriteRequest
+from write_batcher.models import Outcome, ReplyAddress, WriteReceipt, WriteRequest
 
 LEDGER_INSERT = "INTO write_batcher_ledger"
 ORDERS_INSERT = "INTO orders"
@@ -84,8 +84,8 @@ async def test_refusal_or_withdrawal_of_another_run_is_replaced(database: Databa
 
     assert outcomes(settled) == [Outcome.WITHDRAWN] * 2
     assert database.ledger() == [
-        ("order-00001", "withdrawn", None, "run-2", None),
-        ("order-00002", "withdrawn", None, "run-2", None),
+        ("order-00001", "withdrawn", None, "run-1\nrun-2", None),
+        ("order-00002", "withdrawn", None, "run-1\nrun-2", None),
     ]
     assert outcomes(await drain.write(batch(order(1, attempt="run-2")))) == [Outcome.WITHDRAWN]
 
@@ -203,3 +203,35 @@ async def test_settles_and_overlapping_batches_at_random_agree(
         assert answer.outcome is (Outcome.WRITTEN if number in rows else Outcome.WITHDRAWN)
     for receipt in (*first, *second):
         assert (receipt.outcome is Outcome.WITHDRAWN) == (int(receipt.request_id[-5:]) not in rows)
+
+
+async def test_withdrawals_of_two_workflows_with_one_id_both_stand(database: Database, drain: SqlSink) -> None:
+    """Each was told that its write will never be made; each may have an entry on its way."""
+    first = order(1, attempt="of-first")
+    second = replace(first, reply=ReplyAddress(workflow_id="another", run_id="run", attempt="of-second"))
+    assert (await drain.settle(first)).outcome is Outcome.WITHDRAWN
+    assert (await drain.settle(second)).outcome is Outcome.WITHDRAWN
+    assert outcomes(await drain.write(batch(first))) == [Outcome.WITHDRAWN]
+    assert outcomes(await drain.write(batch(second, batch_id="batch-2"))) == [Outcome.WITHDRAWN]
+    assert database.count("orders") == 0
+    third = replace(first, reply=ReplyAddress(workflow_id="third", run_id="run", attempt="of-third"))
+    assert outcomes(await drain.write(batch(third, batch_id="batch-3"))) == [Outcome.WRITTEN]
+
+
+async def test_entry_of_an_attempt_before_the_one_that_withdrew_stays_dead(database: Database, drain: SqlSink) -> None:
+    """A workflow was reset while it waited: its first attempt never settled, and its entry comes late."""
+    before, after = (replace(order(1, attempt=name), asked_ms=asked) for name, asked in (("a", 1000), ("b", 2000)))
+    assert (await drain.settle(after)).outcome is Outcome.WITHDRAWN
+    assert outcomes(await drain.write(batch(before))) == [Outcome.WITHDRAWN]
+    assert database.count("orders") == 0
+
+
+async def test_entry_that_is_given_up_is_rejected_until_its_rejection_is_forgotten(
+    database: Database, drain: SqlSink
+) -> None:
+    receipt = await drain.settle(order(1), refused="it ends the process")
+    assert (receipt.outcome, receipt.error) == (Outcome.REJECTED, "it ends the process")
+    assert outcomes(await drain.write(batch(order(1)))) == [Outcome.REJECTED]
+    assert await drain.forget_rejection("order-00001")
+    assert outcomes(await drain.write(batch(order(1), batch_id="batch-2"))) == [Outcome.WRITTEN]
+    assert database.count("orders") == 1
