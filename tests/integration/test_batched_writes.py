@@ -40,7 +40,7 @@ from write_batcher.queue.codec import MAX_REQUEST_ID_BYTES
 from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.workers.local import RedisServer
-from write_batcher.workflows.batched_writes import BatchedWrites, WriteOptions
+from write_batcher.workflows.batched_writes import BatchedWrites, OnRejected, WriteOptions
 
 
 async def confirm(handle: WorkflowHandle[Orders, list[WriteReceipt]], receipts: Sequence[WriteReceipt]) -> None:
@@ -383,3 +383,19 @@ async def test_record_that_no_entry_can_carry_fails_its_workflow_at_once(
     assert reason in failure.message
     assert "'orders'" in failure.message
     assert queue.submissions == []
+
+
+async def test_replay_that_was_written_before_the_caller_heard_of_its_rejection_is_the_last_word(
+    client: Client, name: str
+) -> None:
+    queue = FakeQueue()
+    order = Order(on_rejected=OnRejected.WAIT)
+    async with caller(client, name, queue.enqueue_write):
+        handle = await start(client, name, order)
+        await eventually(lambda: bool(queue.submissions))
+        request = queue.submissions[0].request
+        rejected = WriteReceipt(
+            request_id=request.request_id, outcome=Outcome.REJECTED, attempt=request.attempt, error="too old"
+        )
+        await confirm(handle, [rejected, written(request.request_id)])
+        assert [receipt.outcome for receipt in await receipts_of(handle)] == [Outcome.WRITTEN]
