@@ -32,8 +32,12 @@ async def run(*arguments: str, environment: dict[str, str] | None = None, within
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(within_s):
-        output, errors = await process.communicate()
+    try:
+        async with asyncio.timeout(within_s):
+            output, errors = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
     assert process.returncode is not None
     return process.returncode, output.decode(), errors.decode()
 
