@@ -27,8 +27,6 @@ class Taken:
 
     entry: StreamEntry
     request: WriteRequest
-    suspect: bool = False
-    """Delivered so often without an end that writing it may be what ends processes."""
 
 
 class FlushMark:

@@ -30,7 +30,7 @@ class ClosedBatch:
     reason: FlushReason
     items: tuple[Taken, ...]
     alone: bool = False
-    """A single suspect, see `Taken`."""
+    """A single entry, delivered so often without an end that writing it may be what ends processes."""
     closed_ms: int
     """When it was closed; milliseconds since the epoch by the clock of Redis, as in entry ids."""
 
@@ -183,8 +183,8 @@ class Taker:
                     self._check_age(entry)
                     with self._watch.step("decoding an entry", STEP_LIMIT):
                         request = await self._codec.decode(entry.fields)
-                    taken = Taken(entry=entry, request=request, suspect=entry.entry_id in suspects)
-                    (self._suspects if taken.suspect else line).append(taken)
+                    queue = self._suspects if entry.entry_id in suspects else line
+                    queue.append(Taken(entry=entry, request=request))
                     self._in_hand.add(entry.entry_id)
                 except InvalidEntry as error:
                     self._in_hand.add(entry.entry_id)
