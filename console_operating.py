@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from write_batcher.console import Rows, one_line, print_rows
+from write_batcher.queue.latencies import Latency
 from write_batcher.workers.dead_letters import Letter
 from write_batcher.workers.monitor import PartitionView
 
@@ -173,7 +174,9 @@ def _rows(view: PartitionView) -> Rows:
         ("dead letters", view.dead_letters),
         *((f"{BATCHES_BY}{reason}", number) for reason, number in view.batches.items()),
         ("batch fill", "-" if view.fill is None else f"{view.fill:.0%}"),
-        ("average write", "-" if view.write_ms is None else f"{view.write_ms:.0f} ms"),
+        ("queued p50 / p99 below", _latency(view.queued)),
+        ("write p50 / p99 below", _latency(view.write)),
+        ("confirm p50 / p99 below", _latency(view.confirm)),
         ("appended", view.appended),
         ("written", view.written),
         ("duplicate", view.duplicate),
@@ -209,6 +212,10 @@ def _view_dict(view: PartitionView) -> dict[str, object]:
         "last_failure": host.last_failure,
         **values,
     }
+
+
+def _latency(latency: Latency | None) -> str:
+    return "-" if latency is None else f"{age(latency.p50_ms / 1000)} / {age(latency.p99_ms / 1000)}"
 
 
 def _or_dash(value: int | None) -> int | str:

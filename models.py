@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Any
 
 CONFIRMATION_SIGNAL = "write_confirmation"
+MAX_REQUEST_ID_BYTES = 512  # of UTF-8
 
 
 def batcher_task_queue(queue: str) -> str:
@@ -51,11 +52,12 @@ class ConfirmBy(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplyAddress:
-    """The caller that waits for a receipt.
+    """The caller of a write, and how it is told.
 
     `attempt` names the try that asked: new for every run and for every reset of a run. A rejection or a withdrawal
-    binds only the attempt that got it. `activity_id` is the activity to complete, of the run `run_id`; set exactly when
-    `mode` is `ConfirmBy.COMPLETION`.
+    binds only the attempt that got it. `call` numbers the submits of an attempt: a request that is submitted anew gets
+    an answer of its own, one that is only asked for again does not. `activity_id` is the activity to complete, of the
+    run `run_id`; set exactly when `mode` is `ConfirmBy.COMPLETION`.
     """
 
     workflow_id: str
@@ -63,11 +65,17 @@ class ReplyAddress:
     attempt: str
     mode: ConfirmBy = ConfirmBy.SIGNAL
     activity_id: str | None = None
+    call: int = 0
+
+    @property
+    def waits(self) -> bool:
+        """Whether anybody wants a receipt."""
+        return self.mode is not ConfirmBy.NONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteRequest:
-    """One record for one target table. `reply` is None for fire-and-forget."""
+    """One record for one target table. `reply` is None when no caller is known."""
 
     request_id: str
     table: str
@@ -78,7 +86,7 @@ class WriteRequest:
 
     @property
     def attempt(self) -> str | None:
-        """The try that asked; None for fire-and-forget."""
+        """The try that asked; None when no caller is known."""
         return self.reply.attempt if self.reply else None
 
 

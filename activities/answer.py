@@ -77,7 +77,7 @@ class Answerer:
         callers: dict[ReplyAddress, list[Answer]] = defaultdict(list)
         finished = []
         for answer in answers:
-            if answer.reply is None:
+            if answer.reply is None or not answer.reply.waits:
                 finished.append(answer)
             else:
                 callers[one_caller(answer.reply)].append(answer)
@@ -103,16 +103,18 @@ class Answerer:
 
     async def _deliver(self, caller: ReplyAddress, answers: list[Answer]) -> bool:
         """Send one caller its receipts. True when that is final."""
-        delivery = await self._confirmer.deliver(
-            caller,
-            [
-                replace(answer.receipt, confirm_ms=round((time.monotonic() - answer.written_at) * 1000))
-                for answer in answers
-            ],
-        )
+        receipts = [
+            replace(answer.receipt, confirm_ms=round((time.monotonic() - answer.written_at) * 1000))
+            for answer in answers
+        ]
+        delivery = await self._confirmer.deliver(caller, receipts)
         if delivery is Delivery.UNKNOWN:
             self._progress.tally({"confirmations_retried": 1})
             return False
+        if delivery is Delivery.DELIVERED:
+            for receipt in receipts:
+                self._progress.tally_latency("queued", receipt.queued_ms)
+                self._progress.tally_latency("confirm", receipt.confirm_ms)
         name = "confirmed" if delivery is Delivery.DELIVERED else "without_caller"
         self._progress.count(**{name: len(answers)})
         self._progress.tally({name: len(answers)})
@@ -145,4 +147,4 @@ def one_caller(reply: ReplyAddress) -> ReplyAddress:
     """What replies to the same caller have in common: a signal finds the workflow whatever its run, and one signal
     carries the receipts of all attempts; an activity is completed on its own.
     """
-    return replace(reply, run_id="", attempt="") if reply.mode is ConfirmBy.SIGNAL else reply
+    return replace(reply, run_id="", attempt="", call=0) if reply.mode is ConfirmBy.SIGNAL else reply

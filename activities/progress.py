@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from write_batcher.models import DrainProgress
+from write_batcher.queue.latencies import latency_counter
 
 
 class Progress:
@@ -24,6 +25,11 @@ class Progress:
     def tally(self, more: Mapping[str, int]) -> None:
         """Add to the partition's counters in Redis, when the time comes."""
         self._tallies.update(more)
+
+    def tally_latency(self, name: str, ms: int | None) -> None:
+        """Add one to the partition's histogram `name`, see `WriteQueue.latencies`; None: not known."""
+        if ms is not None:
+            self._tallies[latency_counter(name, ms)] += 1
 
     def take_tallies(self) -> dict[str, int]:
         """What has been tallied since the last time."""

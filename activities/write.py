@@ -147,7 +147,8 @@ class Writer:
     def _report(self, batch: Batch, receipts: list[WriteReceipt], write_ms: int) -> None:
         outcomes = {outcome.value: sum(receipt.outcome is outcome for receipt in receipts) for outcome in OUTCOMES}
         self._progress.count(batches=1, **outcomes)
-        self._progress.tally({f"batches_{batch.flush_reason.value}": 1, "batched": len(receipts), "write_ms": write_ms})
+        self._progress.tally({f"batches_{batch.flush_reason.value}": 1, "batched": len(receipts)})
+        self._progress.tally_latency("write", write_ms)
         logger.info(
             "batch %s: %d requests (%s) in %d ms, %s",
             batch.batch_id,

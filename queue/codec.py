@@ -1,16 +1,16 @@
 """Write request <-> fields of a stream entry. The one place that knows the wire form (version 1).
 
-| field     | value                                                                                              |
-|-----------|----------------------------------------------------------------------------------------------------|
-| `v`       | `1`                                                                                                |
-| `id`      | request id, UTF-8, at most 512 bytes                                                               |
-| `reply`   | JSON `{"workflow_id", "run_id", "attempt", "mode", "activity_id"}`; empty for fire-and-forget      |
-| `asked`   | optional: when the caller asked, in milliseconds since the epoch; orders attempts of one workflow  |
-| `payload` | serialized `temporal.api.common.v1.Payload` of `{"table", "record"}`, through the data converter   |
+| field     | value                                                                                               |
+|-----------|-----------------------------------------------------------------------------------------------------|
+| `v`       | `1`                                                                                                 |
+| `id`      | request id, UTF-8, at most 512 bytes                                                                |
+| `reply`   | JSON `{"workflow_id", "run_id", "attempt", "call", "mode", "activity_id"}`; empty without a caller  |
+| `asked`   | optional: when the caller asked, in milliseconds since the epoch; orders attempts of one workflow   |
+| `payload` | serialized `temporal.api.common.v1.Payload` of `{"table", "record"}`, through the data converter    |
 
-In `reply`, `mode` is `signal` or `completion`, `activity_id` belongs to the latter, and `attempt` (by default the run
-id) names the try that asked, which alone a rejection or a withdrawal binds. Entries are compared by the bytes of `id`
-and `reply`: the same request asked twice by the same attempt is queued once.
+In `reply`, `mode` is `signal`, `completion` or `none`, `activity_id` belongs to the second, and `attempt` (by default
+the run id) names the try that asked, which alone a rejection or a withdrawal binds. Entries are compared by the bytes
+of `id` and `reply`: a request that one submit, numbered by `call` (by default 0), asks for twice is queued once.
 """
 
 import json
@@ -23,10 +23,9 @@ from temporalio.api.common.v1 import Payload
 from temporalio.converter import DataConverter
 
 from write_batcher.errors import InvalidEntry, InvalidRequest, QueueUnavailable
-from write_batcher.models import ConfirmBy, ReplyAddress, WriteRequest
+from write_batcher.models import MAX_REQUEST_ID_BYTES, ConfirmBy, ReplyAddress, WriteRequest
 
 VERSION = b"1"
-MAX_REQUEST_ID_BYTES = 512
 
 MILLISECONDS = re.compile(rb"\d{1,18}")
 
@@ -112,6 +111,7 @@ def decode_reply(fields: Fields) -> ReplyAddress | None:
             attempt=str(reply.get("attempt", run_id)),
             mode=mode,
             activity_id=str(reply["activity_id"]) if mode is ConfirmBy.COMPLETION else None,
+            call=int(reply.get("call", 0)),
         )
         # JSON may hold lone surrogates, which no caller can be found by.
         _ = f"{address.workflow_id}{address.run_id}{address.attempt}{address.activity_id}".encode()

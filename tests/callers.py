@@ -38,10 +38,13 @@ BOTH = [ConfirmBy.SIGNAL, ConfirmBy.COMPLETION]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """Each of `items` is submitted to each of `queues`, all at once; then the workflow continues as new."""
+    """Each of `items` is submitted to each of `queues`, all at once or `one_by_one`; then the workflow continues as
+    new.
+    """
 
     queues: tuple[str, ...] = ("default",)
     items: tuple[str, ...] = ("only",)
+    one_by_one: bool = False
     request_id: str | None = None
     continue_as_new: int = 0
     batcher_task_queue: str = "batcher-queue"
@@ -71,13 +74,15 @@ class Orders:
 
     @workflow.run
     async def run(self, order: Order) -> list[WriteReceipt]:
-        receipts = await asyncio.gather(
-            *(
-                writes.submit("orders", {"item": item}, request_id=order.request_id)
-                for writes in self.writes
-                for item in order.items
-            )
-        )
+        submits = [
+            writes.submit("orders", {"item": item}, request_id=order.request_id)
+            for writes in self.writes
+            for item in order.items
+        ]
+        if order.one_by_one:
+            receipts = [await submit for submit in submits]
+        else:
+            receipts = await asyncio.gather(*submits)
         if order.continue_as_new:
             workflow.continue_as_new(replace(order, continue_as_new=order.continue_as_new - 1))
         return receipts

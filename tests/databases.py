@@ -13,6 +13,7 @@ from sqlalchemy import Engine, Table, event
 from sqlalchemy.util import await_only
 
 from write_batcher.activities.sinks.sql import SqlSink
+from write_batcher.activities.sinks.tables import TargetTable
 from write_batcher.models import Batch, FlushReason, Outcome, ReplyAddress, WriteReceipt, WriteRequest
 from write_batcher.workers.postgres import PostgresServer
 
@@ -49,7 +50,9 @@ class Database:
     kind: ClassVar[str]
     url: str
 
-    def sink(self, tables: Sequence[str | Table] = TABLES, **more: Any) -> AbstractAsyncContextManager[SqlSink]:
+    def sink(
+        self, tables: Sequence[str | Table | TargetTable] = TABLES, **more: Any
+    ) -> AbstractAsyncContextManager[SqlSink]:
         return SqlSink.open(self.url, tables=tables, **more)
 
     def query(self, statement: str) -> list[Any]:

@@ -101,8 +101,10 @@ class Letter:
 class Ledger(Protocol):
     """What a replay needs of a sink that has a write ledger."""
 
-    async def forget_rejection(self, request_id: str) -> bool:
-        """Let the request be written although it was rejected; False when it was not. Raises SinkUnavailable."""
+    async def forget_rejection(self, request_id: str, attempt: str | None, asked_ms: int | None) -> bool:
+        """Let the request of that attempt be written although it was rejected; False when it was not. Raises
+        SinkUnavailable.
+        """
         ...
 
 
@@ -150,7 +152,8 @@ class QueueLetters:
             # Before the entry is back: the drain may take it in the very next moment, and as long as the ledger knows
             # the rejection, it would be told the same and be dead again. A crash in between harms nothing: the dead
             # letter is still there to be replayed, and until then nothing asks the ledger.
-            await ledger.forget_rejection(request_id)
+            attempt = letter.reply.attempt if letter.reply else None
+            await ledger.forget_rejection(request_id, attempt, letter.request.asked_ms if letter.request else None)
         return await self._of(letter.letter_id.partition).replay(letter.dead)
 
     async def discard(self, letter: Letter, confirmer: Confirmer) -> Told | None:
@@ -172,7 +175,7 @@ class QueueLetters:
         # Deleted first: told first, the caller would be misinformed when somebody else replays it in this moment.
         if not await letters.discard(letter.dead):
             return None
-        if letter.reply is None:
+        if letter.reply is None or not letter.reply.waits:
             return Told.NOBODY
         if queued_again:
             return Told.QUEUED

@@ -9,6 +9,7 @@ from temporalio.client import Client
 
 from write_batcher.errors import ConfigurationError, OperationFailed
 from write_batcher.models import FlushReason, PartitionRef
+from write_batcher.queue.latencies import Latency, latency
 from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.stream import PartitionStatistics, WriteQueue
 from write_batcher.workers.host import Hosts, HostState, HostView
@@ -23,7 +24,9 @@ class PartitionView:
     """One partition at one moment. Counts of outcomes, batches and confirmations are totals since Redis has it.
 
     `undecodable` entries went to the dead letters; so did the rejected ones. `fill` is the average batch as a part of
-    max_items. `warning` is a sentence when the oldest request is far older than it should be.
+    max_items. `queued` is from the append until the batch was closed, `write` its transaction, `confirm` from then
+    until the receipt was sent; None when there were none. `warning` is a sentence when the oldest request is far older
+    than it should be.
     """
 
     partition: PartitionRef
@@ -35,7 +38,9 @@ class PartitionView:
     dead_letters: int
     batches: dict[str, int]
     fill: float | None
-    write_ms: float | None
+    queued: Latency | None
+    write: Latency | None
+    confirm: Latency | None
     appended: int
     written: int
     duplicate: int
@@ -67,7 +72,9 @@ def view_partition(
         dead_letters=statistics.dead,
         batches=batches,
         fill=counters.get("batched", 0) / total / max_items if total else None,
-        write_ms=counters.get("write_ms", 0) / total if total else None,
+        queued=latency("queued", counters),
+        write=latency("write", counters),
+        confirm=latency("confirm", counters),
         appended=counters.get("appended", 0),
         written=counters.get("written", 0),
         duplicate=counters.get("duplicate", 0),

@@ -13,6 +13,7 @@ from temporalio.exceptions import TimeoutError as ActivityTimeout
 
 from write_batcher.errors import WriteNotConfirmed, WriteNotSubmitted, WriteOutcomeUnknown, WriteRejected
 from write_batcher.models import (
+    MAX_REQUEST_ID_BYTES,
     ConfirmBy,
     Outcome,
     ReplyAddress,
@@ -87,18 +88,17 @@ class BatchedWrites:
         Raises WriteRejected, WriteNotSubmitted, WriteNotConfirmed or WriteOutcomeUnknown. When it is cancelled it
         settles first: the write is withdrawn unless it was made already, which the CancelledError's message tells.
         """
-        request_id = request_id or self._inbox.next_request_id()
-        write = Write(request_id=request_id, table=table, record=record, key=key or request_id)
+        if request_id is None:
+            request_id = self._inbox.next_request_id()
+        key = request_id if key is None else key
+        write = Write(request_id=request_id, table=table, record=record, key=key, call=self._inbox.next_call())
         _check_encodable(write)
-        if self._options.confirm_by is ConfirmBy.NONE:
-            await self._append(write, within=self._options.submit_timeout)
-            return WriteReceipt(request_id=request_id, outcome=Outcome.QUEUED)
         self._inbox.expect(write)
         try:
             receipt = await self._receipt_of(write)
             while receipt.outcome is Outcome.REJECTED and self._options.on_rejected is OnRejected.WAIT:
                 workflow.logger.warning("request %s waits for a replay: %s", request_id, receipt.error)
-                receipt = await self._inbox.wait_for_another(request_id)
+                receipt = await self._inbox.wait_for_another(receipt)
         except asyncio.CancelledError:
             settled = await self._settle(write)
             raise asyncio.CancelledError(f"request {request_id}: {settled.outcome.value}") from None
@@ -148,6 +148,9 @@ class BatchedWrites:
         append on; None when none came. Raises WriteNotSubmitted.
         """
         half = self._options.confirm_timeout / 2
+        if self._options.confirm_by is ConfirmBy.NONE:
+            await self._append(write, within=submit_within)
+            return WriteReceipt(request_id=write.request_id, outcome=Outcome.QUEUED)
         if self._options.confirm_by is ConfirmBy.SIGNAL:
             await self._append(write, within=submit_within)
             left = half if deadline is None else timedelta(seconds=deadline - workflow.time())
@@ -238,12 +241,13 @@ class BatchedWrites:
             run_id=info.run_id,
             attempt=current_attempt(),
             mode=self._options.confirm_by,
+            call=write.call,
         )
         return WriteRequest(
             request_id=write.request_id,
             table=write.table,
             record=write.record,
-            reply=None if self._options.confirm_by is ConfirmBy.NONE else reply,
+            reply=reply,
             asked_ms=round(workflow.time() * 1000),
         )
 
@@ -261,6 +265,12 @@ def _check_encodable(write: Write) -> None:
     """Raises WriteNotSubmitted. Found only when Temporal encodes the activity's input, it would fail the workflow task
     for ever, and with it the workflow.
     """
+    id_bytes = len(write.request_id.encode(errors="surrogatepass"))
+    if not 1 <= id_bytes <= MAX_REQUEST_ID_BYTES:
+        raise WriteNotSubmitted(
+            f"request id {write.request_id[:80]!r} has {id_bytes} bytes: use 1 to {MAX_REQUEST_ID_BYTES}, "
+            "or leave it out"
+        )
     try:
         [payload] = workflow.payload_converter().to_payloads([write])
     except (TypeError, ValueError, RuntimeError, RecursionError) as error:

@@ -23,6 +23,8 @@ class Write:
     table: str
     record: dict[str, Any]
     key: str
+    call: int
+    """Numbers the calls of this workflow, from 1."""
 
 
 def current_attempt() -> str:
@@ -37,6 +39,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self._submitted = 0
+        self._calls = 0
         self._waiting: dict[str, list[Write]] = {}
         self._receipts: dict[str, WriteReceipt] = {}
 
@@ -59,7 +62,12 @@ class Inbox:
         run = f"after-{info.continued_run_id}" if info.continued_run_id else info.first_execution_run_id
         return f"{_shortened(info.workflow_id)}/{run}/{self._submitted}"
 
-    def expect(self, write: "Write") -> None:
+    def next_call(self) -> int:
+        """Numbers the calls of `submit`."""
+        self._calls += 1
+        return self._calls
+
+    def expect(self, write: Write) -> None:
         """Raises WriteRejected when the id is being submitted with another record: one receipt could not tell them
         apart.
         """
@@ -91,12 +99,11 @@ class Inbox:
                 )
         return self.receipt(request_id)
 
-    async def wait_for_another(self, request_id: str) -> WriteReceipt:
-        """The receipt that comes after the one that is here, however long that takes."""
-        if not self._is_final(request_id):
-            self._receipts.pop(request_id, None)
-        await workflow.wait_condition(lambda: request_id in self._receipts)
-        return self._receipts[request_id]
+    async def wait_for_another(self, than: WriteReceipt) -> WriteReceipt:
+        """The receipt that replaces this one, however long that takes."""
+        # Several may wait for one id: none takes a receipt away from the others.
+        await workflow.wait_condition(lambda: self.receipt(than.request_id) not in (None, than))
+        return self._receipts[than.request_id]
 
     def on_confirmation(self, receipts: Any = None, *_rest: Any) -> None:
         """Handler of the signal `write_confirmation`."""

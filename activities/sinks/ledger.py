@@ -45,9 +45,9 @@ LEDGER = Table(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerRow:
-    """What became of a request id. `workflow_id`, `attempt` and `asked_ms` tell who asked and when, None for
-    fire-and-forget; in the ledger `attempt` names all attempts that are bound, each in a line. `batch_id` is None when
-    the request was withdrawn.
+    """What became of a request id. `workflow_id`, `attempt` and `asked_ms` tell who asked and when, None when no caller
+    is known; in the ledger `attempt` names all attempts that are bound, each in a line. `batch_id` is None when the
+    request was withdrawn.
     """
 
     request_id: str
@@ -172,10 +172,22 @@ async def replace_rows(connection: AsyncConnection, dialect: Dialect, rows: Iter
     )
 
 
-async def forget_rejected(connection: AsyncConnection, request_id: str) -> bool:
-    """Delete the row of this id if it says `rejected`. False when it does not, or is not there."""
-    rejected = (LEDGER.c.request_id == request_id) & (LEDGER.c.outcome == Outcome.REJECTED.value)
-    return (await connection.execute(delete(LEDGER).where(rejected))).rowcount > 0
+async def forget_rejected(
+    connection: AsyncConnection, dialect: Dialect, request_id: str, attempt: str | None, asked_ms: int | None
+) -> bool:
+    """No longer bind this attempt, which asked then, if the row of this id says `rejected`; other attempts stay bound.
+    False when the row does not say so, or is not there.
+    """
+    row = (await _find(connection, [request_id])).get(request_id)
+    if row is None or row.outcome is not Outcome.REJECTED:
+        return False
+    others = [other for other in row._attempts if other not in (None, attempt)]
+    if others:
+        asked = None if row.asked_ms is None or asked_ms is None else min(row.asked_ms, asked_ms)
+        await replace_rows(connection, dialect, [replace(row, attempt="\n".join(others), asked_ms=asked)])
+    else:
+        await connection.execute(delete(LEDGER).where(LEDGER.c.request_id == request_id))
+    return True
 
 
 async def prune(connection: AsyncConnection, dialect: Dialect, older_than: timedelta) -> int:

@@ -66,13 +66,14 @@ class SqlSink:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, database_url: str, *, tables: Sequence[str | Table], create: Sequence[Table] = ()
+        cls, database_url: str, *, tables: Sequence[str | Table | TargetTable], create: Sequence[Table] = ()
     ) -> AsyncIterator[Self]:
         """Connect, make the ledger and the tables of `create` where they are missing, look up the target tables; close
         at the end.
 
         Names are read from the database; a `Table` is used as it is. Records of `orders` are inserted, those of
-        `orders:upsert` update the row that has their primary key, if there is one. Raises `ConfigurationError` for an
+        `orders:upsert` or `TargetTable(table=orders, upsert=True)` update the row that has their primary key, if there
+        is one. Raises `ConfigurationError` for an
         address or a table that is wrong, `SinkUnavailable` for a database that is busy.
         """
         url, dialect = parse(database_url)
@@ -121,12 +122,13 @@ class SqlSink:
             row = replace(row, outcome=Outcome.REJECTED, error=printable(refused))
         return await self._ask(self._settle(row), SETTLE_LIMIT)
 
-    async def forget_rejection(self, request_id: str) -> bool:
-        """Let a rejected request be written by the run that got the rejection, too. False when it was not rejected.
+    async def forget_rejection(self, request_id: str, attempt: str | None, asked_ms: int | None) -> bool:
+        """Let a rejected request be written also by the attempt that asked then and got the rejection. False when it
+        was not rejected.
 
         Raises `SinkUnavailable`.
         """
-        return await self._ask(self._forget_rejection(request_id), SETTLE_LIMIT)
+        return await self._ask(self._forget_rejection(request_id, attempt, asked_ms), SETTLE_LIMIT)
 
     async def prune(self, older_than: timedelta) -> int:
         """Delete ledger rows of that age by the database's clock, and return how many.
@@ -222,9 +224,9 @@ class SqlSink:
                 await ledger.replace_rows(connection, self._dialect, [row.after(earlier)])
             return row.receipt()
 
-    async def _forget_rejection(self, request_id: str) -> bool:
+    async def _forget_rejection(self, request_id: str, attempt: str | None, asked_ms: int | None) -> bool:
         async with self._engine.begin() as connection:
-            return await ledger.forget_rejected(connection, request_id)
+            return await ledger.forget_rejected(connection, self._dialect, request_id, attempt, asked_ms)
 
     async def _prune(self, older_than: timedelta) -> int:
         async with self._engine.begin() as connection:

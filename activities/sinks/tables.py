@@ -43,7 +43,7 @@ class CheckedRecord:
 
 
 def prepare_tables(
-    connection: Connection, dialect: Dialect, tables: Sequence[str | Table], create: Sequence[Table]
+    connection: Connection, dialect: Dialect, tables: Sequence[str | Table | TargetTable], create: Sequence[Table]
 ) -> list[TargetTable]:
     """Make the tables of `create` and the ledger where they are missing, and look up the target tables.
 
@@ -65,7 +65,7 @@ def _create(connection: Connection, dialect: Dialect, tables: Sequence[Table]) -
             table.create(connection, checkfirst=True)
 
 
-def _look_up(connection: Connection, wanted: Sequence[str | Table]) -> list[TargetTable]:
+def _look_up(connection: Connection, wanted: Sequence[str | Table | TargetTable]) -> list[TargetTable]:
     names = {table.partition(":")[0] for table in wanted if isinstance(table, str)}
     found = MetaData()
     # All at once: table by table it would be a dozen questions each.
@@ -86,19 +86,25 @@ def _described(connection: Connection, wanted: str, found: MetaData) -> TargetTa
     for column in table.columns:
         if isinstance(column.type, JSON):
             column.type.none_as_null = True  # otherwise null would be stored as the text "null"
-    if mode == UPSERT and not table.primary_key.columns:
+    return _checked(TargetTable(table=table, upsert=mode == UPSERT))
+
+
+def _as_it_is(connection: Connection, wanted: Table | TargetTable) -> TargetTable:
+    target = wanted if isinstance(wanted, TargetTable) else TargetTable(table=wanted)
+    if not inspect(connection).has_table(target.table.name, schema=target.table.schema):
+        raise _missing(connection, target.table.name, target.table.schema)
+    return _checked(target)
+
+
+def _checked(target: TargetTable) -> TargetTable:
+    if target.upsert and not target.table.primary_key.columns:
+        name = target.table.fullname
         raise ConfigurationError(f"Table {name!r} has no primary key to upsert by; add one, or use plain {name!r}.")
-    return TargetTable(table=table, upsert=mode == UPSERT)
-
-
-def _as_it_is(connection: Connection, table: Table) -> TargetTable:
-    if not inspect(connection).has_table(table.name, schema=table.schema):
-        raise _missing(connection, table.name, table.schema)
-    return TargetTable(table=table)
+    return target
 
 
 def _missing(connection: Connection, name: str, schema: str | None) -> ConfigurationError:
-    names = ", ".join(inspect(connection).get_table_names(schema=schema)) or "no tables"
+    names = ", ".join(sorted(inspect(connection).get_table_names(schema=schema))) or "no tables"
     return ConfigurationError(
         f"Table {name!r} is missing in database {shown(connection.engine.url)}, which has {names}; "
         "create the table or correct the name."

@@ -35,8 +35,14 @@ from tests.support import FakeQueue, MemorySink, eventually, written
 from write_batcher.activities import take
 from write_batcher.activities.enqueue import EnqueueActivities
 from write_batcher.activities.settle import SettleActivities
-from write_batcher.models import CONFIRMATION_SIGNAL, ConfirmBy, Outcome, Submission, WriteReceipt
-from write_batcher.queue.codec import MAX_REQUEST_ID_BYTES
+from write_batcher.models import (
+    CONFIRMATION_SIGNAL,
+    MAX_REQUEST_ID_BYTES,
+    ConfirmBy,
+    Outcome,
+    Submission,
+    WriteReceipt,
+)
 from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.workers.local import RedisServer
@@ -215,6 +221,21 @@ async def test_confirmation_of_another_attempt_binds_only_when_it_says_written(
         assert await receipts_of(handle) == [other]
 
 
+async def test_two_that_wait_for_the_replay_of_one_id_both_learn_of_it(client: Client, name: str) -> None:
+    queue = FakeQueue()
+    order = Order(items=("tea", "tea"), request_id="order-7", on_rejected=OnRejected.WAIT)
+    async with caller(client, name, queue.enqueue_write):
+        handle = await start(client, name, order)
+        await eventually(lambda: len(queue.submissions) == 2)
+        reply = queue.submissions[0].request.reply
+        assert reply is not None
+        told = replace(written("order-7"), attempt=reply.attempt)
+        for error in ("no such column", "still no such column"):
+            await confirm(handle, [replace(told, outcome=Outcome.REJECTED, error=error)])
+        await confirm(handle, [told])
+        assert await receipts_of(handle) == [told] * 2
+
+
 async def test_confirmation_before_the_submit_does_not_stop_the_workflow(client: Client, name: str) -> None:
     queue = FakeQueue(lambda request: written(request.request_id))
     handle = await client.start_workflow(
@@ -234,6 +255,27 @@ async def test_request_id_is_the_one_that_the_caller_gives(client: Client, name:
     async with caller(client, name, queue.enqueue_write):
         await receipts_of(await start(client, name, Order(request_id="order-7")))
     assert queue.request_ids == ["order-7"]
+
+
+async def test_id_that_is_submitted_again_asks_for_an_answer_of_its_own(client: Client, name: str) -> None:
+    """Or the second would wait for an answer that the first has had, while their entry is not acknowledged yet."""
+    queue = FakeQueue(lambda request: written(request.request_id))
+    order = Order(items=("tea", "tea"), one_by_one=True, request_id="order-7")
+    async with caller(client, name, queue.enqueue_write):
+        assert await receipts_of(await start(client, name, order)) == [written("order-7")] * 2
+    assert [one.request.reply and one.request.reply.call for one in queue.submissions] == [1, 2]
+
+
+@pytest.mark.parametrize("request_id", ["", "x" * (MAX_REQUEST_ID_BYTES + 1), "é" * 257])
+async def test_request_id_of_a_wrong_length_is_refused_before_any_activity(
+    client: Client, name: str, request_id: str
+) -> None:
+    queue = FakeQueue()
+    async with caller(client, name, queue.enqueue_write):
+        failure = await failure_of(await start(client, name, Order(request_id=request_id)))
+    assert failure.type == "WriteNotSubmitted"
+    assert f"has {len(request_id.encode())} bytes: use 1 to 512" in failure.message
+    assert queue.submissions == []
 
 
 async def test_request_id_is_the_same_after_a_reset(client: Client, name: str) -> None:

@@ -4,7 +4,6 @@ import asyncio
 from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from temporalio import activity
@@ -255,7 +254,7 @@ async def test_rejected_write_that_waits_goes_on_waiting_when_its_replay_is_reje
     assert receipt.outcome is Outcome.WRITTEN
 
 
-async def test_rejected_write_that_waits_is_withdrawn_when_its_caller_is_cancelled(stack: Stack) -> None:
+async def test_rejected_write_that_waits_stays_rejected_when_its_caller_is_cancelled(stack: Stack) -> None:
     stack.sink.refuse_all("no such column")
     await stack.drain()
     async with stack.caller():
@@ -271,13 +270,30 @@ async def test_write_that_nobody_waits_for_is_queued_at_once_and_written_later(s
         handle = await stack.start(confirm_by=ConfirmBy.NONE)
         [receipt] = await receipts_of(handle)
     assert (receipt.outcome, receipt.attempt, receipt.batch_id) == (Outcome.QUEUED, None, None)
-    entries: Any = await stack.redis.xrange(stack.queue.stream_key)
-    [(_, entry)] = entries
-    assert entry[b"reply"] == b""
     await stack.drain()
     await eventually(lambda: stack.holds(0))
     assert [row.request_id for row in stack.sink.rows] == [receipt.request_id]
     assert Counter(await kinds_of(handle))["workflow execution signaled"] == 0
+
+
+async def test_another_record_under_the_id_of_a_queued_write_is_not_dropped_before_the_ledger_sees_it(
+    stack: Stack,
+) -> None:
+    async with stack.caller():
+        order = {"items": ("tea", "milk"), "one_by_one": True, "request_id": "order-7"}
+        await receipts_of(await stack.start(confirm_by=ConfirmBy.NONE, **order))
+    assert await stack.holds(2)
+
+
+async def test_write_that_nobody_waits_for_is_withdrawn_when_its_append_fails(stack: Stack) -> None:
+    @activity.defn
+    async def enqueue_write(submission: Submission) -> str:
+        raise ConnectionError("Redis is away")
+
+    async with caller(stack.client, stack.name, enqueue_write):
+        failure = await failure_of(await stack.start(confirm_by=ConfirmBy.NONE, submit_timeout_s=0.5))
+    assert failure.type == "WriteNotSubmitted"
+    assert [receipt.outcome for receipt in stack.sink.settled] == [Outcome.WITHDRAWN]
 
 
 async def test_write_that_nobody_waits_for_is_still_refused_when_it_is_invalid(stack: Stack) -> None:

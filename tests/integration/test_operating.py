@@ -76,7 +76,7 @@ class OperatorSink(MemorySink):
     def repaired(self) -> None:
         self._refuse = lambda _: None
 
-    async def forget_rejection(self, request_id: str) -> bool:
+    async def forget_rejection(self, request_id: str, attempt: str | None, asked_ms: int | None) -> bool:
         self.forgotten.append(request_id)
         known = [key for key, bound in self._bound.items() if key[0] == request_id]
         for key in known:
@@ -409,8 +409,8 @@ async def test_replay_clears_the_rejection_before_the_request_is_back(stage: Sta
     [letter] = await stage.selected()
 
     class Ledger:
-        async def forget_rejection(self, request_id: str) -> bool:
-            assert request_id == "bad-1"
+        async def forget_rejection(self, request_id: str, attempt: str | None, asked_ms: int | None) -> bool:
+            assert (request_id, attempt, asked_ms) == ("bad-1", None, None)
             assert await stage.is_empty()
             assert await stage.has_dead_letters(1)
             return True
@@ -426,7 +426,7 @@ async def test_replay_that_the_database_cannot_hear_leaves_the_dead_letter(stage
     [letter] = await stage.selected()
 
     class Ledger:
-        async def forget_rejection(self, _request_id: str) -> bool:
+        async def forget_rejection(self, request_id: str, attempt: str | None, asked_ms: int | None) -> bool:
             raise SinkUnavailable("database is locked")
 
     with pytest.raises(SinkUnavailable):

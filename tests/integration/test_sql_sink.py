@@ -11,6 +11,7 @@ from sqlalchemy import Column, Connection, Engine, Integer, MetaData, Table, Tex
 from tests.databases import TABLES, Database, batch, order, outcomes, record, statements, verbs
 from write_batcher.activities.sinks import ledger
 from write_batcher.activities.sinks.sql import ALIKE, SqlSink
+from write_batcher.activities.sinks.tables import TargetTable
 from write_batcher.errors import ConfigurationError, SinkUnavailable
 from write_batcher.models import Outcome, WriteReceipt, WriteRequest
 
@@ -214,7 +215,7 @@ async def test_written_is_final_for_every_run(database: Database, sink: SqlSink)
 async def test_forgotten_rejection_may_be_written_by_the_same_run(database: Database, sink: SqlSink) -> None:
     await sink.write(batch(order(1, cents=-1), order(2)))
 
-    assert await sink.forget_rejection("order-00001") is True
+    assert await sink.forget_rejection("order-00001", "run-1", None) is True
 
     assert outcomes(await sink.write(batch(order(1, cents=3)))) == [Outcome.WRITTEN]
     assert database.count("orders") == 2
@@ -226,9 +227,21 @@ async def test_only_a_rejection_is_forgotten(database: Database, sink: SqlSink) 
     kept = database.ledger("*")
 
     for request_id in ("order-00001", "order-00002", "unknown"):
-        assert await sink.forget_rejection(request_id) is False
+        assert await sink.forget_rejection(request_id, "run-1", None) is False
 
     assert database.ledger("*") == kept
+
+
+async def test_forgotten_rejection_still_binds_the_other_attempts(database: Database, sink: SqlSink) -> None:
+    bad = order(1, cents=-1)
+    other = order(1, cents=-1, attempt="run-2")
+    await sink.write(batch(bad))
+    await sink.write(batch(other, batch_id="batch-2"))
+
+    assert await sink.forget_rejection("order-00001", "run-1", None) is True
+
+    assert database.ledger("outcome, attempt") == [("rejected", "run-2")]
+    assert outcomes(await sink.write(batch(other, batch_id="batch-3"))) == [Outcome.REJECTED]
 
 
 async def test_prune_deletes_what_is_older_in_bounded_steps(
@@ -526,18 +539,33 @@ async def test_table_of_the_program_is_used_as_it_is(database: Database) -> None
     assert database.query("SELECT order_id, cents FROM orders") == [(1, 7)]
 
 
+async def test_table_of_the_program_is_upserted_when_it_says_so(database: Database) -> None:
+    stock_table = Table(
+        "stock",
+        MetaData(),
+        Column("shop", Text, primary_key=True),
+        Column("sku", Text, primary_key=True),
+        Column("pieces", Integer),
+    )
+    async with database.sink([TargetTable(table=stock_table, upsert=True)]) as sink:
+        await sink.write(batch(stock("a", "tea", pieces=1), stock("b", "tea", pieces=2)))
+
+    assert database.query("SELECT sku, pieces FROM stock") == [("tea", 2)]
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("invoices", "Table 'invoices' is missing .*, which has (audits, items|orders, items, audits)"),
+        ("invoices", "Table 'invoices' is missing .*, which has audits, items"),
         ("invoices:upsert", "Table 'invoices' is missing"),
         (Table("invoices", MetaData(), Column("a", Text)), "Table 'invoices' is missing"),
         ("orders:upsert", "Table 'orders' has no primary key to upsert by"),
+        (TargetTable(table=Table("orders", MetaData()), upsert=True), "Table 'orders' has no primary key"),
         ("orders:merge", "use 'orders' or 'orders:upsert'"),
     ],
 )
 async def test_open_refuses_a_table_that_cannot_be_written_as_wanted(
-    database: Database, table: str | Table, message: str
+    database: Database, table: str | Table | TargetTable, message: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
         async with database.sink([table]):

@@ -232,6 +232,6 @@ async def test_entry_that_is_given_up_is_rejected_until_its_rejection_is_forgott
     receipt = await drain.settle(order(1), refused="it ends the process")
     assert (receipt.outcome, receipt.error) == (Outcome.REJECTED, "it ends the process")
     assert outcomes(await drain.write(batch(order(1)))) == [Outcome.REJECTED]
-    assert await drain.forget_rejection("order-00001")
+    assert await drain.forget_rejection("order-00001", "run-1", None)
     assert outcomes(await drain.write(batch(order(1), batch_id="batch-2"))) == [Outcome.WRITTEN]
     assert database.count("orders") == 1

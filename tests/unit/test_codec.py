@@ -11,8 +11,8 @@ from temporalio.api.common.v1 import Payload
 from temporalio.converter import DataConverter, PayloadCodec
 
 from write_batcher.errors import InvalidEntry, InvalidRequest, QueueUnavailable
-from write_batcher.models import ConfirmBy, ReplyAddress, WriteRequest
-from write_batcher.queue.codec import MAX_REQUEST_ID_BYTES, Codec, Fields, decode_reply
+from write_batcher.models import MAX_REQUEST_ID_BYTES, ConfirmBy, ReplyAddress, WriteRequest
+from write_batcher.queue.codec import Codec, Fields, decode_reply
 
 REPLY = ReplyAddress(workflow_id="order-7", run_id="run-1", attempt="run-1")
 REQUEST = WriteRequest(request_id="order-7/1", table="orders", record={"cents": 250}, reply=REPLY)
@@ -73,6 +73,7 @@ async def test_entry_is_what_the_wire_format_documents() -> None:
         "workflow_id": "order-7",
         "run_id": "run-1",
         "attempt": "run-1",
+        "call": 0,
         "mode": "signal",
     }
     assert (body.metadata["encoding"], json.loads(body.data)) == (
@@ -92,6 +93,7 @@ async def test_waiting_activity_is_named_in_the_reply() -> None:
         "workflow_id": "order-7",
         "run_id": "run-1",
         "attempt": "a1b2",
+        "call": 0,
         "mode": "completion",
         "activity_id": "5",
     }

@@ -15,6 +15,7 @@ from write_batcher.console import one_line
 from write_batcher.console_operating import age
 from write_batcher.errors import ConfigurationError
 from write_batcher.models import DrainProgress, PartitionRef
+from write_batcher.queue.latencies import Latency
 from write_batcher.queue.stream import PartitionStatistics
 from write_batcher.workers.dead_letters import LetterId, Selection
 from write_batcher.workers.host import HostState, HostView, view_host
@@ -42,13 +43,13 @@ def pending(state: Pending.ValueType, *, name: str = "drain", attempt: int = 1) 
 
 
 def test_averages_are_of_all_batches() -> None:
-    view = seen(replace(IDLE, counters={"batches_size": 2, "batches_wait": 2, "batched": 260, "write_ms": 50}))
-    assert (view.fill, view.write_ms) == (0.65, 12.5)
+    view = seen(replace(IDLE, counters={"batches_size": 2, "batches_wait": 2, "batched": 260, "write_below_16_ms": 4}))
+    assert (view.fill, view.write) == (0.65, Latency(p50_ms=16, p95_ms=16, p99_ms=16))
     assert view.batches == {"size": 2, "bytes": 0, "wait": 2, "flush": 0, "stop": 0}
 
 
 def test_averages_of_no_batches_are_unknown() -> None:
-    assert (seen(IDLE).fill, seen(IDLE).write_ms) == (None, None)
+    assert (seen(IDLE).fill, seen(IDLE).write) == (None, None)
 
 
 def test_queue_is_stuck_when_its_oldest_request_waits_longer_than_three_batches_may() -> None:
