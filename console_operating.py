@@ -34,7 +34,7 @@ def age(seconds: float) -> str:
 
 
 def letter_json(letter: Letter) -> str:
-    """One line; the README names its keys."""
+    """One line of `dead-letters list --json`."""
     return json.dumps(
         {
             "id": str(letter.letter_id),
@@ -84,7 +84,7 @@ def print_letter(console: Console, letter: Letter) -> None:
 
 
 def views_json(queue: str, views: Sequence[PartitionView]) -> str:
-    """One line; the README names its keys."""
+    """One line; the README names its most used keys."""
     return json.dumps({"queue": queue, "partitions": [_view_dict(view) for view in views]})
 
 

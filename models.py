@@ -115,13 +115,14 @@ class WriteReceipt:
     `batch_id`, `batch_size` and `flush_reason` tell of the batch that produced this receipt; only for
     `Outcome.DUPLICATE` does `batch_id` name the earlier batch that wrote the record.
     `error` is set when the outcome is `Outcome.REJECTED`, and when it is `Outcome.WITHDRAWN` by an operator. `attempt`
-    is that of the request's reply address.
+    is that of the request's reply address, `queue` the one that it was submitted to (None: not known).
     Milliseconds: `queued_ms` from the append until the batch was closed, `write_ms` for its transaction, `confirm_ms`
     from then until this receipt was sent.
     """
 
     request_id: str
     outcome: Outcome
+    queue: str | None = None
     attempt: str | None = None
     batch_id: str | None = None
     batch_size: int | None = None

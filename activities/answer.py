@@ -112,9 +112,8 @@ class Answerer:
             self._progress.tally({"confirmations_retried": 1})
             return False
         if delivery is Delivery.DELIVERED:
-            for receipt in receipts:
-                self._progress.tally_latency("queued", receipt.queued_ms)
-                self._progress.tally_latency("confirm", receipt.confirm_ms)
+            for answer in answers:
+                self._progress.tally_latency("confirm", round((time.monotonic() - answer.written_at) * 1000))
         name = "confirmed" if delivery is Delivery.DELIVERED else "without_caller"
         self._progress.count(**{name: len(answers)})
         self._progress.tally({name: len(answers)})

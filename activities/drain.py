@@ -184,6 +184,7 @@ class Drain:
         receipt = WriteReceipt(
             request_id=entry.request_id.decode(errors="replace"),
             outcome=Outcome.REJECTED,
+            queue=self.partition.queue,
             attempt=reply.attempt if reply else None,
             error=shortened(reason),
         )

@@ -26,10 +26,9 @@ class Progress:
         """Add to the partition's counters in Redis, when the time comes."""
         self._tallies.update(more)
 
-    def tally_latency(self, name: str, ms: int | None) -> None:
-        """Add one to the partition's histogram `name`, see `WriteQueue.latencies`; None: not known."""
-        if ms is not None:
-            self._tallies[latency_counter(name, ms)] += 1
+    def tally_latency(self, name: str, ms: int) -> None:
+        """Add one to the partition's histogram `name`."""
+        self._tallies[latency_counter(name, ms)] += 1
 
     def take_tallies(self) -> dict[str, int]:
         """What has been tallied since the last time."""

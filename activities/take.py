@@ -34,6 +34,10 @@ class ClosedBatch:
     closed_ms: int
     """When it was closed; milliseconds since the epoch by the clock of Redis, as in entry ids."""
 
+    def queued_ms(self, taken: Taken) -> int:
+        """How long a request of it had been in the stream."""
+        return max(self.closed_ms - taken.entry.entry_ms, 0)
+
 
 class Taker:
     """Reads one partition. Every start and every lost connection begins with the entries that were delivered before

@@ -74,17 +74,20 @@ class Writer:
         if written is None:
             return None
         receipts, write_ms = written
+        for taken in closed.items:
+            self._progress.tally_latency("queued", closed.queued_ms(taken))
         return [
             Answer(
                 entry=taken.entry,
                 reply=taken.request.reply,
                 receipt=replace(
                     receipt,
+                    queue=self._partition.queue,
                     attempt=taken.request.attempt,
                     batch_size=len(receipts),
                     flush_reason=closed.reason,
                     error=shortened(receipt.error),
-                    queued_ms=max(closed.closed_ms - taken.entry.entry_ms, 0),
+                    queued_ms=closed.queued_ms(taken),
                     write_ms=write_ms,
                 ),
             )
@@ -114,7 +117,9 @@ class Writer:
             receipt = await _to_its_end(self._sink.settle(taken.request, refused=reason))
         logger.error("entry %s is given up, %s: %s", taken.entry.entry_id, reason, receipt.outcome.value)
         return Answer(
-            entry=taken.entry, reply=taken.request.reply, receipt=replace(receipt, attempt=taken.request.attempt)
+            entry=taken.entry,
+            reply=taken.request.reply,
+            receipt=replace(receipt, queue=self._partition.queue, attempt=taken.request.attempt),
         )
 
     async def _written(self, batch: Batch, alone: Taken | None) -> tuple[list[WriteReceipt], int] | None:

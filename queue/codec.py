@@ -116,7 +116,7 @@ def decode_reply(fields: Fields) -> ReplyAddress | None:
         # JSON may hold lone surrogates, which no caller can be found by.
         _ = f"{address.workflow_id}{address.run_id}{address.attempt}{address.activity_id}".encode()
         return address
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         raise InvalidEntry(f"reply address cannot be decoded: {error!r}") from error
 
 

@@ -54,14 +54,14 @@ class DeadLetters:
             found: Any = await self._redis.xrevrange(self._queue.dead_key, count=1)
         return found[0][0].decode() if found else None
 
-    async def is_queued_again(self, letter: DeadLetter) -> bool:
-        """Whether the same attempt has the same request in the stream, from where it will be answered."""
+    async def queued_again(self, letter: DeadLetter) -> Fields | None:
+        """The latest entry in the stream with the same request id; None when there is none."""
         with translated_errors():
             entry_id: Any = await self._redis.hget(self._queue.live_key, letter.fields.get(b"id", b""))
             if entry_id is None:
-                return False
+                return None
             found: Any = await self._redis.xrange(self._queue.stream_key, min=entry_id, max=entry_id)
-        return any(dict(fields).get(b"reply") == letter.fields.get(b"reply") for _entry_id, fields in found)
+        return next((dict(fields) for _entry_id, fields in found), None)
 
     async def replay(self, letter: DeadLetter) -> str | None:
         """Put the request back into the stream under its own id, in one step; returns its new entry's id, or None when

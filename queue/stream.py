@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 
 from write_batcher.errors import QueueFull
 from write_batcher.queue import scripts
-from write_batcher.queue.codec import VERSION, Fields
+from write_batcher.queue.codec import MILLISECONDS, VERSION, Fields
 from write_batcher.queue.connections import translated_errors
 
 GROUP = "batcher"
@@ -44,7 +44,7 @@ class StreamEntry:
     def first_ms(self) -> int:
         """When the request was appended first: of a replayed dead letter, before it was one."""
         first = self.fields.get(b"first", b"")
-        return int(first) if first.isdigit() else self.entry_ms
+        return int(first) if MILLISECONDS.fullmatch(first) else self.entry_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from itertools import repeat
 from typing import cast
 
@@ -28,8 +29,12 @@ async def eventually(check: Callable[[], int | Awaitable[int]], *, within_s: flo
         if held:
             return
         if time.monotonic() > deadline:
-            pytest.fail(f"did not become true within {within_s:g}s: {inspect.getsource(check).strip()}")
+            pytest.fail(f"did not become true within {within_s:g}s: {_shown(check)}")
         await asyncio.sleep(0.02)
+
+
+def _shown(check: Callable[..., object]) -> str:
+    return repr(check) if isinstance(check, partial) else inspect.getsource(check).strip()
 
 
 def written(request_id: str) -> WriteReceipt:

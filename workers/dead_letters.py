@@ -13,7 +13,7 @@ from temporalio.converter import DataConverter
 from write_batcher.activities.confirm import Confirmer, Delivery
 from write_batcher.errors import ConfigurationError, InvalidEntry, OperationFailed, QueueUnavailable
 from write_batcher.models import Outcome, ReplyAddress, WriteReceipt, WriteRequest
-from write_batcher.queue.codec import Codec, decode_reply
+from write_batcher.queue.codec import Codec, Fields, decode_reply
 from write_batcher.queue.dead_letters import DeadLetter, DeadLetters
 from write_batcher.workers.monitor import partitions_of
 
@@ -113,8 +113,9 @@ class Told(Enum):
 
     TOLD = "its caller has been told"
     NO_CALLER = "its caller has ended"
-    NOBODY = "no caller is known"
+    NOBODY = "no caller waits for it"
     QUEUED = "the same request is queued again, and its caller will be told what becomes of that"
+    DEAD_TOO = "another dead letter has the same request, and its caller will be told what becomes of that"
     FAILED = "its caller could not be told"
 
 
@@ -171,7 +172,7 @@ class QueueLetters:
 
     async def _discard(self, letter: Letter, confirmer: Confirmer) -> Told | None:
         letters = self._of(letter.letter_id.partition)
-        queued_again = await letters.is_queued_again(letter.dead)
+        queued_again = _is_of_same_attempt(await letters.queued_again(letter.dead), letter.reply)
         # Deleted first: told first, the caller would be misinformed when somebody else replays it in this moment.
         if not await letters.discard(letter.dead):
             return None
@@ -179,9 +180,13 @@ class QueueLetters:
             return Told.NOBODY
         if queued_again:
             return Told.QUEUED
+        async for other in self._all(letter.letter_id.partition):
+            if other.request_id == letter.dead.request_id and _is_of_same_attempt(other.fields, letter.reply):
+                return Told.DEAD_TOO
         receipt = WriteReceipt(
             request_id=letter.dead.request_id,
             outcome=Outcome.WITHDRAWN,
+            queue=self._queue,
             attempt=letter.reply.attempt,
             error=DISCARDED,
         )
@@ -226,6 +231,19 @@ class QueueLetters:
 
     def _of(self, partition: int) -> DeadLetters:
         return DeadLetters(self._redis, self._queue, partition)
+
+
+def _is_of_same_attempt(fields: Fields | None, reply: ReplyAddress | None) -> bool:
+    """Whether an entry asks for the same caller: what it is told about one, it is told about both."""
+    try:
+        other = decode_reply(fields or {})
+    except InvalidEntry:
+        return False
+    return None not in (other, reply) and _asker(other) == _asker(reply)
+
+
+def _asker(reply: ReplyAddress | None) -> tuple[str, str] | None:
+    return None if reply is None else (reply.workflow_id, reply.attempt)
 
 
 def _ledger_id(dead: DeadLetter) -> str | None:

@@ -79,7 +79,7 @@ class BatchedWrites:
         self, table: str, record: dict[str, Any], *, key: str | None = None, request_id: str | None = None
     ) -> WriteReceipt:
         """Have `record` written to `table` in some batch; returns its receipt, `written` or `duplicate` (`queued`, as
-        soon as it is appended, with `ConfirmBy.NONE`).
+        soon as it is appended, with `ConfirmBy.NONE`: then nothing waits for a replay either).
 
         Requests with the same `key` go to the same partition and are written in order; the default is the request id.
         The default request id is stable over retries, replays and resets of this workflow, and new after
@@ -91,19 +91,21 @@ class BatchedWrites:
         if request_id is None:
             request_id = self._inbox.next_request_id()
         key = request_id if key is None else key
-        write = Write(request_id=request_id, table=table, record=record, key=key, call=self._inbox.next_call())
+        queue = self._options.queue
+        call = self._inbox.next_call(queue, request_id)
+        write = Write(queue=queue, request_id=request_id, table=table, record=record, key=key, call=call)
         _check_encodable(write)
         self._inbox.expect(write)
         try:
             receipt = await self._receipt_of(write)
-            while receipt.outcome is Outcome.REJECTED and self._options.on_rejected is OnRejected.WAIT:
+            while receipt.outcome is Outcome.REJECTED and self._waits_for_replay:
                 workflow.logger.warning("request %s waits for a replay: %s", request_id, receipt.error)
-                receipt = await self._inbox.wait_for_another(receipt)
+                receipt = await self._inbox.wait_for_another(write, receipt)
         except asyncio.CancelledError:
             settled = await self._settle(write)
             raise asyncio.CancelledError(f"request {request_id}: {settled.outcome.value}") from None
         finally:
-            self._inbox.forget(request_id)
+            self._inbox.forget(write)
         if receipt.outcome is Outcome.REJECTED:
             raise WriteRejected(
                 f"the database refuses the record of request {request_id} for table {table!r}: {receipt.error}"
@@ -138,7 +140,7 @@ class BatchedWrites:
             except WriteNotSubmitted as failure:
                 workflow.logger.warning("request %s: could not be submitted again: %s", write.request_id, failure)
                 # The first entry may be in the queue all the same.
-                receipt = await self._inbox.wait(write.request_id, timedelta(seconds=deadline - workflow.time()))
+                receipt = await self._inbox.wait(write, timedelta(seconds=deadline - workflow.time()))
         return receipt or await self._settle(write)
 
     async def _ask(
@@ -154,7 +156,7 @@ class BatchedWrites:
         if self._options.confirm_by is ConfirmBy.SIGNAL:
             await self._append(write, within=submit_within)
             left = half if deadline is None else timedelta(seconds=deadline - workflow.time())
-            return await self._inbox.wait(write.request_id, left)
+            return await self._inbox.wait(write, left)
         waiting = workflow.start_activity(
             "enqueue_write",
             self._submission(write),
@@ -190,11 +192,11 @@ class BatchedWrites:
     async def _unless_signalled(self, write: Write, asking: "workflow.ActivityHandle[T]") -> T | WriteReceipt:
         """What the activity answers, or the receipt when that comes first: the activity's own answer may get lost."""
         try:
-            await workflow.wait_condition(lambda: asking.done() or self._inbox.receipt(write.request_id) is not None)
+            await workflow.wait_condition(lambda: asking.done() or self._inbox.receipt(write) is not None)
         except asyncio.CancelledError:
             _abandon(asking)
             raise
-        receipt = self._inbox.receipt(write.request_id)
+        receipt = self._inbox.receipt(write)
         if receipt is None:
             return await asking
         _abandon(asking)
@@ -231,16 +233,22 @@ class BatchedWrites:
                 "write_batcher_ledger for the request id"
             ) from error
 
+    @property
+    def _waits_for_replay(self) -> bool:
+        return self._options.on_rejected is OnRejected.WAIT and self._options.confirm_by is not ConfirmBy.NONE
+
     def _submission(self, write: Write) -> Submission:
         return Submission(queue=self._options.queue, key=write.key, request=self._request(write))
 
     def _request(self, write: Write) -> WriteRequest:
         info = workflow.info()
+        mode = self._options.confirm_by
         reply = ReplyAddress(
             workflow_id=info.workflow_id,
             run_id=info.run_id,
-            attempt=current_attempt(),
-            mode=self._options.confirm_by,
+            # Nobody learns later what became of a call that was told "queued": one that failed must not bind it.
+            attempt=f"{current_attempt()}-{write.call}" if mode is ConfirmBy.NONE else current_attempt(),
+            mode=mode,
             call=write.call,
         )
         return WriteRequest(

@@ -15,16 +15,24 @@ from write_batcher.models import CONFIRMATION_SIGNAL, Outcome, WriteReceipt
 MAX_WORKFLOW_ID_BYTES = 400  # in a request id, which has at most 512 bytes
 
 
+Name = tuple[str, str]  # of a request in this workflow: queue and request id
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Write:
     """What one call of `submit` wants written."""
 
+    queue: str
     request_id: str
     table: str
     record: dict[str, Any]
     key: str
     call: int
-    """Numbers the calls of this workflow, from 1."""
+    """Numbers the calls of this workflow, from 1; calls at once for one request have one number and one answer."""
+
+    @property
+    def name(self) -> Name:
+        return self.queue, self.request_id
 
 
 def current_attempt() -> str:
@@ -40,8 +48,8 @@ class Inbox:
     def __init__(self) -> None:
         self._submitted = 0
         self._calls = 0
-        self._waiting: dict[str, list[Write]] = {}
-        self._receipts: dict[str, WriteReceipt] = {}
+        self._waiting: dict[Name, list[Write]] = {}
+        self._receipts: dict[Name, WriteReceipt] = {}
 
     @classmethod
     def of_this_workflow(cls) -> "Inbox":
@@ -62,8 +70,10 @@ class Inbox:
         run = f"after-{info.continued_run_id}" if info.continued_run_id else info.first_execution_run_id
         return f"{_shortened(info.workflow_id)}/{run}/{self._submitted}"
 
-    def next_call(self) -> int:
-        """Numbers the calls of `submit`."""
+    def next_call(self, queue: str, request_id: str) -> int:
+        """The number of this call of `submit`."""
+        if waiting := self._waiting.get((queue, request_id)):
+            return waiting[0].call
         self._calls += 1
         return self._calls
 
@@ -71,7 +81,7 @@ class Inbox:
         """Raises WriteRejected when the id is being submitted with another record: one receipt could not tell them
         apart.
         """
-        waiting = self._waiting.setdefault(write.request_id, [])
+        waiting = self._waiting.setdefault(write.name, [])
         if any((other.table, other.record) != (write.table, write.record) for other in waiting):
             raise WriteRejected(
                 f"request id {write.request_id} is being submitted with another record: "
@@ -79,31 +89,31 @@ class Inbox:
             )
         waiting.append(write)
 
-    def forget(self, request_id: str) -> None:
-        """One that waited for this id no longer does."""
-        self._waiting[request_id].pop()
-        if not self._waiting[request_id]:
-            del self._waiting[request_id]
-            self._receipts.pop(request_id, None)
+    def forget(self, write: Write) -> None:
+        """This call no longer waits."""
+        self._waiting[write.name].pop()
+        if not self._waiting[write.name]:
+            del self._waiting[write.name]
+            self._receipts.pop(write.name, None)
 
-    def receipt(self, request_id: str) -> WriteReceipt | None:
+    def receipt(self, write: Write) -> WriteReceipt | None:
         """The receipt, if it is here."""
-        return self._receipts.get(request_id)
+        return self._receipts.get(write.name)
 
-    async def wait(self, request_id: str, timeout: timedelta) -> WriteReceipt | None:
+    async def wait(self, write: Write, timeout: timedelta) -> WriteReceipt | None:
         """The receipt, or None when it does not come within `timeout`."""
         if timeout > timedelta(0):
             with contextlib.suppress(TimeoutError):
                 await workflow.wait_condition(
-                    lambda: request_id in self._receipts, timeout=timeout, timeout_summary="write confirmation"
+                    lambda: write.name in self._receipts, timeout=timeout, timeout_summary="write confirmation"
                 )
-        return self.receipt(request_id)
+        return self.receipt(write)
 
-    async def wait_for_another(self, than: WriteReceipt) -> WriteReceipt:
-        """The receipt that replaces this one, however long that takes."""
-        # Several may wait for one id: none takes a receipt away from the others.
-        await workflow.wait_condition(lambda: self.receipt(than.request_id) not in (None, than))
-        return self._receipts[than.request_id]
+    async def wait_for_another(self, write: Write, than: WriteReceipt) -> WriteReceipt:
+        """The receipt that replaces `than`, however long that takes."""
+        # Several may wait for one request: none takes a receipt away from the others.
+        await workflow.wait_condition(lambda: self.receipt(write) not in (None, than))
+        return self._receipts[write.name]
 
     def on_confirmation(self, receipts: Any = None, *_rest: Any) -> None:
         """Handler of the signal `write_confirmation`."""
@@ -119,13 +129,16 @@ class Inbox:
                 None,
                 current_attempt(),
             )
-            if binds and receipt.request_id in self._waiting and not self._is_final(receipt.request_id):
-                self._receipts[receipt.request_id] = receipt
+            for name in [name for name in self._waiting if binds and _is_for(receipt, name)]:
+                # A rejection is not final: its dead letter may be replayed before this workflow has heard of either.
+                known = self._receipts.get(name)
+                if known is None or known.outcome is Outcome.REJECTED:
+                    self._receipts[name] = receipt
 
-    def _is_final(self, request_id: str) -> bool:
-        # A rejection is not: its dead letter may have been replayed before this workflow heard of either.
-        receipt = self._receipts.get(request_id)
-        return receipt is not None and receipt.outcome is not Outcome.REJECTED
+
+def _is_for(receipt: WriteReceipt, name: Name) -> bool:
+    queue, request_id = name
+    return receipt.request_id == request_id and receipt.queue in (None, queue)
 
 
 def _shortened(workflow_id: str) -> str:

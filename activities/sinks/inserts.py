@@ -159,8 +159,8 @@ class _Inserter:
 def _statement(dialect: Dialect, record: CheckedRecord) -> Executable:
     insert = dialect.insert(record.target.table)
     if record.target.upsert:
-        key = record.target.key
-        changed = {name: insert.excluded[name] for name in record.values if name not in key}
+        key = list(record.target.table.primary_key.columns)
+        changed = {name: insert.excluded[name] for name in record.values if name not in record.target.key}
         if changed:
             insert = insert.on_conflict_do_update(index_elements=key, set_=changed)
         else:

@@ -175,8 +175,8 @@ async def replace_rows(connection: AsyncConnection, dialect: Dialect, rows: Iter
 async def forget_rejected(
     connection: AsyncConnection, dialect: Dialect, request_id: str, attempt: str | None, asked_ms: int | None
 ) -> bool:
-    """No longer bind this attempt, which asked then, if the row of this id says `rejected`; other attempts stay bound.
-    False when the row does not say so, or is not there.
+    """No longer bind this attempt, which asked then, if the row of this id says `rejected`; the others that were told
+    so stay bound. False when the row does not say so, or is not there.
     """
     row = (await _find(connection, [request_id])).get(request_id)
     if row is None or row.outcome is not Outcome.REJECTED:

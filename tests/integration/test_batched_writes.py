@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -221,6 +222,31 @@ async def test_confirmation_of_another_attempt_binds_only_when_it_says_written(
         assert await receipts_of(handle) == [other]
 
 
+async def has_handled_more(handle: WorkflowHandle[Orders, list[WriteReceipt]], tasks: list[int]) -> bool:
+    return await finished_tasks(handle) > tasks
+
+
+async def test_receipt_of_one_queue_does_not_answer_for_another(client: Client, name: str) -> None:
+    answered: list[str] = []
+
+    @activity.defn
+    async def enqueue_write(submission: Submission) -> str:
+        if submission.queue == "west":
+            await eventually(lambda: "east" in answered)
+            raise ApplicationError("Redis is away")
+        handle = client.get_workflow_handle(name)
+        receipt = replace(written(submission.request.request_id), queue=submission.queue)
+        await handle.signal(CONFIRMATION_SIGNAL, [receipt])
+        answered.append(submission.queue)
+        return "0/1-0"
+
+    order = Order(queues=("east", "west"), request_id="order-7", submit_timeout_s=1.0, batcher_task_queue=name)
+    settle = {"east": SettleActivities("east", MemorySink()), "west": SettleActivities("west", MemorySink())}
+    async with caller(client, name, enqueue_write, settle["west"].settle_write):
+        failure = await failure_of(await start(client, name, order))
+    assert failure.type == "WriteNotSubmitted"
+
+
 async def test_two_that_wait_for_the_replay_of_one_id_both_learn_of_it(client: Client, name: str) -> None:
     queue = FakeQueue()
     order = Order(items=("tea", "tea"), request_id="order-7", on_rejected=OnRejected.WAIT)
@@ -231,7 +257,9 @@ async def test_two_that_wait_for_the_replay_of_one_id_both_learn_of_it(client: C
         assert reply is not None
         told = replace(written("order-7"), attempt=reply.attempt)
         for error in ("no such column", "still no such column"):
+            tasks = await finished_tasks(handle)
             await confirm(handle, [replace(told, outcome=Outcome.REJECTED, error=error)])
+            await eventually(partial(has_handled_more, handle, tasks))
         await confirm(handle, [told])
         assert await receipts_of(handle) == [told] * 2
 
@@ -255,6 +283,21 @@ async def test_request_id_is_the_one_that_the_caller_gives(client: Client, name:
     async with caller(client, name, queue.enqueue_write):
         await receipts_of(await start(client, name, Order(request_id="order-7")))
     assert queue.request_ids == ["order-7"]
+
+
+async def test_submits_of_one_record_at_once_are_one_call(client: Client, name: str) -> None:
+    queue = FakeQueue(lambda request: written(request.request_id))
+    async with caller(client, name, queue.enqueue_write):
+        await receipts_of(await start(client, name, Order(items=("tea", "tea"), request_id="order-7")))
+    assert [one.request.reply and one.request.reply.call for one in queue.submissions] == [1, 1]
+
+
+async def test_call_that_nobody_waits_for_does_not_bind_the_next_one(client: Client, name: str) -> None:
+    queue = FakeQueue()
+    order = Order(items=("tea", "tea"), one_by_one=True, request_id="order-7", confirm_by=ConfirmBy.NONE)
+    async with caller(client, name, queue.enqueue_write):
+        await receipts_of(await start(client, name, order))
+    assert len({one.request.attempt for one in queue.submissions}) == 2
 
 
 async def test_id_that_is_submitted_again_asks_for_an_answer_of_its_own(client: Client, name: str) -> None:

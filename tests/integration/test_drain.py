@@ -288,6 +288,7 @@ async def test_receipt_tells_of_its_batch(stage: Stage) -> None:
     assert replace(first, queued_ms=None, write_ms=None, confirm_ms=None) == WriteReceipt(
         request_id="a",
         outcome=Outcome.WRITTEN,
+        queue=stage.partition.queue,
         attempt="run",
         batch_id=batch.batch_id,
         batch_size=2,
@@ -466,6 +467,35 @@ async def test_request_without_a_caller_is_written_and_acknowledged(stage: Stage
     assert (stage.sink.row_ids, stage.temporal.signals) == (["a"], [])
 
 
+async def test_caller_that_wants_no_receipt_gets_none(stage: Stage) -> None:
+    await stage.append_attempt("a", replace(NEW, mode=ConfirmBy.NONE))
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    assert (stage.sink.row_ids, stage.temporal.signals) == (["a"], [])
+
+
+async def test_entry_that_claims_an_age_that_no_number_holds_stops_nobody(stage: Stage) -> None:
+    fields = await stage.fields("a", "a") | {b"first": b"9" * 5_000}
+    await stage.queue.append(fields, max_backlog=10)
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    assert stage.sink.row_ids == ["a"]
+
+
+async def test_latencies_of_all_three_stages_are_counted(stage: Stage) -> None:
+    await stage.append("a")
+    await stage.append_attempt("b", replace(NEW, mode=ConfirmBy.NONE))
+    async with stage.draining() as running:
+        await eventually(stage.is_empty)
+        await running.stop()
+    counters = (await stage.queue.statistics()).counters
+
+    def latencies(name: str) -> int:
+        return sum(number for counter, number in counters.items() if counter.startswith(f"{name}_below_"))
+
+    assert (latencies("queued"), latencies("write"), latencies("confirm")) == (2, 1, 1)
+
+
 async def test_signal_that_fails_is_sent_again(stage: Stage) -> None:
     stage.temporal.fail("a", AWAY, times=3)
     await stage.append("a")
@@ -517,7 +547,7 @@ async def test_receipts_of_one_caller_go_in_one_signal(stage: Stage) -> None:
 async def test_receipts_of_one_caller_go_in_one_signal_also_when_its_attempts_differ(stage: Stage) -> None:
     stage.max_items, stage.max_wait = 2, NEVER
     await stage.append_attempt("a", OLD)
-    await stage.append_attempt("b", NEW)
+    await stage.append_attempt("b", replace(NEW, call=2))
     async with stage.draining():
         await eventually(stage.is_empty)
     [(caller, receipts)] = stage.temporal.signals

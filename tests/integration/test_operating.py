@@ -399,7 +399,7 @@ async def test_discard_deletes_only_what_is_selected(stage: Stage) -> None:
     chosen = await stage.kill(await stage.fields("bad-2"), "no such column")
     status, output, errors = await stage.command("dead-letters", "discard", str(chosen))
     assert (status, errors) == (0, "")
-    assert output == f"{chosen} request bad-2: discarded, no caller is known\n1 dead letter discarded\n"
+    assert output == f"{chosen} request bad-2: discarded, no caller waits for it\n1 dead letter discarded\n"
     assert [letter.letter_id for letter in await stage.selected()] == [kept]
 
 
@@ -493,12 +493,40 @@ async def test_discard_does_not_misinform_a_caller_whose_request_is_queued_again
     await stage.kill(fields, "cents is no number")
     confirmer = Confirmer(stage.client, Watch())
     [letter] = await stage.selected()
-    await stage.queue.append(fields, max_backlog=10)
+    await stage.queue.append(fields | {b"reply": _of_another_call(fields[b"reply"])}, max_backlog=10)
     assert await stage.letters.discard(letter, confirmer) is Told.QUEUED
     assert await stage.letters.discard(letter, confirmer) is None
     await stage.kill(fields | {b"reply": fields[b"reply"].replace(b'"run"', b'"other"')}, "cents is no number")
     [letter] = await stage.selected()
     assert await stage.letters.discard(letter, confirmer) is Told.NO_CALLER
+
+
+async def test_discard_tells_a_caller_only_with_the_last_dead_letter_of_its_request(stage: Stage) -> None:
+    """One that is left may yet be replayed, and written."""
+    await Partitions(stage.redis, stage.queue_name).announce(1)
+    reply = ReplyAddress(workflow_id="gone", run_id="run", attempt="run")
+    fields = await Codec(stage.client.data_converter).encode(
+        WriteRequest(request_id="bad-1", table="orders", record={}, reply=reply)
+    )
+    await stage.kill(fields, "cents is no number")
+    await stage.kill(fields | {b"reply": _of_another_call(fields[b"reply"])}, "cents is no number")
+    confirmer = Confirmer(stage.client, Watch())
+    first, second = await stage.selected()
+    assert await stage.letters.discard(first, confirmer) is Told.DEAD_TOO
+    assert await stage.letters.discard(second, confirmer) is Told.NO_CALLER
+
+
+async def test_discard_tells_nobody_who_wanted_no_receipt(stage: Stage) -> None:
+    await Partitions(stage.redis, stage.queue_name).announce(1)
+    reply = ReplyAddress(workflow_id="gone", run_id="run", attempt="run", mode=ConfirmBy.NONE)
+    request = WriteRequest(request_id="bad-1", table="orders", record={}, reply=reply)
+    await stage.kill(await Codec(stage.client.data_converter).encode(request), "cents is no number")
+    [letter] = await stage.selected()
+    assert await stage.letters.discard(letter, Confirmer(stage.client, Watch())) is Told.NOBODY
+
+
+def _of_another_call(reply: bytes) -> bytes:
+    return reply.replace(b'"call": 0', b'"call": 2')
 
 
 async def test_monitor_tells_what_a_drain_holds_and_which_attempt_it_is(stage: Stage) -> None:

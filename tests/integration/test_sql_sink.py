@@ -242,6 +242,7 @@ async def test_forgotten_rejection_still_binds_the_other_attempts(database: Data
 
     assert database.ledger("outcome, attempt") == [("rejected", "run-2")]
     assert outcomes(await sink.write(batch(other, batch_id="batch-3"))) == [Outcome.REJECTED]
+    assert outcomes(await sink.write(batch(order(1), batch_id="batch-4"))) == [Outcome.WRITTEN]
 
 
 async def test_prune_deletes_what_is_older_in_bounded_steps(
@@ -544,11 +545,12 @@ async def test_table_of_the_program_is_upserted_when_it_says_so(database: Databa
         "stock",
         MetaData(),
         Column("shop", Text, primary_key=True),
-        Column("sku", Text, primary_key=True),
+        Column("sku", Text, key="article", primary_key=True),
         Column("pieces", Integer),
     )
     async with database.sink([TargetTable(table=stock_table, upsert=True)]) as sink:
-        await sink.write(batch(stock("a", "tea", pieces=1), stock("b", "tea", pieces=2)))
+        records = [record(name, "stock", shop="here", article="tea", pieces=n) for n, name in enumerate("ab", 1)]
+        assert outcomes(await sink.write(batch(*records))) == [Outcome.WRITTEN] * 2
 
     assert database.query("SELECT sku, pieces FROM stock") == [("tea", 2)]
 

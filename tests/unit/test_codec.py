@@ -161,6 +161,8 @@ async def test_payload_codec_that_cannot_be_asked_refuses_no_entry() -> None:
         entry(reply=b'{"workflow_id": "w", "run_id": "r", "mode": "completion"}'),
         entry(reply=b'{"workflow_id": "w", "run_id": "r", "attempt": "\\ud800", "mode": "signal"}'),
         entry(reply=b'{"workflow_id": "\\ud800", "run_id": "r", "mode": "signal"}'),
+        entry(reply=b'{"workflow_id": "w", "run_id": "r", "call": "first", "mode": "signal"}'),
+        entry(reply=b'{"workflow_id": "w", "run_id": "r", "call": 1e999, "mode": "signal"}'),
         entry(reply=b"[" * 100_000),
         entry(reply=b"9" * 10_000),
         entry(payload=b""),
