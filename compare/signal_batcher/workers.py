@@ -27,6 +27,7 @@ from write_batcher.workers.serving import GRACE, serve
 from write_batcher.workers.starter import START_CONCURRENCY, bounded
 from write_batcher.workflows.main import MainResult
 
+TAKE_OVER_AFTER = timedelta(seconds=5)  # a workflow that a killed worker had in its cache waits for so long for it
 PRUNE_EVERY = timedelta(hours=1)
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ def make_batcher_worker(client: Client, settings: Settings, sink: Sink) -> Worke
         workflows=[SignalBatcherWorkflow],
         activities=[activities.write_batch, activities.settle_batch],
         workflow_runner=passing_through(None),
+        sticky_queue_schedule_to_start_timeout=TAKE_OVER_AFTER,
         graceful_shutdown_timeout=GRACE,
     )
 
