@@ -228,7 +228,7 @@ def test_newest_ids_that_fit_are_carried_in_their_order() -> None:
     remembered = Remembered()
     for request_id in ("a", "ä" * 100, "c", "d"):
         remembered.add(queued(request_id).request)
-    carried = remembered.newest(600)
+    carried = remembered.newest(300)
     assert list(carried) == ["c", "d"]
     assert len(json.dumps(remembered.newest(2_000))) <= 2_000
     assert Remembered(carried).has_answered(queued("d").request)
@@ -308,7 +308,7 @@ def test_live_view_shows_changes_of_runs_and_why_it_is_not_up_to_date() -> None:
     text = shown(live_batchers(VIEWS, list(runs_followed(VIEWS)), "Temporal cannot be asked"))
     for part in ("batcher-main has a new run: new, before old", "Temporal cannot be asked", "there is none\\x1b[2J"):
         assert part in text
-    row = next(row for row in text.splitlines() if row.startswith("continue-as-new cycle"))
+    row = next(row for row in text.splitlines() if "continue-as-new cycle" in row)
     assert row.split() == ["continue-as-new", "cycle", "2", "-"]
 
 
