@@ -194,6 +194,21 @@ async def test_caller_that_is_gone_leaves_the_others_alone(
     assert kinds["signal external workflow execution initiated"] == 30
 
 
+async def test_no_more_confirmations_are_on_their_way_than_the_limit(
+    client: Client, settings: Settings, sqlite: SqliteDatabase
+) -> None:
+    few = limits(max_items=30, max_wait_s=60, confirmations_at_once=4)
+    async with sqlite.sink() as sink, batching(client, settings, sink, few) as batch:
+        await confirmations_of(await batch.call(range(30)))
+        kinds = await kinds_of(batch.batcher())
+    pending = most = 0
+    for kind in kinds:
+        pending += kind == "signal external workflow execution initiated"
+        pending -= kind == "external workflow execution signaled"
+        most = max(most, pending)
+    assert most == 4
+
+
 async def test_poisoned_batch_is_given_up_and_its_callers_learn_why(
     client: Client, settings: Settings, sqlite: SqliteDatabase, name: str
 ) -> None:

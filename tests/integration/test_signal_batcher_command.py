@@ -100,7 +100,7 @@ async def test_monitor_goes_on_until_it_is_told_to_end(environment: dict[str, st
         [*COMMAND, "monitor", "--json", "--every", "100ms"], log=log, environment=environment
     )
     try:
-        await eventually(lambda: log.read_text().count("batchers") >= 2)
+        await eventually(lambda: log.read_text().count("batchers") >= 2, within_s=60)
     finally:
         await processes.stop(process)
     assert process.returncode == 0
@@ -126,7 +126,7 @@ async def test_batcher_worker_killed_in_the_middle_of_a_batch_loses_nothing(
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(make_main_worker(client, settings))
         first = await stack.enter_async_context(worker("batcher", environment, tmp_path))
-        await eventually(lambda: _is_running(client, batcher.id))
+        await eventually(lambda: _is_running(client, batcher.id), within_s=60)
         with closing(sqlite3.connect(tmp_path / "target.db", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")  # so that the batch is written but cannot be committed
             handles = await start_main_workflows(client, settings, f"{name}-", 20, on_started=lambda: None)
@@ -135,7 +135,7 @@ async def test_batcher_worker_killed_in_the_middle_of_a_batch_loses_nothing(
                 pending = (await batcher.describe()).raw_description.pending_activities
                 return any(one.state == PendingActivityState.PENDING_ACTIVITY_STATE_STARTED for one in pending)
 
-            await eventually(is_writing)
+            await eventually(is_writing, within_s=60)
             await processes.kill(first)
             other.execute("ROLLBACK")
         sink = await stack.enter_async_context(SqlSink.open(database_url, tables=settings.tables))

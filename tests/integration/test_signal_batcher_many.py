@@ -36,7 +36,7 @@ async def test_five_thousand_requests_are_written_once_each_through_continue_as_
     ):
         async with asyncio.timeout(90):
             await batch.signal(*map(request, range(REQUESTS)))
-        await eventually(lambda: sqlite.count("orders") == REQUESTS)
+        await eventually(lambda: sqlite.count("orders") == REQUESTS, within_s=60)
         stats = await batch.stats()
     assert stats.continue_as_new_cycle >= 3
     assert stats.pending_writes == 0
