@@ -250,6 +250,8 @@ def test_tenth_run_in_a_row_that_has_done_nothing_does_not_give_way() -> None:
         {"max_items": 0},
         {"max_items": 1_001},
         {"max_wait_s": 0},
+        {"max_wait_s": float("inf")},
+        {"max_wait_s": float("nan")},
         {"signals_per_run": 10_000},
         {"confirmations_at_once": 2_001},
         {"write_attempts": 0},
