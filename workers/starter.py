@@ -6,7 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError
@@ -77,16 +77,16 @@ async def start_workflows(
         on_started()
         return handle
 
-    return await _bounded(start, range(count), START_CONCURRENCY)
+    return await bounded(start, range(count), START_CONCURRENCY)
 
 
-async def wait_for(handles: Iterable[MainHandle], *, on_ended: Callable[[], None]) -> Outcomes:
+async def wait_for(handles: Iterable[WorkflowHandle[Any, MainResult]], *, on_ended: Callable[[], None]) -> Outcomes:
     """Wait until all have ended."""
     results: list[MainResult] = []
     failures: Counter[str] = Counter()
     first_messages: dict[str, str] = {}
 
-    async def wait(handle: MainHandle) -> None:
+    async def wait(handle: WorkflowHandle[Any, MainResult]) -> None:
         try:
             results.append(await handle.result())
         except WorkflowFailureError as error:
@@ -95,7 +95,7 @@ async def wait_for(handles: Iterable[MainHandle], *, on_ended: Callable[[], None
             first_messages.setdefault(kind, message)
         on_ended()
 
-    await _bounded(wait, handles, WAIT_CONCURRENCY)
+    await bounded(wait, handles, WAIT_CONCURRENCY)
     return Outcomes(
         completed=len(results),
         latencies_ms=[result.latency_ms for result in results],
@@ -113,7 +113,8 @@ def describe(error: WorkflowFailureError) -> tuple[str, str]:
     return kind, cause.message if isinstance(cause, FailureError) else str(cause)
 
 
-async def _bounded(work: Callable[[S], Awaitable[T]], items: Iterable[S], limit: int) -> list[T]:
+async def bounded(work: Callable[[S], Awaitable[T]], items: Iterable[S], limit: int) -> list[T]:
+    """The results of `work` for all items, in their order, with at most `limit` at work at once."""
     slots = asyncio.Semaphore(limit)
 
     async def one(item: S) -> T:

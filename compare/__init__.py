@@ -1,0 +1,1 @@
+"""Other designs for the same task, and what their comparison needs."""
