@@ -20,6 +20,7 @@ from write_batcher.cli_common import (
 )
 from write_batcher.cli_dead_letters import dead_letters_app
 from write_batcher.cli_queue import monitor_command, queue_app
+from write_batcher.cli_signal_batcher import signal_batcher_app
 from write_batcher.config import Settings
 from write_batcher.console import Screen, complain, demo_json, outcomes_as_dict
 from write_batcher.errors import ConfigurationError, WriteBatcherError
@@ -38,6 +39,7 @@ worker_app = typer.Typer(help="Run a worker process until SIGTERM or Ctrl-C.", n
 app.add_typer(worker_app, name="worker")
 app.add_typer(queue_app, name="queue")
 app.add_typer(dead_letters_app, name="dead-letters")
+app.add_typer(signal_batcher_app, name="signal-batcher")
 
 Workflows = Annotated[int, typer.Option(min=1, max=100_000, help="How many workflows to start.")]
 Bad = Annotated[int, typer.Option(min=0, help="How many of them write a record that the database refuses.")]

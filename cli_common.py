@@ -6,16 +6,19 @@ import functools
 import inspect
 import signal
 from collections.abc import Callable, Coroutine
+from datetime import timedelta
 from typing import Annotated, Any, TypeVar
 
 import typer
 
-from write_batcher.config import ENV_PREFIX, Settings, as_text, load_settings
-from write_batcher.errors import TemporalUnavailable
+from write_batcher.config import ENV_PREFIX, Settings, as_text, load_settings, parse_duration
+from write_batcher.errors import ConfigurationError, TemporalUnavailable
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+
+SHORTEST_REFRESH = timedelta(milliseconds=100)
 
 T = TypeVar("T")
 
@@ -72,3 +75,14 @@ async def until_interrupted() -> None:
     """Return at Ctrl-C or SIGTERM: then it is the way to end a command, and no failure."""
     with contextlib.suppress(asyncio.CancelledError):
         await asyncio.get_running_loop().create_future()
+
+
+def refresh_of(every: str) -> timedelta:
+    """What `--every` of a monitor says. Raises ConfigurationError."""
+    try:
+        refresh = parse_duration(every)
+    except ValueError as error:
+        raise ConfigurationError(f"--every = {error}") from None
+    if refresh < SHORTEST_REFRESH:
+        raise ConfigurationError(f"--every = {every!r} is too often; write 100ms or more, such as 2s")
+    return refresh

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from write_batcher.cli_common import EXIT_FAILED, run_to_end, with_settings
-from write_batcher.config import Settings, parse_duration
+from write_batcher.cli_common import EXIT_FAILED, refresh_of, run_to_end, with_settings
+from write_batcher.config import Settings
 from write_batcher.console import complain, make_console, say
 from write_batcher.errors import ConfigurationError, OperationFailed, QueueUnavailable
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from write_batcher.workers.control import Verb
     from write_batcher.workers.monitor import Monitor, PartitionView
 
-SHORTEST_REFRESH = timedelta(milliseconds=100)
 STEERED_AT_ONCE = 32  # partitions
 
 queue_app = typer.Typer(help="Look at the batcher of a queue, and steer it.", no_args_is_help=True)
@@ -41,7 +40,7 @@ def monitor_command(
     every: Annotated[str, typer.Option(metavar="DURATION", help="How often to look.")] = "2s",
 ) -> None:
     """Show what the batcher of a queue does, until Ctrl-C. Give --max-items and --max-wait as the batcher has them."""
-    refresh = _refresh(every)
+    refresh = refresh_of(every)
 
     async def show() -> None:
         async with _connected(settings) as (client, redis):
@@ -178,16 +177,6 @@ async def _steer_one(client: "Client", partition: "PartitionRef", verb: "Verb", 
             complain(str(error))
             return False
         return True
-
-
-def _refresh(text: str) -> timedelta:
-    try:
-        every = parse_duration(text)
-    except ValueError as error:
-        raise ConfigurationError(f"--every = {error}") from None
-    if every < SHORTEST_REFRESH:
-        raise ConfigurationError(f"--every = {text!r} is too often; write 100ms or more, such as 2s")
-    return every
 
 
 def _number(partition: str | None) -> int | None:

@@ -11,7 +11,8 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from write_batcher.errors import InvalidRequest, QueueFull, QueueUnavailable
 from write_batcher.models import ConfirmBy, Submission, WriteRequest
 from write_batcher.queue.codec import Codec
-from write_batcher.queue.partitions import Partitions, partition_of
+from write_batcher.queue.partitions import Partitions
+from write_batcher.queue.routing import partition_of
 from write_batcher.queue.stream import WriteQueue
 
 FULL_RETRY_DELAY = timedelta(seconds=2)

@@ -117,4 +117,4 @@ class Rows:
         column = MAIN_WRITES.c.workflow_id
         async with self._engine.connect() as connection:
             found = await connection.execute(select(column, func.count()).where(self._mine).group_by(column))
-            return Counter({workflow_id: number for workflow_id, number in found})
+            return Counter({row[0]: row[1] for row in found})

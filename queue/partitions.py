@@ -1,17 +1,10 @@
-"""Which partition a key goes to, and how producers learn how many partitions there are."""
-
-from zlib import crc32
+"""How producers learn how many partitions a queue has."""
 
 from redis.asyncio import Redis
 
 from write_batcher.errors import QueueUnavailable
 from write_batcher.queue.connections import translated_errors
 from write_batcher.queue.stream import WriteQueue
-
-
-def partition_of(key: str, partitions: int) -> int:
-    """CRC-32 of the UTF-8 key, modulo the number of partitions: the same in every process and language."""
-    return crc32(key.encode("utf-8", "surrogatepass")) % partitions
 
 
 class Partitions:

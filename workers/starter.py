@@ -6,7 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError
@@ -86,13 +86,13 @@ async def start_main(client: Client, settings: Settings, workflow_id: str, *, it
     )
 
 
-async def wait_for(handles: Iterable[MainHandle], *, on_ended: Callable[[], None]) -> Outcomes:
+async def wait_for(handles: Iterable[WorkflowHandle[Any, MainResult]], *, on_ended: Callable[[], None]) -> Outcomes:
     """Wait until all have ended."""
     results: list[MainResult] = []
     failures: Counter[str] = Counter()
     first_messages: dict[str, str] = {}
 
-    async def wait(handle: MainHandle) -> None:
+    async def wait(handle: WorkflowHandle[Any, MainResult]) -> None:
         try:
             results.append(await handle.result())
         except WorkflowFailureError as error:
@@ -120,7 +120,7 @@ def describe(error: WorkflowFailureError) -> tuple[str, str]:
 
 
 async def bounded(work: Callable[[S], Awaitable[T]], items: Iterable[S], limit: int) -> list[T]:
-    """The results of `work` on each of the items, at most `limit` of them at once."""
+    """The results of `work` for all items, in their order, with at most `limit` at work at once."""
     slots = asyncio.Semaphore(limit)
 
     async def one(item: S) -> T:

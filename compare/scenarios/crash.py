@@ -55,7 +55,7 @@ async def measure(arena: Arena, scale: Scale, _baseline: Baseline) -> Measured:
 
 
 def recovery_s(points: list[dict[str, float]], killed_s: float) -> float | None:
-    """From the kill to the next row; None when none came. What was committed before the kill may be seen a look later."""
+    """From the kill to the next row; None when none came. What was committed before it may be seen a look later."""
     seen_before = killed_s + 2 * LOOK_EVERY.total_seconds()
     later = [point["s"] - killed_s for point in points if point["s"] > seen_before]
     return round(later[0], 3) if later else None

@@ -25,7 +25,8 @@ with workflow.unsafe.imports_passed_through():
     from write_batcher.models import ConfirmBy, DrainEnd, Outcome, PartitionRef, WriteRequest
     from write_batcher.queue import connections as queue_connections
     from write_batcher.queue.codec import Codec
-    from write_batcher.queue.partitions import Partitions, partition_of
+    from write_batcher.queue.partitions import Partitions
+    from write_batcher.queue.routing import partition_of
     from write_batcher.queue.stream import WriteQueue
     from write_batcher.workers import connections
     from write_batcher.workers.batcher import make_batcher_worker, run_batcher_worker, start_batchers

@@ -4,7 +4,8 @@ import pytest
 from fakeredis import FakeAsyncRedis
 
 from write_batcher.errors import QueueUnavailable
-from write_batcher.queue.partitions import Partitions, partition_of
+from write_batcher.queue.partitions import Partitions
+from write_batcher.queue.routing import partition_of
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""The older design: a batcher workflow that collects write requests from signals."""
