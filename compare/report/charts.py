@@ -1,0 +1,285 @@
+"""Bars and lines in the look of the report, as Vega-Lite specifications; as SVG and PNG, drawn without a network.
+
+Colours are put in as they are on paper. In the SVG each becomes a CSS variable of the page, which knows the dark ones:
+so no two roles may share a colour.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import vl_convert
+
+from write_batcher.compare.results import Contender
+
+WIDE = 720  # px, as drawn; the page scales it
+NARROW = 340  # px, for telephones
+PNG_SCALE = 2
+
+INK, MUTED, GRID, PAPER, BAND = "#1c2733", "#5a6675", "#e2e7ec", "#ffffff", "#f6d9cb"
+COLOURS = {
+    Contender.DIRECT: "#7b828c",
+    Contender.SIGNAL: "#c9530c",
+    Contender.QUEUE: "#3d8ed4",
+    Contender.QUEUE_COMPLETION: "#0c4a8c",
+}
+"""Told apart with every colour blindness, and in grey by their lightness."""
+DASHES = {
+    Contender.DIRECT: [2, 3],
+    Contender.SIGNAL: [1, 0],
+    Contender.QUEUE: [6, 4],
+    Contender.QUEUE_COMPLETION: [1, 0],
+}
+VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper", BAND: "band"} | {
+    colour: str(contender) for contender, colour in COLOURS.items()
+}
+
+FONT_PX = 12
+LABELS_PX = 128  # room for the names of contenders left of bars
+GAP_PX = 24
+BAR_STEP_PX = 27
+CHARACTER_PX = 6.6  # a digit of FONT_PX, roughly
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BarPanel:
+    """One measure of several contenders: `rows` hold `contender value low high label`."""
+
+    title: str
+    unit: str
+    rows: Rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """`label` is a Vega expression of `datum.value`."""
+
+    title: str
+    is_log: bool = False
+    label: str | None = None
+    domain: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinePanel:
+    """Lines of several contenders: `rows` hold `contender x y`."""
+
+    title: str
+    rows: Rows
+    level: tuple[float, str] | None = None
+    """A horizontal line with what it means."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPanel:
+    """One contender over time: `rows` hold `x y`; the band is when nothing could be written."""
+
+    title: str
+    contender: Contender
+    rows: Rows
+    band: tuple[float, float] | None
+
+
+def bars(grid: Sequence[Sequence[BarPanel]], width: int) -> alt.TopLevelMixin:
+    """Rows of panels beside each other if there is room, of one scale per row."""
+    return _concat(
+        [[_bars(panel, row, plot, first) for panel, plot, first in _beside(row, width)] for row in grid], width
+    )
+
+
+def lines(panels: Sequence[LinePanel], x: Axis, y: Axis, width: int) -> alt.TopLevelMixin:
+    """Panels beside each other if there is room, of one scale."""
+    x, y = _with_domain(x, panels, "x"), _with_domain(y, panels, "y")
+    names = _in_order(row["contender"] for panel in panels for row in panel.rows)
+    room = 64
+    columns = len(panels) if width == WIDE else 1
+    plot = (width - room * columns - GAP_PX * (columns - 1)) // columns
+    drawn = [_lines(panel, x, y, plot, 260 if width == WIDE else 220, names, width) for panel in panels]
+    return _concat([drawn], width)
+
+
+def steps(panels: Sequence[StepPanel], x: Axis, y: Axis, width: int) -> alt.TopLevelMixin:
+    """Panels below each other, of one scale, so that their times can be compared."""
+    x, y = _with_domain(x, panels, "x"), _with_domain(y, panels, "y")
+    return _concat([[_steps(panel, x, y, width - 70, panel is panels[-1])] for panel in panels], width, spacing=14)
+
+
+def svg(chart: alt.TopLevelMixin, *, name: str, label: str) -> str:
+    """An SVG element for the page. `name` makes its ids unique there, `label` says what it shows."""
+    drawn = vl_convert.vegalite_to_svg(_spec(chart, background=None), allowed_base_urls=[])
+    opening, rest = drawn.split(">", 1)
+    box = re.search(r'viewBox="([^"]*)"', opening)
+    assert box is not None  # noqa: S101 - Vega writes one
+    rest = re.sub(r'(id="|url\(#)(clip|gradient)', rf"\g<1>{name}-\g<2>", rest)
+    for colour, variable in VARIABLES.items():
+        rest = rest.replace(colour, f"var(--{variable})")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box[1]}" role="img" aria-label="{_attribute(label)}">{rest}'
+    )
+
+
+def png(chart: alt.TopLevelMixin, title: str) -> bytes:
+    """A picture on white, with its title, for where no page is."""
+    titled = chart.properties(title=alt.Title(title, fontSize=17, anchor="start", offset=18, color=INK))
+    return bytes(vl_convert.vegalite_to_png(_spec(titled, background=PAPER), scale=PNG_SCALE, allowed_base_urls=[]))
+
+
+def _attribute(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _spec(chart: alt.TopLevelMixin, background: str | None) -> dict[str, Any]:
+    spec: dict[str, Any] = chart.to_dict()
+    return spec | {"background": background, "padding": 4 if background is None else 20, "config": _CONFIG}
+
+
+_CONFIG: dict[str, Any] = {
+    "aria": False,  # the SVG as a whole has a label, and the data stands below it as a table
+    "font": "sans-serif",
+    "view": {"stroke": None},
+    "title": {
+        "color": INK,
+        "fontSize": FONT_PX + 1,
+        "fontWeight": 600,
+        "anchor": "start",
+        "offset": 8,
+        "frame": "group",
+    },
+    "axis": {
+        "labelColor": MUTED,
+        "titleColor": MUTED,
+        "labelFontSize": FONT_PX,
+        "titleFontSize": FONT_PX,
+        "titleFontWeight": "normal",
+        "gridColor": GRID,
+        "domainColor": GRID,
+        "tickColor": GRID,
+        "titlePadding": 8,
+        "labelPadding": 5,
+    },
+    "legend": {
+        "labelColor": INK,
+        "labelFontSize": FONT_PX,
+        "title": None,
+        "orient": "top",
+        "direction": "horizontal",
+        "symbolSize": 320,
+        "symbolStrokeWidth": 2.5,
+        "offset": 14,
+    },
+}
+
+
+def _concat(
+    grid: Sequence[Sequence[alt.Chart | alt.LayerChart]], width: int, spacing: int = GAP_PX
+) -> alt.TopLevelMixin:
+    rows: list[Any] = [alt.hconcat(*row, spacing=GAP_PX) if len(row) > 1 else row[0] for row in grid]
+    if width == NARROW:
+        rows = [panel for row in grid for panel in row]
+    return rows[0] if len(rows) == 1 else alt.vconcat(*rows, spacing=spacing)
+
+
+def _beside(row: Sequence[BarPanel], width: int) -> list[tuple[BarPanel, int, bool]]:
+    if width == NARROW:
+        return [(panel, width - LABELS_PX - 12, True) for panel in row]
+    plot = (width - LABELS_PX - 12 - GAP_PX * (len(row) - 1)) // len(row)
+    return [(panel, plot, panel is row[0]) for panel in row]
+
+
+def _in_order(contenders: Iterable[Contender]) -> list[Contender]:
+    present = set(contenders)
+    return [contender for contender in Contender if contender in present]
+
+
+def _data(rows: Rows) -> alt.Data:
+    return alt.Data(values=[dict(row) for row in rows])
+
+
+def _colour(names: Sequence[Contender], legend: Any = None) -> alt.Color:
+    scale = alt.Scale(domain=[str(name) for name in names], range=[COLOURS[name] for name in names])
+    return alt.Color("contender:N", scale=scale, legend=legend)
+
+
+def _bars(panel: BarPanel, beside: Sequence[BarPanel], plot: int, with_names: bool) -> alt.LayerChart:
+    together = [row for one in beside for row in one.rows]
+    names = _in_order(row["contender"] for row in together)
+    most = max(max(row["value"], row["high"]) for row in together) or 1
+    room = min(CHARACTER_PX * max(len(row["label"]) for row in together) + 14, plot * 0.75)
+    scale = alt.Scale(domain=[0, most * plot / (plot - room)], nice=False)
+    # Ticks only where bars can be: beyond the greatest value the axis is just room for the labels.
+    x_axis = alt.Axis(title=panel.unit, tickCount=4, grid=False, domain=False, format="~s" if most >= 10_000 else ",")
+    y_axis = alt.Axis(title=None, domain=False, ticks=False, labelColor=INK, minExtent=LABELS_PX, maxExtent=LABELS_PX)
+    y = alt.Y("contender:N", sort=[str(name) for name in names], axis=y_axis if with_names else None)
+    base = alt.Chart(_data(panel.rows)).encode(y=y)
+    bar = base.mark_bar(size=15, cornerRadiusEnd=2).encode(
+        x=alt.X("value:Q", scale=scale, axis=x_axis), color=_colour(names)
+    )
+    spread = base.mark_rule(color=INK, strokeWidth=1.2).encode(x="low:Q", x2="high:Q")
+    label = base.mark_text(align="left", dx=7, fontSize=FONT_PX, color=INK).encode(x="high:Q", text="label:N")
+    title = panel.title if panel.title else alt.Undefined
+    return alt.layer(bar, spread, label, width=plot, height=BAR_STEP_PX * len(names), title=title)
+
+
+def _with_domain(axis: Axis, panels: Sequence[LinePanel] | Sequence[StepPanel], field: str) -> Axis:
+    if axis.domain:
+        return axis
+    values = [row[field] for panel in panels for row in panel.rows]
+    low = min(values) if axis.is_log else min(0, *values, 0)
+    return Axis(title=axis.title, is_log=axis.is_log, label=axis.label, domain=(low, max(values) or 1))
+
+
+def _channel(channel: Any, field: str, axis: Axis, **more: Any) -> Any:
+    assert axis.domain is not None  # noqa: S101 - `_with_domain` was there
+    scale = alt.Scale(type="log" if axis.is_log else "linear", domain=list(axis.domain), nice=not axis.is_log)
+    if axis.label:
+        more["labelExpr"] = axis.label
+    drawn = alt.Axis(title=axis.title, tickCount=5, **more)
+    return channel(f"{field}:Q", scale=scale, axis=drawn)
+
+
+def _lines(
+    panel: LinePanel, x: Axis, y: Axis, plot: int, height: int, names: Sequence[Contender], width: int
+) -> alt.LayerChart:
+    dash_scale = alt.Scale(domain=[str(name) for name in names], range=[DASHES[name] for name in names])
+    legend = alt.Legend(columns=len(names) if width == WIDE else 2, symbolType="stroke")
+    line = (
+        alt.Chart(_data(panel.rows))
+        .mark_line(strokeWidth=2.2, clip=True)
+        .encode(
+            x=_channel(alt.X, "x", x, grid=False),
+            y=_channel(alt.Y, "y", y, domain=False, ticks=False),
+            color=_colour(names, legend),
+            strokeDash=alt.StrokeDash("contender:N", scale=dash_scale, legend=legend),
+            order="x:Q",
+        )
+    )
+    layers: list[alt.Chart] = [line]
+    if panel.level:
+        value, meaning = panel.level
+        level = alt.Chart(_data([{"y": value, "meaning": meaning}]))
+        layers.append(level.mark_rule(color=MUTED, strokeDash=[3, 3]).encode(y="y:Q"))
+        text = level.mark_text(align="left", baseline="bottom", dx=4, dy=-4, fontSize=FONT_PX - 1, color=MUTED)
+        layers.append(text.encode(y="y:Q", x=alt.value(0), text="meaning:N"))
+    title = panel.title if panel.title else alt.Undefined
+    return alt.layer(*layers, width=plot, height=height, title=title)
+
+
+def _steps(panel: StepPanel, x: Axis, y: Axis, plot: int, with_times: bool) -> alt.LayerChart:
+    colour = COLOURS[panel.contender]
+    times = _channel(alt.X, "x", x, grid=False, labels=with_times, ticks=with_times)
+    if not with_times:
+        times.axis.title = None
+    layers = []
+    if panel.band:
+        start, end = panel.band
+        band = alt.Chart(_data([{"start": start, "end": end}])).mark_rect(color=BAND)
+        layers.append(band.encode(x=alt.X("start:Q"), x2="end:Q"))
+    area = alt.Chart(_data(panel.rows)).mark_area(
+        interpolate="step-after", color=colour, fillOpacity=0.35, line={"color": colour, "strokeWidth": 1.6}, clip=True
+    )
+    layers.append(area.encode(x=times, y=_channel(alt.Y, "y", y, domain=False, ticks=False)))
+    return alt.layer(*layers, width=plot, height=72, title=panel.title)

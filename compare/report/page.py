@@ -1,0 +1,146 @@
+"""Puts verdict, summary, charts and method on one page that needs nothing else, and the charts into pictures."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from write_batcher.compare.report import charts
+from write_batcher.compare.report.drawings import Drawing, drawings
+from write_batcher.compare.report.figures import Figures
+from write_batcher.compare.report.prices import LIST_PRICE, Price
+from write_batcher.compare.report.summary import summarize
+from write_batcher.compare.report.verdict import judge
+from write_batcher.compare.report.words import ABSENT, CONTENDERS, SCENARIOS
+from write_batcher.compare.results import FILE_NAME, Results
+from write_batcher.errors import ConfigurationError
+
+PAGE_NAME = "report.html"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Note:
+    """What runs have to say, the same of several rounds once."""
+
+    where: str
+    text: str
+    rounds: int
+
+
+def load_results(folder: Path) -> Results:
+    """The comparison in `folder`. Raises ConfigurationError when there is none, or when it cannot be read."""
+    path = folder / FILE_NAME
+    try:
+        results = Results.load(folder)
+    except FileNotFoundError as error:
+        raise ConfigurationError(
+            f"{path} is not there: give the folder of a comparison, or make one with `write-batcher compare`"
+        ) from error
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{path} is broken ({error}): measure again with `write-batcher compare`, or give another folder"
+        ) from error
+    if wrong := _wrong_form(results):
+        raise ConfigurationError(f"{path} is broken ({wrong}): measure again with `write-batcher compare`")
+    return results
+
+
+def write_report(results: Results, folder: Path, *, price: Price = LIST_PRICE) -> Path:
+    """Write `report.html` and a PNG of every chart into `folder`; returns the path of the page.
+
+    `price` is what a million Temporal actions cost. Raises ConfigurationError when `folder` cannot be written to.
+    """
+    made = drawings(Figures(results), price)
+    pictures = {f"{drawing.key}.png": charts.png(drawing.chart(charts.WIDE), drawing.title) for drawing in made}
+    page = render_page(results, made, price)
+    path = folder / PAGE_NAME
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, picture in pictures.items():
+            (folder / name).write_bytes(picture)
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(
+            f"{error.filename or folder} cannot be written ({error.strerror}): choose a folder that you may write to"
+        ) from error
+    return path
+
+
+def render_page(results: Results, made: list[Drawing], price: Price) -> str:
+    """The page. Everything is escaped but the charts: notes may hold what a database or a producer said."""
+    here = files("write_batcher.compare.report")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    columns, sections = summarize(results, price)
+    figures = Figures(results)
+    return environment.from_string(here.joinpath("template.html").read_text(encoding="utf-8")).render(
+        style=Markup(here.joinpath("style.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
+        results=results,
+        verdict=judge(results, price),
+        columns=columns,
+        sections=sections,
+        drawings=[(drawing, _inlined(drawing)) for drawing in made],
+        price=price,
+        contenders=[(name, CONTENDERS[name]) for name in figures.contenders()],
+        facts=_facts(results),
+        notes=_notes(results),
+        file_name=FILE_NAME,
+    )
+
+
+def _inlined(drawing: Drawing) -> dict[str, Markup]:
+    """A chart for wide windows and for paper, and one for telephones; the page shows one of them."""
+    label = f"{drawing.title}. {drawing.sees}".strip()
+    return {
+        size: Markup(charts.svg(drawing.chart(width), name=f"{drawing.key}-{size}", label=label))  # noqa: S704 - escaped
+        for size, width in (("wide", charts.WIDE), ("narrow", charts.NARROW))
+    }
+
+
+def _facts(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
+    groups: tuple[tuple[str, Mapping[str, Any]], ...] = (
+        ("Machine", results.machine),
+        ("Versions", results.versions),
+        ("Settings", results.settings),
+    )
+    return [(title, [(name, _text(value)) for name, value in facts.items()]) for title, facts in groups if facts]
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ABSENT
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _notes(results: Results) -> list[_Note]:
+    rounds: dict[tuple[str, str], int] = {}
+    for run in results.runs:
+        for text in run.notes:
+            key = (f"{SCENARIOS[run.scenario]}, {run.contender}, {run.database}", str(text))
+            rounds[key] = rounds.get(key, 0) + 1
+    return [_Note(where=where, text=text, rounds=count) for (where, text), count in rounds.items()]
+
+
+def _wrong_form(results: Results) -> str | None:
+    """What the types of a file that somebody edited do not hold to."""
+    for name in ("machine", "versions", "settings"):
+        if not isinstance(getattr(results, name), dict):
+            return f"`{name}` is no object"
+    if not isinstance(results.started_at, str) or not isinstance(results.seconds, int | float):
+        return "`started_at` is no text, or `seconds` no number"
+    for run in results.runs:
+        where = f"{run.scenario}, {run.contender}, {run.database}, round {run.round}"
+        if not isinstance(run.database, str) or not isinstance(run.round, int):
+            return f"{where}: `database` is no text, or `round` no whole number"
+        if not isinstance(run.figures, dict) or not isinstance(run.samples, dict) or not isinstance(run.notes, list):
+            return f"{where}: `figures` or `samples` is no object, or `notes` no list"
+        if not all(isinstance(values, list) for values in run.samples.values()):
+            return f"{where}: a sample is no list"
+    return None
