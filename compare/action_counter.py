@@ -9,7 +9,7 @@ from datetime import timedelta
 METRIC = "action"
 SCRAPE_TIMEOUT = timedelta(seconds=5)
 # The server reports its counters once a second: two equal answers this far apart are the whole truth.
-SETTLED_AFTER = timedelta(milliseconds=1500)
+SETTLED_AFTER = timedelta(milliseconds=1100)
 SETTLED_WITHIN = timedelta(seconds=20)
 
 SAMPLE = re.compile(r"(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})? (?P<value>\S+)(?: \d+)?")
