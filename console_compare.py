@@ -51,10 +51,6 @@ class CompareScreen:
         """The next step begins."""
         self._progress.reset(self._now, description=what, total=None)
 
-    def progress(self) -> "CompareScreen":
-        """This is it."""
-        return self
-
     def expect(self, total: int) -> None:
         """So many things are to be done from here."""
         self._progress.reset(self._now, total=total)

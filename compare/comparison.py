@@ -1,7 +1,7 @@
 """Runs a comparison: every contender through every scenario, on servers of its own, saved after each run."""
 
 import asyncio
-import logging
+import contextlib
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -24,27 +24,30 @@ from write_batcher.compare.scenarios import MEASURES, settings_of
 from write_batcher.compare.scenarios.measured import Measured
 from write_batcher.compare.servers import Servers, embedded_servers, own_servers
 from write_batcher.config import Settings
-from write_batcher.errors import ConfigurationError, WriteBatcherError
+from write_batcher.errors import ConfigurationError, QueueUnavailable, WriteBatcherError
 from write_batcher.workers.local import Database
 from write_batcher.workers.worker_process import unless_ended
 
 BASELINE_WORKFLOWS = 50  # at most; their histories are all alike
 RUN_LIMIT = timedelta(minutes=15)  # callers give up after 2 minutes, so this is for what hangs
 
-logger = logging.getLogger(__name__)
 
-
-class CompareView(Protocol):
-    """Where a comparison shows how far it is."""
+class CompareView(Progress, Protocol):
+    """Where a comparison shows how far it is; as `Progress`, how far the step is."""
 
     def begin(self, what: str) -> None:
         """The next step begins."""
 
-    def progress(self) -> Progress:
-        """For the contender that is being measured now, or for all of them together."""
-
     def end(self, run: Run) -> None:
         """This has been measured."""
+
+
+class Silent:
+    """Shows nothing: of contenders that are measured at the same time, one shows how far all of them are."""
+
+    def expect(self, total: int) -> None: ...
+
+    def advance(self, number: int = 1) -> None: ...
 
 
 class Comparison:
@@ -85,13 +88,13 @@ class Comparison:
         """Once per round. Raises what an arena raises: without it nothing can be measured."""
         self._view.begin("baseline: the same workflows without a write")
         async with self._servers(BASELINE, self._settings, "sqlite") as servers:
-            found = await self._ready(BASELINE, servers)
+            found = await self._measured_baseline(servers)
         self._baselines.append({"round": step.round, **asdict(found)})
         self._save([])
         return found
 
-    async def _ready(self, contender: str, servers: Servers) -> Baseline:
-        async with arena(contender, servers, self._view.progress()) as one:
+    async def _measured_baseline(self, servers: Servers) -> Baseline:
+        async with arena(BASELINE, servers, self._view) as one:
             workflows = min(self._scale.workflows, BASELINE_WORKFLOWS)
             return await unless_ended(one.workers, baseline(one, workflows))
 
@@ -99,10 +102,9 @@ class Comparison:
         try:
             async with asyncio.timeout(RUN_LIMIT.total_seconds()):
                 measured = await self._measured(step, contender, known)
-        except ConfigurationError:
-            raise
-        except (WriteBatcherError, RPCError, SQLAlchemyError, OSError) as error:  # TimeoutError is an OSError
-            logger.warning("%s could not be measured", step, exc_info=True)
+        except Exception as error:
+            if not _may_happen(error):
+                raise
             measured = Measured(figures={}, notes=[f"not measured: {type(error).__name__}: {error}"])
         return Run(
             scenario=step.scenario,
@@ -118,12 +120,14 @@ class Comparison:
         settings = settings_of(step.scenario, self._settings, self._scale)
         async with self._servers(contender, settings, step.database) as servers:
             self._versions(await server_versions(servers, step.database))
-            async with arena(contender, servers, self._view.progress()) as one:
+            progress = self._view if contender is step.contenders[0] else Silent()
+            async with arena(contender, servers, progress) as one:
                 return await unless_ended(one.workers, MEASURES[step.scenario](one, self._scale, known))
 
     @asynccontextmanager
     async def _servers(self, contender: str, settings: Settings, database: Database) -> AsyncIterator[Servers]:
-        settings = design_of(contender).settings(settings)
+        design = design_of(contender)
+        settings = design.settings(settings)
         if not self._own:
             async with embedded_servers(settings, database, connection_limit=self._scale.connection_limit) as servers:
                 yield servers
@@ -132,7 +136,11 @@ class Comparison:
         queue = f"compare-{secrets.token_hex(4)}"
         names = {"queue": queue, "batcher_task_queue": f"{queue}-batcher", "main_task_queue": f"{queue}-main"}
         async with own_servers(settings.model_copy(update=names)) as servers:
-            yield servers
+            try:
+                yield servers
+            finally:
+                with contextlib.suppress(RPCError, QueueUnavailable):  # there may be nothing to take away
+                    await design.clean_up(servers.client, servers.settings)
 
     def _versions(self, found: dict[str, str]) -> None:
         self.results = replace(self.results, versions=self.results.versions | found)
@@ -165,6 +173,16 @@ class Comparison:
             ),
             "left_out": left_out(scale),
         }
+
+
+def _may_happen(error: Exception) -> bool:
+    """To a run, without being a defect of the comparison; a wrong setting is wrong for all runs. A TimeoutError is an
+    OSError.
+    """
+    if isinstance(error, ExceptionGroup):
+        return all(isinstance(one, Exception) and _may_happen(one) for one in error.exceptions)
+    kinds = (WriteBatcherError, RPCError, SQLAlchemyError, OSError)
+    return isinstance(error, kinds) and not isinstance(error, ConfigurationError)
 
 
 def unsafe_writes(results: Results) -> list[Run]:

@@ -32,7 +32,9 @@ class Scenario(StrEnum):
     Figures: `workflows completed failed rows duplicates lost` (`lost`: completed, but its row is missing),
     `seconds` from the first start to the last end, `writes_per_s`, `transactions connections_opened connections_peak
     database_errors`, `events_per_write bytes_per_write` (histories, the batcher's included), `actions_per_write`,
-    `server_cpu_ms_per_write worker_cpu_ms_per_write`, `connection_limit` (None: none).
+    `server_cpu_ms_per_write worker_cpu_ms_per_write`, `connection_limit` (None: none). Events, bytes and actions are
+    those of the write alone: what the same workflow costs without it, `settings["baseline"]`, is subtracted. The
+    servers are Temporal and Redis. None: servers that are not embedded do not tell.
     Samples: `latency_ms`, from submit to receipt of each completed workflow. Notes: how many failed, by error type.
     """
     GROWTH = "growth"
@@ -44,7 +46,8 @@ class Scenario(StrEnum):
     CEILING = "ceiling"
     """Producers push straight at one batcher, without caller workflows.
 
-    Figures: `offered accepted refused rows duplicates seconds writes_per_s`.
+    Figures: `offered accepted refused rows duplicates seconds writes_per_s`, and `pushed_s` until all were accepted or
+    refused.
     Samples: `points`: `{"s", "rows"}`. Notes: where it broke, if it did.
     """
     CRASH = "crash"
@@ -56,8 +59,8 @@ class Scenario(StrEnum):
     POISON = "poison"
     """Some records are bad.
 
-    Figures: `workflows bad completed failed failed_good rows duplicates` (`failed_good`: callers that failed although
-    their record was good).
+    Figures: `workflows bad completed failed failed_good rows duplicates lost` (`failed_good`: callers that failed
+    although their record was good).
     """
     IDLE = "idle"
     """Nothing to do. Figures: `seconds actions events actions_per_day events_per_day`, the last two extrapolated."""
@@ -73,6 +76,7 @@ class Run:
     """`sqlite` or `postgresql`."""
     round: int
     figures: dict[str, float | None]
+    """Empty: it could not be measured, the notes say why."""
     samples: dict[str, list[Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     """Sentences for people: what failed, and why."""
@@ -88,15 +92,20 @@ class Results:
     machine: dict[str, str]
     versions: dict[str, str]
     settings: dict[str, Any]
-    """`seed workflows rounds max_items max_wait_s`, and what else the runs had in common."""
+    """What was the same for all: `seed workflows requests rounds max_items max_wait_s confirm_timeout_s
+    connection_limit servers`; `baseline`, for each round the `actions events bytes` of a workflow that writes nothing;
+    and sentences for people: `per_write`, and `left_out`, what was not run because it shows nothing.
+    """
     runs: list[Run]
     version: int = VERSION
 
     def save(self, folder: Path) -> Path:
         """Write `results.json` into `folder`; returns its path."""
         path = folder / FILE_NAME
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        return path
+        # Replaced as a whole: whoever is interrupted here keeps what was saved before.
+        unfinished = path.with_suffix(".tmp")
+        unfinished.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        return unfinished.replace(path)
 
     @classmethod
     def load(cls, folder: Path) -> Self:

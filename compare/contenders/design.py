@@ -15,7 +15,7 @@ MAIN, BATCHER = "main", "batcher"
 
 
 class PushRefused(WriteBatcherError):
-    """A batcher, or what stands before it, took a request that was pushed at it not. It is not written."""
+    """A request was not accepted by the batcher, or by what stands before it. It is not written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +64,11 @@ class Design(ABC):
     @abstractmethod
     def latency_ms(self, result: Any) -> int:
         """From submit to receipt, out of the result of a caller."""
+
+    async def clean_up(self, client: Client, settings: Settings) -> None:
+        """Take away, but for rows, what it leaves on servers that are not ours. Its workers have ended."""
+        if batcher := self.batcher_id(settings):
+            await client.get_workflow_handle(batcher).terminate("the comparison is over")
 
     @asynccontextmanager
     async def producer(self, client: Client, settings: Settings) -> AsyncIterator[Push]:

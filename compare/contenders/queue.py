@@ -11,7 +11,8 @@ from write_batcher.config import Settings
 from write_batcher.errors import QueueFull
 from write_batcher.models import ConfirmBy, PartitionRef, WriteRequest
 from write_batcher.queue.codec import Codec
-from write_batcher.queue.connections import connect
+from write_batcher.queue.connections import connect, translated_errors
+from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.workers.batcher import run_batcher_worker
 from write_batcher.workers.main import run_main_worker
@@ -45,6 +46,13 @@ class Queue(Design):
 
     def latency_ms(self, result: MainResult) -> int:
         return result.latency_ms
+
+    async def clean_up(self, client: Client, settings: Settings) -> None:
+        await super().clean_up(client, settings)
+        async with connect(settings.redis_url) as redis:
+            queue = WriteQueue(redis, settings.queue, PARTITION)
+            with translated_errors():
+                await redis.delete(Partitions(redis, settings.queue).key, *queue.keys)
 
     @asynccontextmanager
     async def producer(self, client: Client, settings: Settings) -> AsyncIterator[Push]:

@@ -22,9 +22,6 @@ class NoView:
     def begin(self, what: str) -> None:
         pass
 
-    def progress(self) -> "NoView":
-        return self
-
     def end(self, run: Run) -> None:
         pass
 
