@@ -1,14 +1,18 @@
 """The pure parts of a comparison: its order, its figures, and what the command makes of its arguments."""
 
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import NullPool
 
 from write_batcher.cli_compare import TargetDatabase, chosen_of
 from write_batcher.compare.action_counter import parse_actions, settled
 from write_batcher.compare.audit import CallerEnd, audit
 from write_batcher.compare.contenders.design import Order
-from write_batcher.compare.database_meter import DatabaseUse
+from write_batcher.compare.database_meter import DatabaseMeter, DatabaseUse
 from write_batcher.compare.histories import HistorySize
 from write_batcher.compare.measuring import Baseline, Spent
 from write_batcher.compare.results import Contender, Scenario
@@ -67,6 +71,22 @@ def test_steps_leave_out_what_shows_nothing_and_let_all_idle_together() -> None:
     assert [len(step.contenders) for step in of[Scenario.IDLE]] == [4]
     assert len(left_out(Scale())) == 4
     assert left_out(Scale(scenarios=(Scenario.LOAD,))) == []
+
+
+def test_meter_counts_transactions_but_no_savepoints_and_begins_anew(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'target.db'}", poolclass=NullPool)
+    meter = DatabaseMeter()
+    try:
+        with engine.begin() as connection, connection.begin_nested():
+            connection.execute(text("SELECT 1"))
+        with pytest.raises(OperationalError), engine.begin() as connection:
+            connection.execute(text("SELECT * FROM nowhere"))
+        assert meter.take() == DatabaseUse(transactions=2, connections_opened=2, connections_peak=1, errors=1)
+        with engine.connect():
+            assert meter.take() == DatabaseUse(connections_opened=1, connections_peak=1)
+            assert meter.take() == DatabaseUse(connections_peak=1)
+    finally:
+        meter.stop()
 
 
 def test_audit_tells_lost_doubled_and_failed_apart() -> None:
