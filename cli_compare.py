@@ -62,12 +62,13 @@ def run_command(
     contenders: Annotated[str, typer.Option(metavar="NAMES", help="Comma-separated.")] = ",".join(Contender),
     databases: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAMES", help="sqlite,postgresql by default; load and ceiling use each, the others the first."
-        ),
+        typer.Option(metavar="NAMES", help="sqlite,postgresql by default; load uses each, the others the first."),
     ] = None,
     max_items: Annotated[int, typer.Option(min=1, max=10_000, help="A batch never holds more requests.")] = 100,
     max_wait: Annotated[str, typer.Option(metavar="DURATION", help="When an open batch is closed.")] = "2s",
+    connection_limit: Annotated[
+        int, typer.Option(min=4, max=1_000, help="How many connections the embedded PostgreSQL accepts.")
+    ] = 20,
     seed: Annotated[int, typer.Option(help="Decides the order of the contenders in each round.")] = 0,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help=f"Where results go; by default {RESULTS}/TIME.")
@@ -114,6 +115,7 @@ def run_command(
         seed=seed,
         max_items=settings.max_items,
         max_wait=settings.max_wait,
+        connection_limit=connection_limit,
     )
     with CompareScreen(scale) as screen:
         comparison = Comparison(scale, settings, folder, screen, own=own_servers)

@@ -10,7 +10,7 @@ from write_batcher.workers.local import Database
 TOGETHER = frozenset({Scenario.IDLE})
 """Scenarios that all contenders go through at the same time: counts that no noise disturbs."""
 
-ON_EVERY_DATABASE = frozenset({Scenario.LOAD, Scenario.CEILING})
+ON_EVERY_DATABASE = frozenset({Scenario.LOAD})
 """The others show what a design does, not what a database does, and run on the first one."""
 
 NO_BATCHER = "{scenario} leaves out direct: it has no batcher"

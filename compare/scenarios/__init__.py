@@ -15,7 +15,7 @@ from write_batcher.config import Settings
 CRASH_BATCHES = 10
 """At least so many in `crash`, so that the writer can be killed in the midst of them."""
 
-POISON_CONFIRM_TIMEOUT = timedelta(seconds=30)
+POISON_CONFIRM_TIMEOUT = timedelta(seconds=15)
 """Nobody needs two minutes to find out that a bad record will not become good."""
 
 MEASURES: dict[Scenario, Callable[[Arena, Scale, Baseline], Coroutine[Any, Any, Measured]]] = {

@@ -21,11 +21,17 @@ async def measure(arena: Arena, scale: Scale, baseline: Baseline) -> Measured:
     async with arena.rows() as rows:
         found = audit(ends, await rows.by_workflow())
     limit = scale.connection_limit if arena.servers.has_connection_limit else None
+    notes = found.notes()
+    if limit and spent.database.connections_peak < limit and not spent.database.errors:
+        notes.append(
+            f"no more than {spent.database.connections_peak} connections at once were wanted of {limit}: "
+            "at this rate the limit did not matter"
+        )
     return Measured(
         figures=figures(found, spent, histories, baseline, workflows=scale.workflows, seconds=seconds)
         | {"connection_limit": limit},
         samples={"latency_ms": [end.latency_ms for end in ends if end.latency_ms is not None]},
-        notes=found.notes(),
+        notes=notes,
     )
 
 
