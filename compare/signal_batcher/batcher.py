@@ -86,15 +86,15 @@ class SignalBatcherWorkflow:
         self._signals += 1
         try:
             parsed = SignalledWrite.parse(request)
-            size_bytes = sum(len(payload.data) for payload in workflow.payload_converter().to_payloads([parsed]))
-        except (ValueError, TypeError, RuntimeError, RecursionError) as error:
+        except ValueError as error:
             workflow.logger.warning("ignored what is no write request: %s", error)
             return
-        queued = QueuedWrite(request=parsed, received_s=workflow.time(), size_bytes=size_bytes)
+        queued = QueuedWrite(request=parsed, received_s=workflow.time(), size_bytes=parsed.size_bytes)
         if queued.identity in self._open or self._remembered.has_answered(parsed):
             workflow.logger.info("ignored a signal that came again: request %s", parsed.request_id)
-        elif size_bytes > MAX_REQUEST_BYTES:
-            reason = f"the request has {size_bytes} bytes, the limit is {MAX_REQUEST_BYTES}: write the address of it"
+        elif queued.size_bytes > MAX_REQUEST_BYTES:
+            reason = f"the request has {queued.size_bytes} bytes, the limit is {MAX_REQUEST_BYTES}: store large data "
+            reason += "elsewhere and write its address"
             self._tell(parsed, Answer(batch_id="", error=reason), count=0, batch_size=1)
         else:
             self._open.add(queued.identity)

@@ -1,5 +1,6 @@
 """What a batcher remembers and decides: pure bookkeeping, no clock and no Temporal."""
 
+import json
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,8 +16,8 @@ SERVER_PENDING_SIGNALS = 2_000  # to other workflows at a time, of one run; 500 
 MAX_BATCH_ITEMS = 1_000
 MAX_BATCH_BYTES = 1_000_000
 MAX_REQUEST_BYTES = 500_000
-MAX_CARRIED_BYTES = 1_000_000
-MAX_CARRIED_ID_BYTES = 400_000
+MAX_CARRIED_BYTES = 500_000
+MAX_CARRIED_ID_BYTES = 250_000
 
 MAX_REMEMBERED_IDS = 2_000
 MAX_IDLE_RUNS = 10
@@ -160,7 +161,7 @@ class Remembered:
         """As many of the newest as fit into so many bytes, in their order."""
         kept: list[tuple[str, str]] = []
         for request_id, this_try in reversed(self._tries.items()):
-            max_bytes -= 6 * (len(request_id) + len(this_try) + 1)  # JSON may need six bytes for one character
+            max_bytes -= len(json.dumps({request_id: this_try}))
             if max_bytes < 0:
                 break
             kept.append((request_id, this_try))

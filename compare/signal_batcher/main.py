@@ -32,15 +32,12 @@ class WriteNotConfirmed(WriteFailed):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignalMainInput:
-    """What to write, and to which batchers. Durations in seconds; `key` decides on the batcher, by default the request
-    id does.
-    """
+    """What to write, and to which batchers: as many as their workers have. Durations in seconds."""
 
     item: str
     cents: int
     queue: str = "default"
     batchers: int = 1
-    key: str | None = None
     submit_timeout_s: float = 600.0
     confirm_timeout_s: float = 120.0
     business_s: float = 0.1
@@ -56,7 +53,7 @@ class SignalMainWorkflow:
         self._order = order
         # The first execution run id survives a reset, after which the same write must not be made twice.
         self._request_id = f"{info.workflow_id}/{info.first_execution_run_id}"
-        self._batcher = batcher_of(order.key or self._request_id, queue=order.queue, batchers=order.batchers)
+        self._batcher = batcher_of(self._request_id, queue=order.queue, batchers=order.batchers)
         self._status = MainStatus.PREPARING
         self._confirmation: Confirmation | None = None
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy
-from temporalio.worker import Worker
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from write_batcher.activities.business import do_business_step
 from write_batcher.activities.sinks.protocol import PrunableSink, Sink
@@ -27,6 +27,7 @@ from write_batcher.workers.serving import GRACE, serve
 from write_batcher.workers.starter import START_CONCURRENCY, bounded
 from write_batcher.workflows.main import MainResult
 
+TAKE_OVER_AFTER = timedelta(seconds=5)  # a workflow that a killed worker had in its cache waits for so long for it
 PRUNE_EVERY = timedelta(hours=1)
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,10 @@ def make_batcher_worker(client: Client, settings: Settings, sink: Sink) -> Worke
         task_queue=settings.batcher_task_queue,
         workflows=[SignalBatcherWorkflow],
         activities=[activities.write_batch, activities.settle_batch],
-        workflow_runner=passing_through(None),
+        # The sandbox doubles the time that a signal takes. Up to 10,000 may have come while no worker ran, all in one
+        # workflow task, and the SDK fails a task that takes two seconds without a pause: for ever.
+        workflow_runner=UnsandboxedWorkflowRunner(),
+        sticky_queue_schedule_to_start_timeout=TAKE_OVER_AFTER,
         graceful_shutdown_timeout=GRACE,
     )
 

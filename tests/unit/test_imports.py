@@ -24,6 +24,9 @@ def python(program: str, *, cwd: Path) -> str:
         "write_batcher.workflows.batched_writes",
         "write_batcher.workflows.batcher",
         "write_batcher.workflows.main",
+        "write_batcher.compare.signal_batcher.batcher",
+        "write_batcher.compare.signal_batcher.main",
+        "write_batcher.queue.routing",
     ],
 )
 def test_import_loads_no_driver(module: str, tmp_path: Path) -> None:

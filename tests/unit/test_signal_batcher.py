@@ -1,0 +1,324 @@
+"""What a signal batcher remembers and decides, and what it takes for a request."""
+
+import contextlib
+import io
+import json
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console, RenderableType
+
+from write_batcher.compare.signal_batcher import line as line_module
+from write_batcher.compare.signal_batcher.activities import retry_delay
+from write_batcher.compare.signal_batcher.line import (
+    MAX_IDLE_RUNS,
+    BatcherLimits,
+    Line,
+    QueuedWrite,
+    Remembered,
+    is_run_full,
+)
+from write_batcher.compare.signal_batcher.monitor import BatcherView
+from write_batcher.compare.signal_batcher.wire import (
+    BatcherStats,
+    Confirmation,
+    SignalledWrite,
+    Status,
+    batcher_id,
+    batcher_of,
+)
+from write_batcher.compare.signal_batcher.workers import limits_of
+from write_batcher.config import load_settings
+from write_batcher.console_signal_batcher import batchers_json, live_batchers, print_batchers, runs_followed
+from write_batcher.errors import ConfigurationError
+from write_batcher.models import FlushReason
+
+LIMITS = BatcherLimits(max_items=3, max_wait_s=20, signals_per_run=100)
+REQUEST: dict[str, Any] = {
+    "workflow_id": "caller",
+    "data": {"order_id": 1},
+    "requesting_workflow": "caller",
+    "request_id": "caller/run",
+    "submitted_at": "2026-01-31T12:00:00+00:00",
+    "attempt": 1,
+}
+CONFIRMATION: dict[str, Any] = {"status": "success", "count": 3, "batch_id": "b-1", "batch_size": 3}
+
+
+def queued(request_id: str, *, received_s: float = 0.0, size: int = 10, attempt: int = 1) -> QueuedWrite:
+    request = SignalledWrite.parse(REQUEST | {"request_id": request_id, "attempt": attempt})
+    return QueuedWrite(request=request, received_s=received_s, size_bytes=size)
+
+
+def ids(batch: list[QueuedWrite]) -> list[str]:
+    return [one.request.request_id for one in batch]
+
+
+def test_request_with_exactly_the_fields_of_the_original_is_taken_as_it_is() -> None:
+    assert asdict(SignalledWrite.parse(REQUEST)) == REQUEST
+
+
+def test_request_may_have_more_fields_and_may_lack_what_only_tells_its_tries_apart() -> None:
+    bare = {name: REQUEST[name] for name in ("workflow_id", "data", "requesting_workflow", "request_id")}
+    request = SignalledWrite.parse(bare | {"priority": "high"})
+    assert (request.submitted_at, request.attempt) == ("", 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"data": None}, "data is missing"),
+        ({"data": [1]}, "data is list, not an object"),
+        ({"request_id": 5}, "request_id is int, not a text"),
+        ({"request_id": ""}, "request_id is empty"),
+        ({"request_id": "x" * 1101}, "more than 1100 bytes"),
+        ({"workflow_id": None}, "workflow_id is missing"),
+        ({"requesting_workflow": None}, "requesting_workflow is missing"),
+        ({"requesting_workflow": "ä" * 501}, "more than 1000 bytes"),
+        ({"requesting_workflow": "\udc80"}, "surrogates not allowed"),
+        ({"attempt": "1"}, "attempt is str"),
+        ({"attempt": True}, "attempt is bool"),
+    ],
+)
+def test_what_is_no_request_is_named(changes: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        SignalledWrite.parse(REQUEST | changes)
+
+
+json_values = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.just([1]), st.just({"a": [{}]})
+)
+fields = st.dictionaries(st.sampled_from([*REQUEST, *CONFIRMATION]), json_values)
+
+
+@given(json_values | fields, fields)
+def test_whatever_comes_is_parsed_or_refused_with_one_kind_of_error(value: Any, changes: Any) -> None:
+    for kind, good in ((SignalledWrite, REQUEST), (Confirmation, CONFIRMATION)):
+        for argument in (value, good | changes):
+            with contextlib.suppress(ValueError):
+                kind.parse(argument)
+
+
+@pytest.mark.parametrize(("levels", "is_taken"), [(100, True), (101, False), (400, False)])
+def test_record_nested_too_deeply_to_be_passed_on_is_refused(levels: int, is_taken: bool) -> None:
+    data: dict[str, Any] = {}
+    for _ in range(levels - 1):
+        data = {"in": data}
+    if is_taken:
+        assert SignalledWrite.parse(REQUEST | {"data": data}).data == data
+    else:
+        with pytest.raises(ValueError, match="deeper than 100"):
+            SignalledWrite.parse(REQUEST | {"data": data})
+
+
+def test_same_signal_is_the_same_try_and_another_attempt_or_time_is_not() -> None:
+    variants: list[dict[str, Any]] = [{}, {"data": {}}, {"attempt": 2}, {"submitted_at": "later"}]
+    tries = [SignalledWrite.parse(REQUEST | changes).this_try for changes in variants]
+    assert tries[0] == tries[1]
+    assert len(set(tries)) == 3
+
+
+@pytest.mark.parametrize(
+    ("submitted_at", "milliseconds"),
+    [("1970-01-01T00:00:01+00:00", 1000), ("1970-01-01T00:00:01", 1000), ("noon", None), ("", None), (17, None)],
+)
+def test_time_of_submission_is_known_when_it_is_an_iso_time(submitted_at: Any, milliseconds: int | None) -> None:
+    assert SignalledWrite.parse(REQUEST | {"submitted_at": submitted_at}).submitted_ms == milliseconds
+
+
+def test_confirmation_with_only_the_fields_of_the_original_is_understood() -> None:
+    assert Confirmation.parse(CONFIRMATION) == Confirmation(
+        status=Status.SUCCESS, count=3, batch_id="b-1", batch_size=3
+    )
+
+
+@pytest.mark.parametrize("changes", [{"status": "ok"}, {"status": ["success"]}, {"count": "3"}, {"batch_size": None}])
+def test_what_is_no_confirmation_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"status|Status|count"):
+        Confirmation.parse(CONFIRMATION | changes)
+
+
+def test_batchers_have_the_names_of_the_original_and_another_queue_has_its_own() -> None:
+    assert [batcher_id("default", number) for number in range(3)] == [
+        "batcher-main",
+        "batcher-main-1",
+        "batcher-main-2",
+    ]
+    assert [batcher_id("shop", number) for number in range(2)] == ["shop/batcher-main", "shop/batcher-main-1"]
+
+
+def test_key_goes_to_the_same_batcher_everywhere() -> None:
+    assert batcher_of("anything", queue="default", batchers=1) == "batcher-main"
+    assert batcher_of("customer-42", queue="default", batchers=7) == f"batcher-main-{0x49FDA815 % 7}"
+
+
+def test_empty_line_has_nothing_to_write() -> None:
+    assert Line().closes_in(LIMITS, 5.0) is None
+
+
+def test_batch_closes_when_its_oldest_request_is_old_enough_or_when_it_is_full() -> None:
+    line = Line([queued("a", received_s=100.0), queued("b", received_s=110.0)])
+    assert line.closes_in(LIMITS, 105.0) == 15.0
+    assert line.closes_in(LIMITS, 125.0) == 0.0
+    line.append(queued("c", received_s=111.0))
+    assert line.closes_in(LIMITS, 111.0) == 0.0
+
+
+def test_batch_limit_is_a_cap_and_the_rest_waits_in_order() -> None:
+    line = Line(map(queued, "abcde"))
+    assert line.take(LIMITS)[0] is FlushReason.SIZE
+    assert ids(line.waiting()) == ["d", "e"]
+    reason, batch = line.take(LIMITS)
+    assert (reason, ids(batch), len(line), line.size_bytes) == (FlushReason.WAIT, ["d", "e"], 0, 0)
+
+
+def test_batch_never_holds_more_bytes_than_an_activity_may_have() -> None:
+    large = line_module.MAX_BATCH_BYTES // 2
+    line = Line([queued("a", size=large), queued("b", size=large), queued("c", size=1)])
+    assert line.closes_in(LIMITS, 0.0) == 0.0
+    reason, batch = line.take(LIMITS)
+    assert (reason, ids(batch)) == (FlushReason.BYTES, ["a", "b"])
+
+
+def test_ids_of_one_batch_differ_and_a_repeated_one_is_first_in_the_next() -> None:
+    line = Line([queued("a"), queued("a", attempt=2), queued("b"), queued("c"), queued("d")])
+    assert ids(line.take(LIMITS)[1]) == ["a", "b", "c"]
+    assert ids(line.take(LIMITS)[1]) == ["a", "d"]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(1, 700_000)), max_size=40), st.integers(1, 6))
+def test_batches_keep_every_request_once_within_their_limits(arrivals: list[tuple[str, int]], items: int) -> None:
+    limits = BatcherLimits(max_items=items)
+    everything = [queued(name, size=size, attempt=number) for number, (name, size) in enumerate(arrivals)]
+    line = Line(everything)
+    written: list[QueuedWrite] = []
+    while len(line):
+        _, batch = line.take(limits)
+        assert 1 <= len(batch) <= items
+        assert len(batch) == 1 or sum(one.size_bytes for one in batch) <= line_module.MAX_BATCH_BYTES
+        assert len(set(ids(batch))) == len(batch)
+        written += batch
+    assert sorted(written, key=lambda one: one.request.attempt) == everything
+    assert line.size_bytes == 0
+    for name in set(ids(everything)):
+        tries = [one.request.attempt for one in written if one.request.request_id == name]
+        assert tries == sorted(tries)
+
+
+def test_remembered_ids_are_bounded_and_the_oldest_go_first() -> None:
+    remembered = Remembered(capacity=2)
+    for request_id in ("a", "b", "a", "c"):
+        remembered.add(queued(request_id).request)
+    assert ["a" in remembered, "b" in remembered, "c" in remembered] == [True, False, True]
+    assert len(remembered) == 2
+
+
+def test_remembered_signal_is_known_again_but_not_its_next_attempt() -> None:
+    remembered = Remembered()
+    remembered.add(queued("a").request)
+    assert remembered.has_answered(queued("a").request)
+    assert not remembered.has_answered(queued("a", attempt=2).request)
+
+
+def test_newest_ids_that_fit_are_carried_in_their_order() -> None:
+    remembered = Remembered()
+    for request_id in ("a", "ä" * 100, "c", "d"):
+        remembered.add(queued(request_id).request)
+    carried = remembered.newest(300)
+    assert list(carried) == ["c", "d"]
+    assert len(json.dumps(remembered.newest(2_000))) <= 2_000
+    assert Remembered(carried).has_answered(queued("d").request)
+
+
+def test_run_gives_way_when_told_to_or_before_the_server_refuses_signals() -> None:
+    assert not is_run_full(suggested=False, signals=99, limits=LIMITS, idle_runs=0)
+    assert is_run_full(suggested=False, signals=100, limits=LIMITS, idle_runs=0)
+    assert is_run_full(suggested=True, signals=0, limits=LIMITS, idle_runs=MAX_IDLE_RUNS - 1)
+
+
+def test_tenth_run_in_a_row_that_has_done_nothing_does_not_give_way() -> None:
+    assert not is_run_full(suggested=True, signals=0, limits=LIMITS, idle_runs=MAX_IDLE_RUNS)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_items": 0},
+        {"max_items": 1_001},
+        {"max_wait_s": 0},
+        {"signals_per_run": 10_000},
+        {"confirmations_at_once": 2_001},
+        {"write_attempts": 0},
+    ],
+)
+def test_limits_that_temporal_could_not_carry_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=f"{next(iter(changes))} = "):
+        BatcherLimits(**changes)
+
+
+def test_retries_come_ever_later_up_to_a_limit_and_not_all_at_once() -> None:
+    for attempt, longest_s in ((1, 1), (2, 2), (4, 8), (5, 15), (1_000, 15)):
+        delays = {retry_delay(attempt) for _ in range(20)}
+        assert len(delays) > 1
+        assert all(timedelta(seconds=longest_s / 2) <= delay <= timedelta(seconds=longest_s) for delay in delays)
+
+
+STATS = BatcherStats(
+    pending_writes=3,
+    processed_batches=17,
+    session_signals_received=250,
+    processed_request_ids_count=240,
+    continue_as_new_cycle=2,
+    batch_size_limit=100,
+    is_continue_suggested=True,
+)
+VIEWS = [
+    BatcherView(batcher="batcher-main", state="running", run_id="new", previous_run_id="old", stats=STATS),
+    BatcherView(batcher="batcher-main-1", state="not running", problem="there is none\x1b[2J"),
+]
+
+
+def shown(what: RenderableType) -> str:
+    screen = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+    screen.print(what)
+    return cast(io.StringIO, screen.file).getvalue()
+
+
+def test_monitor_prints_lines_that_begin_with_the_batcher_where_no_person_looks() -> None:
+    screen = Console(file=io.StringIO(), force_terminal=False, soft_wrap=True)
+    print_batchers(screen, VIEWS)
+    lines = cast(io.StringIO, screen.file).getvalue().splitlines()
+    assert lines[:2] == ["batcher-main has a new run: new, before old", "warning: there is none\\x1b[2J"]
+    assert {
+        "batcher-main pending requests: 3",
+        "batcher-main processed batches: 17",
+        "batcher-main signals of this run: 250",
+        "batcher-main remembered request ids: 240",
+        "batcher-main continue-as-new cycle: 2",
+        "batcher-main new run suggested: yes",
+        "batcher-main-1 pending requests: -",
+    } < set(lines)
+
+
+def test_live_view_shows_changes_of_runs_and_why_it_is_not_up_to_date() -> None:
+    text = shown(live_batchers(VIEWS, list(runs_followed(VIEWS)), "Temporal cannot be asked"))
+    for part in ("batcher-main has a new run: new, before old", "Temporal cannot be asked", "there is none\\x1b[2J"):
+        assert part in text
+    row = next(row for row in text.splitlines() if "continue-as-new cycle" in row)
+    assert row.split() == ["continue-as-new", "cycle", "2", "-"]
+
+
+def test_json_of_the_monitor_has_the_names_of_the_query() -> None:
+    first, second = json.loads(batchers_json(VIEWS))["batchers"]
+    assert {name: first[name] for name in asdict(STATS)} == asdict(STATS)
+    assert (first["run_id"], first["previous_run_id"], second["pending_writes"]) == ("new", "old", None)
+
+
+def test_batch_of_the_settings_that_temporal_could_not_carry_is_refused() -> None:
+    assert limits_of(load_settings(max_items=50, max_wait="2s")) == BatcherLimits(max_items=50, max_wait_s=2.0)
+    with pytest.raises(ConfigurationError, match=r"max_items = 1001: a batcher workflow can have 1 to 1000"):
+        limits_of(load_settings(max_items=1001))
