@@ -7,19 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from write_batcher.compare.report import charts
-from write_batcher.compare.report.drawings import Drawing, drawings
-from write_batcher.compare.report.figures import Figures
+from write_batcher.compare.report.drawing import Drawing
+from write_batcher.compare.report.drawings import drawings
+from write_batcher.compare.report.figures import Figures, number
 from write_batcher.compare.report.prices import LIST_PRICE, Price
 from write_batcher.compare.report.summary import summarize
 from write_batcher.compare.report.verdict import judge
 from write_batcher.compare.report.words import ABSENT, CONTENDERS, SCENARIOS
-from write_batcher.compare.results import FILE_NAME, Results
+from write_batcher.compare.results import FILE_NAME, Contender, Results, Run
 from write_batcher.errors import ConfigurationError
 
 PAGE_NAME = "report.html"
+RUN_PARTS = {"figures": dict, "samples": dict, "notes": list}
+JSON_NAMES = {str: "text", int: "whole number", dict: "object", list: "list"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +81,7 @@ def render_page(results: Results, made: list[Drawing], price: Price) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["names"] = _unbroken
     columns, sections = summarize(results, price)
     figures = Figures(results)
     return environment.from_string(here.joinpath("template.html").read_text(encoding="utf-8")).render(
@@ -93,6 +97,12 @@ def render_page(results: Results, made: list[Drawing], price: Price) -> str:
         notes=_notes(results),
         file_name=FILE_NAME,
     )
+
+
+def _unbroken(text: str) -> Markup:
+    """`text`, escaped, with names that no line may break at their hyphen."""
+    name = Contender.QUEUE_COMPLETION
+    return Markup(str(escape(text)).replace(name, f'<span class="name">{name}</span>'))  # noqa: S704 - escaped
 
 
 def _inlined(drawing: Drawing) -> dict[str, Markup]:
@@ -130,17 +140,21 @@ def _notes(results: Results) -> list[_Note]:
 
 def _wrong_form(results: Results) -> str | None:
     """What the types of a file that somebody edited do not hold to."""
-    for name in ("machine", "versions", "settings"):
-        if not isinstance(getattr(results, name), dict):
-            return f"`{name}` is no object"
-    if not isinstance(results.started_at, str) or not isinstance(results.seconds, int | float):
-        return "`started_at` is no text, or `seconds` no number"
+    holders: list[tuple[str, object, dict[str, type]]] = [
+        ("the comparison", results, {"started_at": str, "machine": dict, "versions": dict, "settings": dict}),
+        *((_named(run), run, {"database": str, "round": int, **RUN_PARTS}) for run in results.runs),
+    ]
+    for where, holder, types in holders:
+        for name, wanted in types.items():
+            if not isinstance(getattr(holder, name), wanted):
+                return f"`{name}` of {where} is no {JSON_NAMES[wanted]}"
+    if number(results.seconds) is None:
+        return "`seconds` of the comparison is no number"
     for run in results.runs:
-        where = f"{run.scenario}, {run.contender}, {run.database}, round {run.round}"
-        if not isinstance(run.database, str) or not isinstance(run.round, int):
-            return f"{where}: `database` is no text, or `round` no whole number"
-        if not isinstance(run.figures, dict) or not isinstance(run.samples, dict) or not isinstance(run.notes, list):
-            return f"{where}: `figures` or `samples` is no object, or `notes` no list"
         if not all(isinstance(values, list) for values in run.samples.values()):
-            return f"{where}: a sample is no list"
+            return f"`samples` of {_named(run)} holds something else than lists"
     return None
+
+
+def _named(run: Run) -> str:
+    return f"{run.contender} in {run.scenario}, {run.database}, round {run.round}"

@@ -9,7 +9,7 @@ from rich.text import Text
 from write_batcher.compare.report.figures import MEASURES, Figures, Measure, Spread
 from write_batcher.compare.report.prices import LIST_PRICE, Price
 from write_batcher.compare.report.verdict import judge
-from write_batcher.compare.report.words import ABSENT, SCENARIOS, figure
+from write_batcher.compare.report.words import ABSENT, SCENARIOS, figure, spanned
 from write_batcher.compare.results import Contender, Results
 
 BEST_MARK = "*"
@@ -85,7 +85,7 @@ def _cell(kind: str, spread: Spread | None, is_best: bool, *, is_harm: bool) -> 
     text, low, high = (figure(value, kind) for value in (spread.middle, spread.low, spread.high))
     return Cell(
         text=text,
-        spread="" if is_harm or low == high else f"{low} to {high}",
+        spread="" if is_harm or low == high else spanned(low, high),
         is_best=is_best,
         is_bad=is_harm and spread.middle > 0,
     )

@@ -14,7 +14,7 @@ from write_batcher.compare.report.figures import (
 )
 from write_batcher.compare.report.prices import Price
 from write_batcher.compare.report.words import SCENARIOS, counted, figure, listed
-from write_batcher.compare.results import Contender, Results, Scenario
+from write_batcher.compare.results import Contender, Results, Run, Scenario
 
 LIBRARY = (Contender.QUEUE, Contender.QUEUE_COMPLETION)
 
@@ -82,7 +82,7 @@ QUESTIONS = (
     _Question(
         when="Temporal actions, or their price, matter",
         measure=measure(Scenario.LOAD, "actions_per_write"),
-        says="Actions per write",
+        says="Actions per write, with the list price of a million writes",
     ),
     _Question(
         when="many workflows start at once",
@@ -95,7 +95,7 @@ QUESTIONS = (
         says="Writes per second, without callers",
     ),
     _Question(
-        when="the batcher must not notice how long it has run",
+        when="the batcher runs without end",
         measure=measure(Scenario.GROWTH, "max_events"),
         says="Longest history",
     ),
@@ -140,17 +140,24 @@ def judge(results: Results, price: Price) -> Verdict:
 
 
 def _broken(figures: Figures, contender: Contender) -> str:
-    """`lost 3 rows and doubled 1 row (crash, sqlite, round 2)`; empty if all is well."""
+    """`lost 3 rows and doubled 1 row (crash, sqlite, rounds 1 and 2)`; empty if all is well."""
     told = []
-    for run in figures.runs:
-        if run.contender is not contender:
-            continue
-        lost, doubled = (number(run.figures.get(name)) or 0 for name in BROKEN_PROMISES)
-        parts = [f"lost {counted(lost, 'row')}"] if lost > 0 else []
-        parts += [f"doubled {counted(doubled, 'row')}"] if doubled > 0 else []
-        if parts:
-            told.append(f"{listed(parts)} ({SCENARIOS[run.scenario].lower()}, {run.database}, round {run.round})")
+    for scenario in figures.scenarios():
+        for database in figures.databases(scenario):
+            runs = [run for run in figures.of(scenario, contender, database) if any(_breaks(run))]
+            if not runs:
+                continue
+            lost, doubled = map(sum, zip(*map(_breaks, runs), strict=True))
+            parts = [f"lost {counted(lost, 'row')}"] if lost else []
+            parts += [f"doubled {counted(doubled, 'row')}"] if doubled else []
+            rounds = f"round{'s' if len(runs) > 1 else ''} {listed(str(run.round) for run in runs)}"
+            told.append(f"{listed(parts)} ({SCENARIOS[scenario].lower()}, {database}, {rounds})")
     return "; ".join(told)
+
+
+def _breaks(run: Run) -> list[float]:
+    """Rows lost and rows doubled."""
+    return [max(0, number(run.figures.get(name)) or 0) for name in BROKEN_PROMISES]
 
 
 def _assurance(figures: Figures, unbroken: Sequence[Contender]) -> str | None:
@@ -265,7 +272,7 @@ def _grouped(groups: Iterable[Sequence[Contender]], told: dict[Contender, str]) 
 def _told(row: Measure, value: float, price: Price) -> str:
     text = figure(value, row.kind)
     if row.figure == "actions_per_write":
-        return f"{text} ({figure(price.of_million_writes(value), 'usd')} per million writes)"
+        return f"{text} ({figure(price.of_million_writes(value), 'usd')})"
     return text
 
 
