@@ -13,12 +13,16 @@ from typing import Any
 import altair as alt
 import vl_convert
 from altair.typing import ChartType
+from markupsafe import escape
 
 from write_batcher.compare.results import Contender
 
 WIDE = 720  # px, as drawn; the page scales it
 NARROW = 340  # px, for telephones
 PNG_SCALE = 2
+MARGIN_PX = 24  # around a PNG
+TITLE_PX = 64  # above its chart
+NAMESPACE = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
 
 INK, MUTED, GRID, PAPER, BAND = "#1c2733", "#5a6675", "#e2e7ec", "#ffffff", "#f6d9cb"
 COLOURS = {
@@ -123,33 +127,42 @@ def below(*charts: ChartType) -> ChartType:
     return alt.vconcat(*charts, spacing=GAP_PX + 8, resolve=alt.Resolve(scale=own))
 
 
-def svg(chart: ChartType, *, name: str, label: str) -> str:
-    """An SVG element for the page. `name` makes its ids unique there, `label` says what it shows."""
-    drawn = vl_convert.vegalite_to_svg(_spec(chart, background=None), allowed_base_urls=[])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A chart as it was drawn: `inner` SVG in its colours on paper."""
+
+    inner: str
+    width: float
+    height: float
+
+    def inline(self, *, name: str, label: str) -> str:
+        """An SVG element for the page. `name` makes its ids unique there, `label` says what it shows."""
+        inner = re.sub(r'(id="|url\(#)(clip|gradient)', rf"\g<1>{name}-\g<2>", self.inner)
+        for colour, variable in VARIABLES.items():
+            inner = inner.replace(colour, f"var(--{variable})")
+        box = f"0 0 {self.width:g} {self.height:g}"
+        return f'<svg {NAMESPACE} viewBox="{box}" role="img" aria-label="{escape(label)}">{inner}</svg>'
+
+    def png(self, title: str) -> bytes:
+        """A picture on white, with its title, for where no page is."""
+        width, height = self.width + 2 * MARGIN_PX, self.height + TITLE_PX + MARGIN_PX
+        drawn = (
+            f'<svg {NAMESPACE} width="{width:g}" height="{height:g}"><rect width="100%" height="100%" fill="{PAPER}"/>'
+            f'<text x="{MARGIN_PX}" y="{TITLE_PX - 24}" font-family="sans-serif" font-size="18" font-weight="bold" '
+            f'fill="{INK}">{escape(title)}</text>'
+            f'<g transform="translate({MARGIN_PX},{TITLE_PX})">{self.inner}</g></svg>'
+        )
+        return bytes(vl_convert.svg_to_png(drawn, scale=PNG_SCALE))
+
+
+def draw(chart: ChartType) -> Picture:
+    """Draw a chart; nothing is fetched."""
+    spec: dict[str, Any] = chart.to_dict() | {"background": None, "padding": 4, "config": _CONFIG}
+    drawn = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
     opening, rest = drawn.split(">", 1)
-    box = re.search(r'viewBox="([^"]*)"', opening)
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', opening)
     assert box is not None  # noqa: S101 - Vega writes one
-    rest = re.sub(r'(id="|url\(#)(clip|gradient)', rf"\g<1>{name}-\g<2>", rest)
-    for colour, variable in VARIABLES.items():
-        rest = rest.replace(colour, f"var(--{variable})")
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box[1]}" role="img" aria-label="{_attribute(label)}">{rest}'
-    )
-
-
-def png(chart: ChartType, title: str) -> bytes:
-    """A picture on white, with its title, for where no page is."""
-    titled = chart.properties(title=alt.Title(title, fontSize=17, anchor="start", offset=18, color=INK))
-    return bytes(vl_convert.vegalite_to_png(_spec(titled, background=PAPER), scale=PNG_SCALE, allowed_base_urls=[]))
-
-
-def _attribute(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _spec(chart: ChartType, background: str | None) -> dict[str, Any]:
-    spec: dict[str, Any] = chart.to_dict()
-    return spec | {"background": background, "padding": 4 if background is None else 20, "config": _CONFIG}
+    return Picture(inner=rest.removesuffix("</svg>"), width=float(box[1]), height=float(box[2]))
 
 
 _CONFIG: dict[str, Any] = {
@@ -227,7 +240,8 @@ def _bars(panel: BarPanel, beside: Sequence[BarPanel], plot: int, with_names: bo
     room = min(CHARACTER_PX * max(len(row["label"]) for row in together) + 14, plot * 0.75)
     scale = alt.Scale(domain=[0, most * plot / (plot - room)], nice=False)
     # Ticks only where bars can be: beyond the greatest value the axis is just room for the labels.
-    x_axis = alt.Axis(title=panel.unit, tickCount=4, grid=False, domain=False, labelExpr=PLAIN)
+    step = 1 if all(float(row["value"]).is_integer() for row in together) else alt.Undefined
+    x_axis = alt.Axis(title=panel.unit, tickCount=4, grid=False, domain=False, labelExpr=PLAIN, tickMinStep=step)
     y_axis = alt.Axis(title=None, domain=False, ticks=False, labelColor=INK, minExtent=LABELS_PX, maxExtent=LABELS_PX)
     y = alt.Y("contender:N", sort=[str(name) for name in names], axis=y_axis if with_names else None)
     base = alt.Chart(_data(panel.rows)).encode(y=y)
@@ -246,10 +260,12 @@ def _with_domain(axis: Axis, panels: Sequence[LinePanel] | Sequence[StepPanel], 
     if axis.domain:
         return axis
     values = [row[field] for panel in panels for row in panel.rows]
-    low = min(values) if axis.is_log else min(0, *values, 0)
+    if axis.is_log:
+        return Axis(title=axis.title, is_log=True, label=axis.label, domain=(0.9 * min(values), 1.1 * max(values)))
+    low = min(0, *values)
     levels = [panel.level[0] * HEADROOM for panel in panels if isinstance(panel, LinePanel) and panel.level]
     highest = max([*values, *levels]) if field == "y" else max(values)
-    return Axis(title=axis.title, is_log=axis.is_log, label=axis.label, domain=(low, highest or 1))
+    return Axis(title=axis.title, label=axis.label, domain=(low, highest or 1))
 
 
 def _channel(channel: Any, field: str, axis: Axis, **more: Any) -> Any:

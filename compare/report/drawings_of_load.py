@@ -41,12 +41,11 @@ def draw_latency(figures: Figures) -> Drawing | None:
                 )
         if curve:
             panels.append(LinePanel(title=database if len(databases) > 1 else "", rows=curve))
-        if len(medians) > 1:
+        if medians:
             quick, slow = min(medians, key=lambda one: medians[one]), max(medians, key=lambda one: medians[one])
-            medians_told.append(
-                f"On {database}, half of the callers had their receipt after {figure(medians[quick], 'ms')} "
-                f"with {quick} and after {figure(medians[slow], 'ms')} with {slow}."
-            )
+            text = f"half of the callers had their receipt after {figure(medians[quick], 'ms')} with {quick}"
+            compared = f" and after {figure(medians[slow], 'ms')} with {slow}" if slow is not quick else ""
+            medians_told.append(f"On {database}, {text}{compared}.")
     if not panels:
         return None
     x = Axis(title="time from submit to receipt (log scale)", is_log=True, label=MILLISECONDS)
@@ -96,9 +95,9 @@ def draw_actions(figures: Figures, price: Price) -> Drawing | None:
         key="actions",
         title="What Temporal charges",
         asks=f"Billable actions per write; behind the dot, USD per million writes at the list price of "
-        f"{figure(price.usd_per_million_actions, 'usd')} per million actions.",
-        sees=_extremes(figures, "actions_per_write", "{} actions per write")
-        + " Batching by itself saves transactions, not actions; what saves actions is how the caller is told.",
+        f"{figure(price.usd_per_million_actions, 'usd')} per million actions. "
+        "Batching by itself saves transactions, not actions; what saves actions is how the caller is told.",
+        sees=_extremes(figures, "actions_per_write", "{} actions per write"),
         chart=lambda width: bars([row], width),
         data=bar_data([row]),
     )
@@ -108,7 +107,7 @@ def _extremes(figures: Figures, name: str, says: str) -> str:
     parts = []
     for database in figures.databases(Scenario.LOAD):
         spreads = figures.spreads(measure(Scenario.LOAD, name), database)
-        if len(spreads) < 2:
+        if not spreads:
             continue
         least, most = (
             min(spreads, key=lambda one: spreads[one].middle),
@@ -116,9 +115,9 @@ def _extremes(figures: Figures, name: str, says: str) -> str:
         )
         low, high = (figure(spreads[one].middle, "number") for one in (least, most))
         if low != high:
-            parts.append(f"On {database}, {least} needs {says.format(low)}, {most} {high}.")
+            parts.append(f"On {database}, {least} needed {says.format(low)}, {most} {high}.")
         else:
-            parts.append(f"On {database}, all need {says.format(low)}.")
+            parts.append(f"On {database}, {listed(spreads)} needed {says.format(low)}.")
     return " ".join(parts)
 
 

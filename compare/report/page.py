@@ -12,11 +12,11 @@ from markupsafe import Markup, escape
 from write_batcher.compare.report import charts
 from write_batcher.compare.report.drawing import Drawing
 from write_batcher.compare.report.drawings import drawings
-from write_batcher.compare.report.figures import Figures, number
+from write_batcher.compare.report.figures import ALIKE_WITHIN, Figures, number
 from write_batcher.compare.report.prices import LIST_PRICE, Price
 from write_batcher.compare.report.summary import summarize
 from write_batcher.compare.report.verdict import judge
-from write_batcher.compare.report.words import ABSENT, CONTENDERS, SCENARIOS
+from write_batcher.compare.report.words import ABSENT, CONTENDERS, SCENARIOS, figure
 from write_batcher.compare.results import FILE_NAME, Contender, Results, Run
 from write_batcher.errors import ConfigurationError
 
@@ -59,9 +59,9 @@ def write_report(results: Results, folder: Path, *, price: Price = LIST_PRICE) -
 
     `price` is what a million Temporal actions cost. Raises ConfigurationError when `folder` cannot be written to.
     """
-    made = drawings(Figures(results), price)
-    pictures = {f"{drawing.key}.png": charts.png(drawing.chart(charts.WIDE), drawing.title) for drawing in made}
-    page = render_page(results, made, price)
+    drawn = [(drawing, _draw(drawing)) for drawing in drawings(Figures(results), price)]
+    pictures = {f"{drawing.key}.png": sizes["wide"].png(drawing.title) for drawing, sizes in drawn}
+    page = _render(results, drawn, price)
     path = folder / PAGE_NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def write_report(results: Results, folder: Path, *, price: Price = LIST_PRICE) -
     return path
 
 
-def render_page(results: Results, made: list[Drawing], price: Price) -> str:
+def _render(results: Results, drawn: list[tuple[Drawing, dict[str, charts.Picture]]], price: Price) -> str:
     """The page. Everything is escaped but the charts: notes may hold what a database or a producer said."""
     here = files("write_batcher.compare.report")
     environment = jinja2.Environment(
@@ -90,12 +90,13 @@ def render_page(results: Results, made: list[Drawing], price: Price) -> str:
         verdict=judge(results, price),
         columns=columns,
         sections=sections,
-        drawings=[(drawing, _inlined(drawing)) for drawing in made],
+        drawings=[(drawing, _inlined(drawing, sizes)) for drawing, sizes in drawn],
         price=price,
         contenders=[(name, CONTENDERS[name]) for name in figures.contenders()],
         facts=_facts(results),
         notes=_notes(results),
         file_name=FILE_NAME,
+        alike=figure(ALIKE_WITHIN, "percent"),
     )
 
 
@@ -105,12 +106,17 @@ def _unbroken(text: str) -> Markup:
     return Markup(str(escape(text)).replace(name, f'<span class="name">{name}</span>'))  # noqa: S704 - escaped
 
 
-def _inlined(drawing: Drawing) -> dict[str, Markup]:
+def _draw(drawing: Drawing) -> dict[str, charts.Picture]:
     """A chart for wide windows and for paper, and one for telephones; the page shows one of them."""
+    sizes = {"wide": charts.WIDE, "narrow": charts.NARROW}
+    return {size: charts.draw(drawing.chart(width)) for size, width in sizes.items()}
+
+
+def _inlined(drawing: Drawing, sizes: Mapping[str, charts.Picture]) -> dict[str, Markup]:
     label = f"{drawing.title}. {drawing.sees}".strip()
     return {
-        size: Markup(charts.svg(drawing.chart(width), name=f"{drawing.key}-{size}", label=label))  # noqa: S704 - escaped
-        for size, width in (("wide", charts.WIDE), ("narrow", charts.NARROW))
+        size: Markup(picture.inline(name=f"{drawing.key}-{size}", label=label))  # noqa: S704 - escaped
+        for size, picture in sizes.items()
     }
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from write_batcher.compare.report.figures import (
     BROKEN_PROMISES,
     HARMS,
+    LIBRARY,
     Figures,
     Measure,
     best_of,
@@ -15,8 +16,6 @@ from write_batcher.compare.report.figures import (
 from write_batcher.compare.report.prices import Price
 from write_batcher.compare.report.words import SCENARIOS, counted, figure, listed
 from write_batcher.compare.results import Contender, Results, Run, Scenario
-
-LIBRARY = (Contender.QUEUE, Contender.QUEUE_COMPLETION)
 
 HEADLINE_WITHIN = 0.25
 """Contenders this close in one figure are told apart by the next one: the headline must not hang on a hair."""
@@ -247,7 +246,11 @@ def _compared(figures: Figures, row: Measure, database: str, price: Price) -> st
     """`1.1 for queue, instead of 3 for signal and 100 for direct`, and who is not considered."""
     spreads = figures.spreads(row, database)
     winners = figures.best(row, database)
-    spoilt = [] if row.is_harm else [one for one in spreads if figures.harmed(row.scenario, one, database)]
+    spoilt = [
+        one
+        for one in spreads
+        if one in figures.untrusted or (not row.is_harm and figures.harmed(row.scenario, one, database))
+    ]
     told = {contender: _told(row, spread.middle, price) for contender, spread in spreads.items()}
     ranked = sorted(spreads, key=lambda contender: spreads[contender].middle, reverse=row.better == "more")
     first, others = _grouped(
@@ -281,9 +284,8 @@ def harm(figures: Figures, scenario: Scenario, contender: Contender, database: s
     words = {"failed": "workflow", "failed_good": "good caller", "lost": "row", "duplicates": "row"}
     verbs = {"lost": "lost", "duplicates": "doubled"}
     totals = {name: figures.total(scenario, name, contender, database) for name in HARMS.get(scenario, BROKEN_PROMISES)}
-    return listed(
-        f"{verbs.get(name, 'failed')} {counted(total, words[name])}" for name, total in totals.items() if total
-    )
+    told = [f"{verbs.get(name, 'failed')} {counted(total, words[name])}" for name, total in totals.items() if total]
+    return listed(told) if told else "broke its promise"
 
 
 def _missing(figures: Figures) -> Iterator[str]:
