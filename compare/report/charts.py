@@ -219,6 +219,11 @@ def _beside(row: Sequence[BarPanel], width: int) -> list[tuple[BarPanel, int, bo
     return [(panel, plot, panel is row[0]) for panel in row]
 
 
+def _title(text: str, width: int, database: str = "") -> alt.Title:
+    # On telephones it starts at the very left, or it would not fit.
+    return alt.Title(text, subtitle=database or alt.Undefined, frame="group" if width == WIDE else "bounds")
+
+
 def _in_order(contenders: Iterable[Contender]) -> list[Contender]:
     present = set(contenders)
     return [contender for contender in Contender if contender in present]
@@ -250,9 +255,7 @@ def _bars(panel: BarPanel, beside: Sequence[BarPanel], plot: int, with_names: bo
     )
     spread = base.mark_rule(color=INK, strokeWidth=1.2).encode(x="low:Q", x2="high:Q")
     label = base.mark_text(align="left", dx=7, fontSize=FONT_PX, color=INK).encode(x="high:Q", text="label:N")
-    title = alt.Title(
-        panel.title, subtitle=panel.database or alt.Undefined, frame="group" if width == WIDE else "bounds"
-    )
+    title = _title(panel.title, width, panel.database)
     return alt.layer(bar, spread, label, width=plot, height=BAR_STEP_PX * len(names), title=title)
 
 
@@ -314,8 +317,7 @@ def _lines(
         layers.append(level.mark_rule(color=MUTED, strokeDash=[3, 3]).encode(y="y:Q"))
         text = level.mark_text(align="left", baseline="bottom", dx=4, dy=-4, fontSize=FONT_PX - 1, color=MUTED)
         layers.append(text.encode(y="y:Q", x=alt.value(0), text="meaning:N"))
-    title = panel.title if panel.title else alt.Undefined
-    return alt.layer(*layers, width=plot, height=height, title=title)
+    return alt.layer(*layers, width=plot, height=height, title=_title(panel.title, width))
 
 
 def _steps(panel: StepPanel, x: Axis, y: Axis, plot: int, with_times: bool) -> ChartType:
