@@ -26,12 +26,12 @@ NAMESPACE = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1
 
 INK, MUTED, GRID, PAPER, BAND = "#1c2733", "#5a6675", "#e2e7ec", "#ffffff", "#f6d9cb"
 COLOURS = {
-    Contender.DIRECT: "#7b828c",
-    Contender.SIGNAL: "#c9530c",
-    Contender.QUEUE: "#3d8ed4",
-    Contender.QUEUE_COMPLETION: "#0c4a8c",
+    Contender.DIRECT: "#8a9099",
+    Contender.SIGNAL: "#c24a05",
+    Contender.QUEUE: "#2f8fe0",
+    Contender.QUEUE_COMPLETION: "#0b3f80",
 }
-"""Told apart with every colour blindness, and in grey by their lightness."""
+"""Told apart also with protanopia, deuteranopia and tritanopia; where they are printed grey, names and dashes tell."""
 DASHES = {
     Contender.DIRECT: [2, 3],
     Contender.SIGNAL: [1, 0],

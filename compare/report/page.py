@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,8 @@ def _render(results: Results, drawn: list[tuple[Drawing, dict[str, charts.Pictur
     return environment.from_string(here.joinpath("template.html").read_text(encoding="utf-8")).render(
         style=Markup(here.joinpath("style.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
         results=results,
+        started=_moment(results.started_at),
+        took=_duration(results.seconds),
         verdict=judge(results, price),
         columns=columns,
         sections=sections,
@@ -127,6 +130,18 @@ def _facts(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
         ("Settings", results.settings),
     )
     return [(title, [(name, _text(value)) for name, value in facts.items()]) for title, facts in groups if facts]
+
+
+def _moment(text: str) -> str:
+    """An ISO time as people write it; anything else as it is."""
+    try:
+        return datetime.fromisoformat(text).strftime("%Y-%m-%d %H:%M %Z").strip()
+    except ValueError:
+        return text
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:,.0f} seconds" if seconds < 120 else f"{seconds / 60:,.0f} minutes"
 
 
 def _text(value: object) -> str:

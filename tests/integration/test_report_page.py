@@ -142,6 +142,18 @@ def test_command_draws_the_report_and_shows_the_summary(tmp_path: Path) -> None:
     assert (tmp_path / "latency.png").exists()
 
 
+def test_command_without_the_packages_for_charts_says_what_to_install() -> None:
+    program = (
+        "import sys; sys.modules['altair'] = None; sys.argv[1:] = ['compare', 'report', '.']; "
+        "from write_batcher.cli import main; main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=100)
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        "write-batcher: the report needs altair: install it with `pip install 'write-batcher[compare]'`\n"
+    )
+
+
 def test_command_without_results_says_what_to_do(tmp_path: Path) -> None:
     ended = command("report", str(tmp_path))
     assert ended.returncode == 2

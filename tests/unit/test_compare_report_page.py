@@ -69,6 +69,11 @@ def test_page_loads_nothing(page: str) -> None:
     assert {link["href"] for link in elements.named("a")} == {"https://docs.temporal.io/cloud/pricing"}
 
 
+def test_page_says_when_it_was_measured_and_with_what(page: str) -> None:
+    assert "Started 2026-03-04 05:06 UTC; it took 31 minutes for 78 runs." in page
+    assert "a processor of the sample" in page
+
+
 def test_ids_are_unique_and_references_have_their_target(page: str) -> None:
     ids = [attributes["id"] for _, attributes in Elements(page).all if "id" in attributes]
     assert sorted(ids, key=str) == sorted(set(ids), key=str)
