@@ -1,4 +1,4 @@
-"""The report of a comparison: a page, its pictures, and a summary for the terminal. All is drawn from `results.json`."""
+"""The report of a comparison, all from `results.json`: a page, its pictures, a summary for the terminal."""
 
 from write_batcher.compare.report.page import load_results, write_report
 from write_batcher.compare.report.prices import LIST_PRICE, Price

@@ -4,6 +4,7 @@ Colours are put in as they are on paper. In the SVG each becomes a CSS variable 
 so no two roles may share a colour.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,21 +12,26 @@ from typing import Any
 
 import altair as alt
 import vl_convert
+from altair.typing import ChartType
+from markupsafe import escape
 
 from write_batcher.compare.results import Contender
 
 WIDE = 720  # px, as drawn; the page scales it
 NARROW = 340  # px, for telephones
 PNG_SCALE = 2
+MARGIN_PX = 24  # around a PNG
+TITLE_PX = 64  # above its chart
+NAMESPACE = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
 
 INK, MUTED, GRID, PAPER, BAND = "#1c2733", "#5a6675", "#e2e7ec", "#ffffff", "#f6d9cb"
 COLOURS = {
-    Contender.DIRECT: "#7b828c",
-    Contender.SIGNAL: "#c9530c",
-    Contender.QUEUE: "#3d8ed4",
-    Contender.QUEUE_COMPLETION: "#0c4a8c",
+    Contender.DIRECT: "#8a9099",
+    Contender.SIGNAL: "#c24a05",
+    Contender.QUEUE: "#2f8fe0",
+    Contender.QUEUE_COMPLETION: "#0b3f80",
 }
-"""Told apart with every colour blindness, and in grey by their lightness."""
+"""Told apart also with protanopia, deuteranopia and tritanopia; where they are printed grey, names and dashes tell."""
 DASHES = {
     Contender.DIRECT: [2, 3],
     Contender.SIGNAL: [1, 0],
@@ -37,19 +43,27 @@ VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper", BAND: "ba
 }
 
 FONT_PX = 12
+HEADROOM = 1.12  # above a level, for what it means
 LABELS_PX = 128  # room for the names of contenders left of bars
+AXIS_PX = 64  # room for a vertical axis
+BARS_LEFT_PX = LABELS_PX + 12
 GAP_PX = 24
+LOG_TICKS = 5
 BAR_STEP_PX = 27
 CHARACTER_PX = 6.6  # a digit of FONT_PX, roughly
+
+PLAIN = "format(datum.value, abs(datum.value) >= 10000 ? '~s' : ',~g')"
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BarPanel:
-    """One measure of several contenders: `rows` hold `contender value low high label`."""
+    """One measure of several contenders, in `unit`: `rows` hold `contender value low high label`."""
 
     title: str
+    database: str
+    """Empty: there is only one."""
     unit: str
     rows: Rows
 
@@ -84,57 +98,71 @@ class StepPanel:
     band: tuple[float, float] | None
 
 
-def bars(grid: Sequence[Sequence[BarPanel]], width: int) -> alt.TopLevelMixin:
+def bars(grid: Sequence[Sequence[BarPanel]], width: int) -> ChartType:
     """Rows of panels beside each other if there is room, of one scale per row."""
     return _concat(
-        [[_bars(panel, row, plot, first) for panel, plot, first in _beside(row, width)] for row in grid], width
+        [[_bars(panel, row, plot, first, width) for panel, plot, first in _beside(row, width)] for row in grid], width
     )
 
 
-def lines(panels: Sequence[LinePanel], x: Axis, y: Axis, width: int) -> alt.TopLevelMixin:
-    """Panels beside each other if there is room, of one scale."""
+def lines(panels: Sequence[LinePanel], x: Axis, y: Axis, width: int, room: int = AXIS_PX) -> ChartType:
+    """Panels beside each other if there is room, of one scale. `room` is what stands left of each."""
     x, y = _with_domain(x, panels, "x"), _with_domain(y, panels, "y")
     names = _in_order(row["contender"] for panel in panels for row in panel.rows)
-    room = 64
     columns = len(panels) if width == WIDE else 1
     plot = (width - room * columns - GAP_PX * (columns - 1)) // columns
     drawn = [_lines(panel, x, y, plot, 260 if width == WIDE else 220, names, width) for panel in panels]
     return _concat([drawn], width)
 
 
-def steps(panels: Sequence[StepPanel], x: Axis, y: Axis, width: int) -> alt.TopLevelMixin:
+def steps(panels: Sequence[StepPanel], x: Axis, y: Axis, width: int) -> ChartType:
     """Panels below each other, of one scale, so that their times can be compared."""
     x, y = _with_domain(x, panels, "x"), _with_domain(y, panels, "y")
     return _concat([[_steps(panel, x, y, width - 70, panel is panels[-1])] for panel in panels], width, spacing=14)
 
 
-def svg(chart: alt.TopLevelMixin, *, name: str, label: str) -> str:
-    """An SVG element for the page. `name` makes its ids unique there, `label` says what it shows."""
-    drawn = vl_convert.vegalite_to_svg(_spec(chart, background=None), allowed_base_urls=[])
+def below(*charts: ChartType) -> ChartType:
+    """Charts of different kinds as one: each keeps its own legend."""
+    own = alt.ScaleResolveMap(color="independent", strokeDash="independent")
+    return alt.vconcat(*charts, spacing=GAP_PX + 8, resolve=alt.Resolve(scale=own))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A chart as it was drawn: `inner` SVG in its colours on paper."""
+
+    inner: str
+    width: float
+    height: float
+
+    def inline(self, *, name: str, label: str) -> str:
+        """An SVG element for the page. `name` makes its ids unique there, `label` says what it shows."""
+        inner = re.sub(r'(id="|url\(#)(clip|gradient)', rf"\g<1>{name}-\g<2>", self.inner)
+        for colour, variable in VARIABLES.items():
+            inner = inner.replace(colour, f"var(--{variable})")
+        box = f"0 0 {self.width:g} {self.height:g}"
+        return f'<svg {NAMESPACE} viewBox="{box}" role="img" aria-label="{escape(label)}">{inner}</svg>'
+
+    def png(self, title: str) -> bytes:
+        """A picture on white, with its title, for where no page is."""
+        width, height = self.width + 2 * MARGIN_PX, self.height + TITLE_PX + MARGIN_PX
+        drawn = (
+            f'<svg {NAMESPACE} width="{width:g}" height="{height:g}"><rect width="100%" height="100%" fill="{PAPER}"/>'
+            f'<text x="{MARGIN_PX}" y="{TITLE_PX - 24}" font-family="sans-serif" font-size="18" font-weight="bold" '
+            f'fill="{INK}">{escape(title)}</text>'
+            f'<g transform="translate({MARGIN_PX},{TITLE_PX})">{self.inner}</g></svg>'
+        )
+        return bytes(vl_convert.svg_to_png(drawn, scale=PNG_SCALE))
+
+
+def draw(chart: ChartType) -> Picture:
+    """Draw a chart; nothing is fetched."""
+    spec: dict[str, Any] = chart.to_dict() | {"background": None, "padding": 4, "config": _CONFIG}
+    drawn = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
     opening, rest = drawn.split(">", 1)
-    box = re.search(r'viewBox="([^"]*)"', opening)
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', opening)
     assert box is not None  # noqa: S101 - Vega writes one
-    rest = re.sub(r'(id="|url\(#)(clip|gradient)', rf"\g<1>{name}-\g<2>", rest)
-    for colour, variable in VARIABLES.items():
-        rest = rest.replace(colour, f"var(--{variable})")
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box[1]}" role="img" aria-label="{_attribute(label)}">{rest}'
-    )
-
-
-def png(chart: alt.TopLevelMixin, title: str) -> bytes:
-    """A picture on white, with its title, for where no page is."""
-    titled = chart.properties(title=alt.Title(title, fontSize=17, anchor="start", offset=18, color=INK))
-    return bytes(vl_convert.vegalite_to_png(_spec(titled, background=PAPER), scale=PNG_SCALE, allowed_base_urls=[]))
-
-
-def _attribute(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _spec(chart: alt.TopLevelMixin, background: str | None) -> dict[str, Any]:
-    spec: dict[str, Any] = chart.to_dict()
-    return spec | {"background": background, "padding": 4 if background is None else 20, "config": _CONFIG}
+    return Picture(inner=rest.removesuffix("</svg>"), width=float(box[1]), height=float(box[2]))
 
 
 _CONFIG: dict[str, Any] = {
@@ -148,6 +176,9 @@ _CONFIG: dict[str, Any] = {
         "anchor": "start",
         "offset": 8,
         "frame": "group",
+        "subtitleColor": MUTED,
+        "subtitleFontSize": FONT_PX,
+        "subtitlePadding": 4,
     },
     "axis": {
         "labelColor": MUTED,
@@ -174,9 +205,7 @@ _CONFIG: dict[str, Any] = {
 }
 
 
-def _concat(
-    grid: Sequence[Sequence[alt.Chart | alt.LayerChart]], width: int, spacing: int = GAP_PX
-) -> alt.TopLevelMixin:
+def _concat(grid: Sequence[Sequence[ChartType]], width: int, spacing: int = GAP_PX) -> ChartType:
     rows: list[Any] = [alt.hconcat(*row, spacing=GAP_PX) if len(row) > 1 else row[0] for row in grid]
     if width == NARROW:
         rows = [panel for row in grid for panel in row]
@@ -185,9 +214,14 @@ def _concat(
 
 def _beside(row: Sequence[BarPanel], width: int) -> list[tuple[BarPanel, int, bool]]:
     if width == NARROW:
-        return [(panel, width - LABELS_PX - 12, True) for panel in row]
-    plot = (width - LABELS_PX - 12 - GAP_PX * (len(row) - 1)) // len(row)
+        return [(panel, width - BARS_LEFT_PX, True) for panel in row]
+    plot = (width - BARS_LEFT_PX - GAP_PX * (len(row) - 1)) // len(row)
     return [(panel, plot, panel is row[0]) for panel in row]
+
+
+def _title(text: str, width: int, database: str = "") -> alt.Title:
+    # On telephones it starts at the very left, or it would not fit.
+    return alt.Title(text, subtitle=database or alt.Undefined, frame="group" if width == WIDE else "bounds")
 
 
 def _in_order(contenders: Iterable[Contender]) -> list[Contender]:
@@ -195,8 +229,8 @@ def _in_order(contenders: Iterable[Contender]) -> list[Contender]:
     return [contender for contender in Contender if contender in present]
 
 
-def _data(rows: Rows) -> alt.Data:
-    return alt.Data(values=[dict(row) for row in rows])
+def _data(rows: Rows) -> alt.InlineData:
+    return alt.InlineData(values=[dict(row) for row in rows])
 
 
 def _colour(names: Sequence[Contender], legend: Any = None) -> alt.Color:
@@ -204,14 +238,15 @@ def _colour(names: Sequence[Contender], legend: Any = None) -> alt.Color:
     return alt.Color("contender:N", scale=scale, legend=legend)
 
 
-def _bars(panel: BarPanel, beside: Sequence[BarPanel], plot: int, with_names: bool) -> alt.LayerChart:
+def _bars(panel: BarPanel, beside: Sequence[BarPanel], plot: int, with_names: bool, width: int) -> ChartType:
     together = [row for one in beside for row in one.rows]
     names = _in_order(row["contender"] for row in together)
     most = max(max(row["value"], row["high"]) for row in together) or 1
     room = min(CHARACTER_PX * max(len(row["label"]) for row in together) + 14, plot * 0.75)
     scale = alt.Scale(domain=[0, most * plot / (plot - room)], nice=False)
     # Ticks only where bars can be: beyond the greatest value the axis is just room for the labels.
-    x_axis = alt.Axis(title=panel.unit, tickCount=4, grid=False, domain=False, format="~s" if most >= 10_000 else ",")
+    step = 1 if all(float(row["value"]).is_integer() for row in together) else alt.Undefined
+    x_axis = alt.Axis(title=panel.unit, tickCount=4, grid=False, domain=False, labelExpr=PLAIN, tickMinStep=step)
     y_axis = alt.Axis(title=None, domain=False, ticks=False, labelColor=INK, minExtent=LABELS_PX, maxExtent=LABELS_PX)
     y = alt.Y("contender:N", sort=[str(name) for name in names], axis=y_axis if with_names else None)
     base = alt.Chart(_data(panel.rows)).encode(y=y)
@@ -220,7 +255,7 @@ def _bars(panel: BarPanel, beside: Sequence[BarPanel], plot: int, with_names: bo
     )
     spread = base.mark_rule(color=INK, strokeWidth=1.2).encode(x="low:Q", x2="high:Q")
     label = base.mark_text(align="left", dx=7, fontSize=FONT_PX, color=INK).encode(x="high:Q", text="label:N")
-    title = panel.title if panel.title else alt.Undefined
+    title = _title(panel.title, width, panel.database)
     return alt.layer(bar, spread, label, width=plot, height=BAR_STEP_PX * len(names), title=title)
 
 
@@ -228,8 +263,12 @@ def _with_domain(axis: Axis, panels: Sequence[LinePanel] | Sequence[StepPanel], 
     if axis.domain:
         return axis
     values = [row[field] for panel in panels for row in panel.rows]
-    low = min(values) if axis.is_log else min(0, *values, 0)
-    return Axis(title=axis.title, is_log=axis.is_log, label=axis.label, domain=(low, max(values) or 1))
+    if axis.is_log:
+        return Axis(title=axis.title, is_log=True, label=axis.label, domain=(0.9 * min(values), 1.1 * max(values)))
+    low = min(0, *values)
+    levels = [panel.level[0] * HEADROOM for panel in panels if isinstance(panel, LinePanel) and panel.level]
+    highest = max([*values, *levels]) if field == "y" else max(values)
+    return Axis(title=axis.title, label=axis.label, domain=(low, highest or 1))
 
 
 def _channel(channel: Any, field: str, axis: Axis, **more: Any) -> Any:
@@ -237,13 +276,27 @@ def _channel(channel: Any, field: str, axis: Axis, **more: Any) -> Any:
     scale = alt.Scale(type="log" if axis.is_log else "linear", domain=list(axis.domain), nice=not axis.is_log)
     if axis.label:
         more["labelExpr"] = axis.label
-    drawn = alt.Axis(title=axis.title, tickCount=5, **more)
+    if axis.is_log:
+        more["values"] = _decades(*axis.domain)
+    drawn = alt.Axis(**{"title": axis.title or None, "tickCount": 5} | more)
     return channel(f"{field}:Q", scale=scale, axis=drawn)
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """As many of 1, 2, 5, 10, 20 ... as have room beside each other."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks: list[float] = []
+    for steps_of_decade in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [step * 10.0**decade for decade in decades for step in steps_of_decade]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) <= LOG_TICKS:
+            break
+    return ticks or [low, high]
 
 
 def _lines(
     panel: LinePanel, x: Axis, y: Axis, plot: int, height: int, names: Sequence[Contender], width: int
-) -> alt.LayerChart:
+) -> ChartType:
     dash_scale = alt.Scale(domain=[str(name) for name in names], range=[DASHES[name] for name in names])
     legend = alt.Legend(columns=len(names) if width == WIDE else 2, symbolType="stroke")
     line = (
@@ -264,15 +317,13 @@ def _lines(
         layers.append(level.mark_rule(color=MUTED, strokeDash=[3, 3]).encode(y="y:Q"))
         text = level.mark_text(align="left", baseline="bottom", dx=4, dy=-4, fontSize=FONT_PX - 1, color=MUTED)
         layers.append(text.encode(y="y:Q", x=alt.value(0), text="meaning:N"))
-    title = panel.title if panel.title else alt.Undefined
-    return alt.layer(*layers, width=plot, height=height, title=title)
+    return alt.layer(*layers, width=plot, height=height, title=_title(panel.title, width))
 
 
-def _steps(panel: StepPanel, x: Axis, y: Axis, plot: int, with_times: bool) -> alt.LayerChart:
+def _steps(panel: StepPanel, x: Axis, y: Axis, plot: int, with_times: bool) -> ChartType:
     colour = COLOURS[panel.contender]
+    x = x if with_times else Axis(title="", domain=x.domain)
     times = _channel(alt.X, "x", x, grid=False, labels=with_times, ticks=with_times)
-    if not with_times:
-        times.axis.title = None
     layers = []
     if panel.band:
         start, end = panel.band
@@ -281,5 +332,5 @@ def _steps(panel: StepPanel, x: Axis, y: Axis, plot: int, with_times: bool) -> a
     area = alt.Chart(_data(panel.rows)).mark_area(
         interpolate="step-after", color=colour, fillOpacity=0.35, line={"color": colour, "strokeWidth": 1.6}, clip=True
     )
-    layers.append(area.encode(x=times, y=_channel(alt.Y, "y", y, domain=False, ticks=False)))
+    layers.append(area.encode(x=times, y=_channel(alt.Y, "y", y, domain=False, ticks=False, tickCount=3)))
     return alt.layer(*layers, width=plot, height=72, title=panel.title)

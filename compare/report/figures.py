@@ -130,6 +130,8 @@ MEASURES = (
     Measure(scenario=Scenario.IDLE, label="Events per idle day", figure="events_per_day", kind="count", better="less"),
 )
 
+LIBRARY = (Contender.QUEUE, Contender.QUEUE_COMPLETION)
+"""Contenders of this library: they promise that every write is made once."""
 BROKEN_PROMISES = ("lost", "duplicates")
 """Figures that must be 0 in every run of every scenario."""
 HARMS = {
@@ -161,6 +163,12 @@ class Figures:
 
     def __init__(self, results: Results) -> None:
         self.runs = results.runs
+        self.untrusted = frozenset(
+            run.contender
+            for run in self.runs
+            if run.contender in LIBRARY and any((number(run.figures.get(name)) or 0) > 0 for name in BROKEN_PROMISES)
+        )
+        """Who broke its promise in any run is recommended nowhere."""
 
     def of(self, scenario: Scenario, contender: Contender | None = None, database: str | None = None) -> list[Run]:
         """The runs of a scenario, by round."""
@@ -205,6 +213,8 @@ class Figures:
 
     def harmed(self, scenario: Scenario, contender: Contender, database: str | None = None) -> bool:
         """Whether a contender failed, lost or doubled a write it should not have. Then it is not called best."""
+        if contender in self.untrusted:
+            return True
         harms = HARMS.get(scenario, BROKEN_PROMISES)
         return any(
             (number(_figure(run, harm)) or 0) > 0 for run in self.of(scenario, contender, database) for harm in harms
@@ -226,7 +236,8 @@ class Figures:
         unharmed = {
             contender: spread
             for contender, spread in spreads.items()
-            if measure.is_harm or not self.harmed(measure.scenario, contender, database)
+            if contender not in self.untrusted
+            and (measure.is_harm or not self.harmed(measure.scenario, contender, database))
         }
         winners = best_of(unharmed, measure)
         return winners if len(winners) < len(spreads) else []

@@ -2,24 +2,28 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from write_batcher.compare.report import charts
-from write_batcher.compare.report.drawings import Drawing, drawings
-from write_batcher.compare.report.figures import Figures
+from write_batcher.compare.report.drawing import Drawing
+from write_batcher.compare.report.drawings import drawings
+from write_batcher.compare.report.figures import ALIKE_WITHIN, Figures, number
 from write_batcher.compare.report.prices import LIST_PRICE, Price
 from write_batcher.compare.report.summary import summarize
 from write_batcher.compare.report.verdict import judge
-from write_batcher.compare.report.words import ABSENT, CONTENDERS, SCENARIOS
-from write_batcher.compare.results import FILE_NAME, Results
+from write_batcher.compare.report.words import ABSENT, CONTENDERS, SCENARIOS, figure
+from write_batcher.compare.results import FILE_NAME, Contender, Results, Run
 from write_batcher.errors import ConfigurationError
 
 PAGE_NAME = "report.html"
+RUN_PARTS = {"figures": dict, "samples": dict, "notes": list}
+JSON_NAMES = {str: "text", int: "whole number", dict: "object", list: "list"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +60,9 @@ def write_report(results: Results, folder: Path, *, price: Price = LIST_PRICE) -
 
     `price` is what a million Temporal actions cost. Raises ConfigurationError when `folder` cannot be written to.
     """
-    made = drawings(Figures(results), price)
-    pictures = {f"{drawing.key}.png": charts.png(drawing.chart(charts.WIDE), drawing.title) for drawing in made}
-    page = render_page(results, made, price)
+    drawn = [(drawing, _draw(drawing)) for drawing in drawings(Figures(results), price)]
+    pictures = {f"{drawing.key}.png": sizes["wide"].png(drawing.title) for drawing, sizes in drawn}
+    page = _render(results, drawn, price)
     path = folder / PAGE_NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,35 +76,50 @@ def write_report(results: Results, folder: Path, *, price: Price = LIST_PRICE) -
     return path
 
 
-def render_page(results: Results, made: list[Drawing], price: Price) -> str:
+def _render(results: Results, drawn: list[tuple[Drawing, dict[str, charts.Picture]]], price: Price) -> str:
     """The page. Everything is escaped but the charts: notes may hold what a database or a producer said."""
     here = files("write_batcher.compare.report")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["names"] = _unbroken
     columns, sections = summarize(results, price)
     figures = Figures(results)
     return environment.from_string(here.joinpath("template.html").read_text(encoding="utf-8")).render(
         style=Markup(here.joinpath("style.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
         results=results,
+        started=_moment(results.started_at),
+        took=_duration(results.seconds),
         verdict=judge(results, price),
         columns=columns,
         sections=sections,
-        drawings=[(drawing, _inlined(drawing)) for drawing in made],
+        drawings=[(drawing, _inlined(drawing, sizes)) for drawing, sizes in drawn],
         price=price,
         contenders=[(name, CONTENDERS[name]) for name in figures.contenders()],
         facts=_facts(results),
         notes=_notes(results),
         file_name=FILE_NAME,
+        alike=figure(ALIKE_WITHIN, "percent"),
     )
 
 
-def _inlined(drawing: Drawing) -> dict[str, Markup]:
+def _unbroken(text: str) -> Markup:
+    """`text`, escaped, with names that no line may break at their hyphen."""
+    name = Contender.QUEUE_COMPLETION
+    return Markup(str(escape(text)).replace(name, f'<span class="name">{name}</span>'))  # noqa: S704 - escaped
+
+
+def _draw(drawing: Drawing) -> dict[str, charts.Picture]:
     """A chart for wide windows and for paper, and one for telephones; the page shows one of them."""
+    sizes = {"wide": charts.WIDE, "narrow": charts.NARROW}
+    return {size: charts.draw(drawing.chart(width)) for size, width in sizes.items()}
+
+
+def _inlined(drawing: Drawing, sizes: Mapping[str, charts.Picture]) -> dict[str, Markup]:
     label = f"{drawing.title}. {drawing.sees}".strip()
     return {
-        size: Markup(charts.svg(drawing.chart(width), name=f"{drawing.key}-{size}", label=label))  # noqa: S704 - escaped
-        for size, width in (("wide", charts.WIDE), ("narrow", charts.NARROW))
+        size: Markup(picture.inline(name=f"{drawing.key}-{size}", label=label))  # noqa: S704 - escaped
+        for size, picture in sizes.items()
     }
 
 
@@ -111,6 +130,18 @@ def _facts(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
         ("Settings", results.settings),
     )
     return [(title, [(name, _text(value)) for name, value in facts.items()]) for title, facts in groups if facts]
+
+
+def _moment(text: str) -> str:
+    """An ISO time as people write it; anything else as it is."""
+    try:
+        return datetime.fromisoformat(text).strftime("%Y-%m-%d %H:%M %Z").strip()
+    except ValueError:
+        return text
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:,.0f} seconds" if seconds < 120 else f"{seconds / 60:,.0f} minutes"
 
 
 def _text(value: object) -> str:
@@ -130,17 +161,21 @@ def _notes(results: Results) -> list[_Note]:
 
 def _wrong_form(results: Results) -> str | None:
     """What the types of a file that somebody edited do not hold to."""
-    for name in ("machine", "versions", "settings"):
-        if not isinstance(getattr(results, name), dict):
-            return f"`{name}` is no object"
-    if not isinstance(results.started_at, str) or not isinstance(results.seconds, int | float):
-        return "`started_at` is no text, or `seconds` no number"
+    holders: list[tuple[str, object, dict[str, type]]] = [
+        ("the comparison", results, {"started_at": str, "machine": dict, "versions": dict, "settings": dict}),
+        *((_named(run), run, {"database": str, "round": int, **RUN_PARTS}) for run in results.runs),
+    ]
+    for where, holder, types in holders:
+        for name, wanted in types.items():
+            if not isinstance(getattr(holder, name), wanted):
+                return f"`{name}` of {where} is no {JSON_NAMES[wanted]}"
+    if number(results.seconds) is None:
+        return "`seconds` of the comparison is no number"
     for run in results.runs:
-        where = f"{run.scenario}, {run.contender}, {run.database}, round {run.round}"
-        if not isinstance(run.database, str) or not isinstance(run.round, int):
-            return f"{where}: `database` is no text, or `round` no whole number"
-        if not isinstance(run.figures, dict) or not isinstance(run.samples, dict) or not isinstance(run.notes, list):
-            return f"{where}: `figures` or `samples` is no object, or `notes` no list"
         if not all(isinstance(values, list) for values in run.samples.values()):
-            return f"{where}: a sample is no list"
+            return f"`samples` of {_named(run)} holds something else than lists"
     return None
+
+
+def _named(run: Run) -> str:
+    return f"{run.contender} in {run.scenario}, {run.database}, round {run.round}"

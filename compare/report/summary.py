@@ -9,7 +9,7 @@ from rich.text import Text
 from write_batcher.compare.report.figures import MEASURES, Figures, Measure, Spread
 from write_batcher.compare.report.prices import LIST_PRICE, Price
 from write_batcher.compare.report.verdict import judge
-from write_batcher.compare.report.words import ABSENT, SCENARIOS, figure
+from write_batcher.compare.report.words import ABSENT, SCENARIOS, figure, spanned
 from write_batcher.compare.results import Contender, Results
 
 BEST_MARK = "*"
@@ -85,20 +85,16 @@ def _cell(kind: str, spread: Spread | None, is_best: bool, *, is_harm: bool) -> 
     text, low, high = (figure(value, kind) for value in (spread.middle, spread.low, spread.high))
     return Cell(
         text=text,
-        spread="" if is_harm or low == high else f"{low} to {high}",
+        spread="" if is_harm or low == high else spanned(low, high),
         is_best=is_best,
         is_bad=is_harm and spread.middle > 0,
     )
 
 
 def print_summary(console: Console, results: Results, price: Price = LIST_PRICE) -> None:
-    """The verdict and the medians: a table on a terminal, a line per measure elsewhere."""
+    """The medians, as a table on a terminal and as a line per measure elsewhere; then the verdict, where one looks."""
     verdict = judge(results, price)
     columns, sections = summarize(results, price)
-    for alarm in verdict.alarms:
-        console.print(Text(f"ALARM: {alarm}", style="bold red"))
-    for warning in verdict.warnings:
-        console.print(Text(f"Warning: {warning}", style="yellow"))
     if not console.is_terminal:
         for section in sections:
             for row in section.rows:
@@ -106,6 +102,10 @@ def print_summary(console: Console, results: Results, price: Price = LIST_PRICE)
                 console.print(Text(f"{section.title}: {row.label}: {cells}"))
     elif sections:
         console.print(_table(columns, sections))
+    for alarm in verdict.alarms:
+        console.print(Text(f"ALARM: {alarm}", style="bold red"))
+    for warning in verdict.warnings:
+        console.print(Text(f"Warning: {warning}", style="yellow"))
     console.print(Text(f"{verdict.headline} {verdict.reason}".strip(), style="bold"))
     for missing in verdict.missing:
         console.print(Text(missing))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from write_batcher.compare.report.figures import (
     BROKEN_PROMISES,
     HARMS,
+    LIBRARY,
     Figures,
     Measure,
     best_of,
@@ -14,9 +15,7 @@ from write_batcher.compare.report.figures import (
 )
 from write_batcher.compare.report.prices import Price
 from write_batcher.compare.report.words import SCENARIOS, counted, figure, listed
-from write_batcher.compare.results import Contender, Results, Scenario
-
-LIBRARY = (Contender.QUEUE, Contender.QUEUE_COMPLETION)
+from write_batcher.compare.results import Contender, Results, Run, Scenario
 
 HEADLINE_WITHIN = 0.25
 """Contenders this close in one figure are told apart by the next one: the headline must not hang on a hair."""
@@ -82,7 +81,7 @@ QUESTIONS = (
     _Question(
         when="Temporal actions, or their price, matter",
         measure=measure(Scenario.LOAD, "actions_per_write"),
-        says="Actions per write",
+        says="Actions per write, with the list price of a million writes",
     ),
     _Question(
         when="many workflows start at once",
@@ -95,7 +94,7 @@ QUESTIONS = (
         says="Writes per second, without callers",
     ),
     _Question(
-        when="the batcher must not notice how long it has run",
+        when="the batcher runs without end",
         measure=measure(Scenario.GROWTH, "max_events"),
         says="Longest history",
     ),
@@ -140,17 +139,24 @@ def judge(results: Results, price: Price) -> Verdict:
 
 
 def _broken(figures: Figures, contender: Contender) -> str:
-    """`lost 3 rows and doubled 1 row (crash, sqlite, round 2)`; empty if all is well."""
+    """`lost 3 rows and doubled 1 row (crash, sqlite, rounds 1 and 2)`; empty if all is well."""
     told = []
-    for run in figures.runs:
-        if run.contender is not contender:
-            continue
-        lost, doubled = (number(run.figures.get(name)) or 0 for name in BROKEN_PROMISES)
-        parts = [f"lost {counted(lost, 'row')}"] if lost > 0 else []
-        parts += [f"doubled {counted(doubled, 'row')}"] if doubled > 0 else []
-        if parts:
-            told.append(f"{listed(parts)} ({SCENARIOS[run.scenario].lower()}, {run.database}, round {run.round})")
+    for scenario in figures.scenarios():
+        for database in figures.databases(scenario):
+            runs = [run for run in figures.of(scenario, contender, database) if any(_breaks(run))]
+            if not runs:
+                continue
+            lost, doubled = map(sum, zip(*map(_breaks, runs), strict=True))
+            parts = [f"lost {counted(lost, 'row')}"] if lost else []
+            parts += [f"doubled {counted(doubled, 'row')}"] if doubled else []
+            rounds = f"round{'s' if len(runs) > 1 else ''} {listed(str(run.round) for run in runs)}"
+            told.append(f"{listed(parts)} ({SCENARIOS[scenario].lower()}, {database}, {rounds})")
     return "; ".join(told)
+
+
+def _breaks(run: Run) -> list[float]:
+    """Rows lost and rows doubled."""
+    return [max(0, number(run.figures.get(name)) or 0) for name in BROKEN_PROMISES]
 
 
 def _assurance(figures: Figures, unbroken: Sequence[Contender]) -> str | None:
@@ -171,13 +177,13 @@ def _assurance(figures: Figures, unbroken: Sequence[Contender]) -> str | None:
 
 
 def _headline(figures: Figures, price: Price) -> tuple[str, str]:
-    """For many workflows at once: of those that did no harm anywhere, the fewest transactions; if alike, actions."""
+    """For many workflows at once, of those that failed none and lost or doubled nothing anywhere: who needs the fewest
+    transactions; if alike, the fewest actions; if alike, the shortest wait.
+    """
     took_part = figures.contenders(Scenario.LOAD)
     if not took_part:
         return "No design can be recommended in general: load was not measured.", ""
-    unharmed = [
-        contender for contender in took_part if not any(figures.harmed(scenario, contender) for scenario in Scenario)
-    ]
+    unharmed = [one for one in took_part if not figures.harmed(Scenario.LOAD, one) and not _broken(figures, one)]
     if not unharmed:
         return f"None can be recommended: {listed(took_part)} failed, lost or doubled writes.", ""
     database = figures.databases(Scenario.LOAD)[0]
@@ -240,7 +246,11 @@ def _compared(figures: Figures, row: Measure, database: str, price: Price) -> st
     """`1.1 for queue, instead of 3 for signal and 100 for direct`, and who is not considered."""
     spreads = figures.spreads(row, database)
     winners = figures.best(row, database)
-    spoilt = [] if row.is_harm else [one for one in spreads if figures.harmed(row.scenario, one, database)]
+    spoilt = [
+        one
+        for one in spreads
+        if one in figures.untrusted or (not row.is_harm and figures.harmed(row.scenario, one, database))
+    ]
     told = {contender: _told(row, spread.middle, price) for contender, spread in spreads.items()}
     ranked = sorted(spreads, key=lambda contender: spreads[contender].middle, reverse=row.better == "more")
     first, others = _grouped(
@@ -265,7 +275,7 @@ def _grouped(groups: Iterable[Sequence[Contender]], told: dict[Contender, str]) 
 def _told(row: Measure, value: float, price: Price) -> str:
     text = figure(value, row.kind)
     if row.figure == "actions_per_write":
-        return f"{text} ({figure(price.of_million_writes(value), 'usd')} per million writes)"
+        return f"{text} ({figure(price.of_million_writes(value), 'usd')})"
     return text
 
 
@@ -274,9 +284,8 @@ def harm(figures: Figures, scenario: Scenario, contender: Contender, database: s
     words = {"failed": "workflow", "failed_good": "good caller", "lost": "row", "duplicates": "row"}
     verbs = {"lost": "lost", "duplicates": "doubled"}
     totals = {name: figures.total(scenario, name, contender, database) for name in HARMS.get(scenario, BROKEN_PROMISES)}
-    return listed(
-        f"{verbs.get(name, 'failed')} {counted(total, words[name])}" for name, total in totals.items() if total
-    )
+    told = [f"{verbs.get(name, 'failed')} {counted(total, words[name])}" for name, total in totals.items() if total]
+    return listed(told) if told else "broke its promise"
 
 
 def _missing(figures: Figures) -> Iterator[str]:

@@ -36,7 +36,7 @@ def figure(value: float | None, kind: str) -> str:
         case "bytes":
             return _bytes(value)
         case "percent":
-            return f"{_short(100 * value)} %"
+            return f"{_short(100 * value)}%"
         case "usd":
             return f"${_short(value)}"
         case "events":
@@ -64,6 +64,12 @@ def _bytes(value: float) -> str:
         if value >= size:
             return f"{_short(value / size)} {unit}"
     return f"{_short(value)} B"
+
+
+def spanned(low: str, high: str) -> str:
+    """`1.2 to 1.5 s` of `1.2 s` and `1.5 s`."""
+    bare, _, unit = low.partition(" ")
+    return f"{bare} to {high}" if unit and high.endswith(f" {unit}") else f"{low} to {high}"
 
 
 def listed(words: Iterable[str]) -> str:
