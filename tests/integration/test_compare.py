@@ -32,6 +32,7 @@ SCALE = Scale(workflows=15, requests=250, idle=timedelta(seconds=1))
 # A start and two business activities; 17 events, as a replay of MainWorkflow without its write has them.
 BASELINE = Baseline(actions=3.0, events=17.0, bytes=0.0)
 ACTIONS = {Contender.DIRECT: 1, Contender.SIGNAL: 3, Contender.QUEUE: 3, Contender.QUEUE_COMPLETION: 1}
+TIMER = {Contender.SIGNAL, Contender.QUEUE}  # one of the three: a receipt that comes early enough needs none
 BATCHER_ACTIONS = 8  # at most, while so few callers write: heartbeats; by signal, an activity and a timer per batch
 BATCHERS = [Contender.SIGNAL, Contender.QUEUE]
 
@@ -77,7 +78,8 @@ async def test_load_counts_every_row_once_and_the_actions_of_the_write_alone(are
         assert counted == {"completed": 15, "failed": 0, "rows": 15, "duplicates": 0, "lost": 0}, contender
         actions = figures["actions_per_write"]
         assert actions is not None
-        assert actions == pytest.approx(ACTIONS[contender], abs=BATCHER_ACTIONS / 15), contender
+        least = ACTIONS[contender] - (contender in TIMER)
+        assert least <= actions <= ACTIONS[contender] + BATCHER_ACTIONS / 15, contender
         assert len(run.samples["latency_ms"]) == 15
         assert figures["connection_limit"] is None
         used = (figures["transactions"], figures["connections_opened"])
