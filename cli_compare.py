@@ -44,7 +44,9 @@ class RunByDefault(TyperGroup):
 
 
 compare_app = typer.Typer(
-    cls=RunByDefault, help="Compare designs of getting many workflows' writes into one database. Default: `run`."
+    cls=RunByDefault,
+    help="Compare designs of getting many workflows' writes into one database. Without a command it is `run`: "
+    "see `compare run --help`.",
 )
 
 
@@ -52,7 +54,7 @@ compare_app = typer.Typer(
 def run_command(
     *,
     scenarios: Annotated[
-        list[str] | None, typer.Argument(metavar="[SCENARIO]...", help=f"{', '.join(Scenario)}, or all (the default).")
+        list[str] | None, typer.Argument(metavar="SCENARIO", help=f"{', '.join(Scenario)}, or all (the default).")
     ] = None,
     workflows: Annotated[int, typer.Option(min=1, max=100_000, help="Callers of load, crash and poison.")] = 300,
     requests: Annotated[
