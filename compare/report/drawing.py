@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from altair.typing import ChartType
 
 from write_batcher.compare.report.charts import BarPanel
-from write_batcher.compare.report.figures import Figures, Measure, measure, number, numbers
+from write_batcher.compare.report.figures import Figures, number, numbers
+from write_batcher.compare.report.measures import Measure, measure
 from write_batcher.compare.report.words import ABSENT, figure
 from write_batcher.compare.results import Contender, Run, Scenario
 

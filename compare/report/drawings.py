@@ -17,7 +17,8 @@ from write_batcher.compare.report.drawing import (
     thinned,
 )
 from write_batcher.compare.report.drawings_of_load import draw_actions, draw_database, draw_latency
-from write_batcher.compare.report.figures import Figures, measure, number
+from write_batcher.compare.report.figures import Figures, number
+from write_batcher.compare.report.measures import measure
 from write_batcher.compare.report.prices import Price
 from write_batcher.compare.report.verdict import harm
 from write_batcher.compare.report.words import counted, figure, listed

@@ -4,7 +4,8 @@ from typing import Any
 
 from write_batcher.compare.report.charts import Axis, LinePanel, bars, lines
 from write_batcher.compare.report.drawing import DataTable, Drawing, bar_data, bar_row, samples_of
-from write_batcher.compare.report.figures import Figures, measure, number, quantile
+from write_batcher.compare.report.figures import Figures, number, quantile
+from write_batcher.compare.report.measures import measure
 from write_batcher.compare.report.prices import Price
 from write_batcher.compare.report.words import counted, figure, listed
 from write_batcher.compare.results import Contender, Scenario

@@ -14,6 +14,7 @@ from write_batcher.compare.report import charts
 from write_batcher.compare.report.drawing import Drawing
 from write_batcher.compare.report.drawings import drawings
 from write_batcher.compare.report.figures import ALIKE_WITHIN, Figures, number
+from write_batcher.compare.report.picture import Picture, draw
 from write_batcher.compare.report.prices import LIST_PRICE, Price
 from write_batcher.compare.report.summary import summarize
 from write_batcher.compare.report.verdict import judge
@@ -76,7 +77,7 @@ def write_report(results: Results, folder: Path, *, price: Price = LIST_PRICE) -
     return path
 
 
-def _render(results: Results, drawn: list[tuple[Drawing, dict[str, charts.Picture]]], price: Price) -> str:
+def _render(results: Results, drawn: list[tuple[Drawing, dict[str, Picture]]], price: Price) -> str:
     """The page. Everything is escaped but the charts: notes may hold what a database or a producer said."""
     here = files("write_batcher.compare.report")
     environment = jinja2.Environment(
@@ -109,13 +110,13 @@ def _unbroken(text: str) -> Markup:
     return Markup(str(escape(text)).replace(name, f'<span class="name">{name}</span>'))  # noqa: S704 - escaped
 
 
-def _draw(drawing: Drawing) -> dict[str, charts.Picture]:
+def _draw(drawing: Drawing) -> dict[str, Picture]:
     """A chart for wide windows and for paper, and one for telephones; the page shows one of them."""
     sizes = {"wide": charts.WIDE, "narrow": charts.NARROW}
-    return {size: charts.draw(drawing.chart(width)) for size, width in sizes.items()}
+    return {size: draw(drawing.chart(width)) for size, width in sizes.items()}
 
 
-def _inlined(drawing: Drawing, sizes: Mapping[str, charts.Picture]) -> dict[str, Markup]:
+def _inlined(drawing: Drawing, sizes: Mapping[str, Picture]) -> dict[str, Markup]:
     label = f"{drawing.title}. {drawing.sees}".strip()
     return {
         size: Markup(picture.inline(name=f"{drawing.key}-{size}", label=label))  # noqa: S704 - escaped

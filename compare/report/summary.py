@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from write_batcher.compare.report.figures import MEASURES, Figures, Measure, Spread
+from write_batcher.compare.report.figures import Figures, Spread
+from write_batcher.compare.report.measures import MEASURES, Measure
 from write_batcher.compare.report.prices import LIST_PRICE, Price
 from write_batcher.compare.report.verdict import judge
 from write_batcher.compare.report.words import ABSENT, SCENARIOS, figure, spanned
@@ -76,7 +77,7 @@ def _rows(figures: Figures, row: Measure, columns: list[Contender], database: st
 
 def _paid(spread: Spread, price: Price) -> Spread:
     low, middle, high = (price.of_million_writes(value) for value in (spread.low, spread.middle, spread.high))
-    return Spread(low=low, middle=middle, high=high, rounds=spread.rounds)
+    return Spread(low=low, middle=middle, high=high)
 
 
 def _cell(kind: str, spread: Spread | None, is_best: bool, *, is_harm: bool) -> Cell:

@@ -3,16 +3,8 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from write_batcher.compare.report.figures import (
-    BROKEN_PROMISES,
-    HARMS,
-    LIBRARY,
-    Figures,
-    Measure,
-    best_of,
-    measure,
-    number,
-)
+from write_batcher.compare.report.figures import Figures, best_of, number
+from write_batcher.compare.report.measures import BROKEN_PROMISES, HARMS, LIBRARY, Measure, measure
 from write_batcher.compare.report.prices import Price
 from write_batcher.compare.report.words import SCENARIOS, counted, figure, listed
 from write_batcher.compare.results import Contender, Results, Run, Scenario

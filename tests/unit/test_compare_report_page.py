@@ -13,7 +13,7 @@ from rich.console import Console
 
 from tests.results_sample import results_of, run, sample_results
 from write_batcher.compare.report import load_results, print_summary, write_report
-from write_batcher.compare.report.charts import VARIABLES
+from write_batcher.compare.report.picture import VARIABLES
 from write_batcher.compare.report.summary import BEST_MARK, summarize
 from write_batcher.compare.results import FILE_NAME, Contender, Results, Scenario
 from write_batcher.errors import ConfigurationError
