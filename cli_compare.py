@@ -178,6 +178,8 @@ def _report(results: "Results", folder: Path) -> None:
 
 
 def _not_installed(error: ModuleNotFoundError) -> ConfigurationError:
+    if (error.name or "").startswith("write_batcher"):  # then this package is broken, and no other one is missing
+        raise error
     return ConfigurationError(
         f"the comparison needs {error.name}: install it with `pip install 'write-batcher[compare,embedded,postgresql]'`"
     )
