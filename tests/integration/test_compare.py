@@ -51,16 +51,19 @@ class NoView:
 async def arenas() -> AsyncIterator[Arenas]:
     """One for each contender, all made at the same time; the tests share them, and with `fresh` not their rows."""
     common = load_settings(max_items=5, max_wait="500ms", partitions=1, log_format="json")
-    async with AsyncExitStack() as stack:
+    stacks = [AsyncExitStack() for _ in Contender]
 
-        async def make(contender: Contender) -> Arena:
-            settings = design_of(contender).settings(common)
-            if contender is Contender.DIRECT:  # it tries a bad record until the time is over
-                settings = settings.model_copy(update={"confirm_timeout": timedelta(seconds=6)})
-            servers = await stack.enter_async_context(embedded_servers(settings, "sqlite", connection_limit=20))
-            return await stack.enter_async_context(arena(contender, servers, NoView()))
+    async def make(contender: Contender, stack: AsyncExitStack) -> Arena:
+        settings = design_of(contender).settings(common)
+        if contender is Contender.DIRECT:  # it tries a bad record until the time is over
+            settings = settings.model_copy(update={"confirm_timeout": timedelta(seconds=6)})
+        servers = await stack.enter_async_context(embedded_servers(settings, "sqlite", connection_limit=20))
+        return await stack.enter_async_context(arena(contender, servers, NoView()))
 
-        yield dict(zip(Contender, await asyncio.gather(*map(make, Contender)), strict=True))
+    try:
+        yield dict(zip(Contender, await asyncio.gather(*map(make, Contender, stacks)), strict=True))
+    finally:
+        await asyncio.gather(*(stack.aclose() for stack in stacks))
 
 
 def fresh(arenas: Arenas, contender: Contender) -> Arena:
