@@ -85,7 +85,7 @@ def run_command(
 ) -> None:
     """Run contenders through scenarios, save DIR/results.json after each run, and draw the report.
 
-    Ends with status 1 when this library lost a write or made one twice.
+    Ends with status 1 when this library lost a write or made one twice, or when something could not be measured.
     """
     chosen = tuple(Scenario) if scenarios in (None, [], [ALL]) else chosen_of(Scenario, scenarios or (), "scenario")
     chosen_contenders = chosen_of(Contender, contenders.split(","), "contender")
@@ -128,7 +128,7 @@ def run_command(
                 say(f"not complete; what was measured: write-batcher compare report {folder}")
             raise
     _report(results, folder)
-    if unsafe_writes(results):
+    if unsafe_writes(results) or not all(run.figures for run in results.runs):
         raise typer.Exit(EXIT_FAILED)
 
 

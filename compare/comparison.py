@@ -18,7 +18,7 @@ from write_batcher.compare.arena import Progress, arena
 from write_batcher.compare.contenders import BASELINE, design_of
 from write_batcher.compare.machine import machine, package_versions, server_versions
 from write_batcher.compare.measuring import Baseline, baseline
-from write_batcher.compare.results import Contender, Results, Run
+from write_batcher.compare.results import Contender, Results, Run, Scenario
 from write_batcher.compare.scale import Scale, Step, left_out, steps
 from write_batcher.compare.scenarios import MEASURES, settings_of
 from write_batcher.compare.scenarios.measured import Measured
@@ -156,6 +156,8 @@ class Comparison:
 
     def _common(self) -> dict[str, Any]:
         scale = self._scale
+        in_crash = settings_of(Scenario.CRASH, self._settings, scale)
+        in_poison = settings_of(Scenario.POISON, self._settings, scale)
         return {
             "seed": scale.seed,
             "workflows": scale.workflows,
@@ -164,6 +166,8 @@ class Comparison:
             "max_items": scale.max_items,
             "max_wait_s": scale.max_wait.total_seconds(),
             "confirm_timeout_s": self._settings.confirm_timeout.total_seconds(),
+            "crash_max_items": in_crash.max_items,
+            "poison_confirm_timeout_s": in_poison.confirm_timeout.total_seconds(),
             "connection_limit": None if self._own else scale.connection_limit,
             "servers": "own" if self._own else "embedded: a Temporal dev server in memory, fresh for each run",
             "baseline": self._baselines,

@@ -40,14 +40,14 @@ class Scenario(StrEnum):
     GROWTH = "growth"
     """Writes flow while the history of the batcher is looked at.
 
-    Figures: `writes max_events max_bytes continued_as_new`.
+    Figures: `writes duplicates lost max_events max_bytes continued_as_new` (`lost`: accepted, but no row came).
     Samples: `points`: `{"s", "writes", "events", "bytes", "run"}` of the batcher's current run, `run` counted from 0.
     """
     CEILING = "ceiling"
     """Producers push straight at one batcher, without caller workflows.
 
-    Figures: `offered accepted refused rows duplicates seconds writes_per_s`, and `pushed_s` until all were accepted or
-    refused.
+    Figures: `offered accepted refused rows duplicates lost seconds writes_per_s` (`lost`: accepted, but no row came),
+    and `pushed_s` until all were accepted or refused.
     Samples: `points`: `{"s", "rows"}`. Notes: where it broke, if it did.
     """
     CRASH = "crash"
@@ -92,9 +92,10 @@ class Results:
     machine: dict[str, str]
     versions: dict[str, str]
     settings: dict[str, Any]
-    """What was the same for all: `seed workflows requests rounds max_items max_wait_s confirm_timeout_s
-    connection_limit servers`; `baseline`, for each round the `actions events bytes` of a workflow that writes nothing;
-    and sentences for people: `per_write`, and `left_out`, what was not run because it shows nothing.
+    """What was the same for all: `seed workflows requests rounds max_items max_wait_s confirm_timeout_s crash_max_items
+    poison_confirm_timeout_s connection_limit servers`; `baseline`, for each round the `actions events bytes` of a
+    workflow that writes nothing; and sentences for people: `per_write`, and `left_out`, what was not run because it
+    shows nothing.
     """
     runs: list[Run]
     version: int = VERSION

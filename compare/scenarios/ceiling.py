@@ -4,7 +4,7 @@ from write_batcher.compare.arena import Arena
 from write_batcher.compare.measuring import Baseline
 from write_batcher.compare.scale import Scale
 from write_batcher.compare.scenarios.measured import Measured, refusals
-from write_batcher.compare.scenarios.pushing import STALLED_AFTER, RowWatch, beside, push_all
+from write_batcher.compare.scenarios.pushing import RowWatch, beside, push_all, stalled
 
 PRODUCERS = 32
 
@@ -22,10 +22,7 @@ async def measure(arena: Arena, scale: Scale, _baseline: Baseline) -> Measured:
         by_workflow = await rows.by_workflow()
     notes = refusals(pushed.refused)
     if not complete:
-        notes.append(
-            f"{pushed.accepted - len(by_workflow)} accepted requests are not in the database, "
-            f"and for {STALLED_AFTER.seconds} s no row came"
-        )
+        notes.append(stalled(pushed.accepted - len(by_workflow)))
     return Measured(
         figures={
             "offered": len(orders),
@@ -33,6 +30,7 @@ async def measure(arena: Arena, scale: Scale, _baseline: Baseline) -> Measured:
             "refused": pushed.refused.total(),
             "rows": by_workflow.total(),
             "duplicates": by_workflow.total() - len(by_workflow),
+            "lost": max(pushed.accepted - len(by_workflow), 0),
             "seconds": watch.last_s,
             "pushed_s": round(pushed_s, 3),
             "writes_per_s": round(len(by_workflow) / watch.last_s, 2) if watch.last_s else None,

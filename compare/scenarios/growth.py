@@ -10,7 +10,7 @@ from write_batcher.compare.histories import chain, size_of
 from write_batcher.compare.measuring import Baseline
 from write_batcher.compare.scale import Scale
 from write_batcher.compare.scenarios.measured import Measured, refusals
-from write_batcher.compare.scenarios.pushing import STALLED_AFTER, RowWatch, beside, push_all
+from write_batcher.compare.scenarios.pushing import RowWatch, beside, push_all, stalled
 
 PRODUCERS = 4
 LOOK_EVERY = timedelta(milliseconds=250)
@@ -28,16 +28,16 @@ async def measure(arena: Arena, scale: Scale, _baseline: Baseline) -> Measured:
             pushed = await push_all(arena, orders, PRODUCERS)
             complete = await watch.until(pushed.accepted)
         await history.look()
+        by_workflow = await rows.by_workflow()
     notes = refusals(pushed.refused)
     if not complete:
-        notes.append(
-            f"{pushed.accepted - watch.count} accepted requests are not in the database, "
-            f"and for {STALLED_AFTER.seconds} s no row came"
-        )
+        notes.append(stalled(pushed.accepted - len(by_workflow)))
     runs = await chain(arena.client, history.workflow_id)
     return Measured(
         figures={
-            "writes": watch.count,
+            "writes": len(by_workflow),
+            "duplicates": by_workflow.total() - len(by_workflow),
+            "lost": max(pushed.accepted - len(by_workflow), 0),
             "max_events": max(*(size_of(run).events for run in runs), *(point["events"] for point in history.points)),
             "max_bytes": max(*(size_of(run).bytes for run in runs), *(point["bytes"] for point in history.points)),
             "continued_as_new": max(len(runs) - 1, history.points[-1]["run"]),

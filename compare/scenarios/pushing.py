@@ -46,6 +46,11 @@ async def push_all(arena: Arena, orders: Sequence[Order], concurrency: int) -> P
     return Pushed(accepted=len(orders) - refused.total(), refused=refused)
 
 
+def stalled(missing: int) -> str:
+    """What to say when so many accepted requests have no row."""
+    return f"{missing} accepted requests are not in the database, and for {STALLED_AFTER.seconds} s no row came"
+
+
 @asynccontextmanager
 async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Have `work` done until the context is left. Raises what it raised."""
