@@ -16,7 +16,7 @@ up: setup
 
 # A few minutes; compare-full takes far longer, and several rounds show how much of a difference is chance.
 compare: setup
-	.venv/bin/write-batcher compare --workflows 150 --requests 6000 $(ARGS)
+	.venv/bin/write-batcher compare --workflows 150 $(ARGS)
 
 compare-full: setup
 	.venv/bin/write-batcher compare --workflows 1000 --requests 30000 --rounds 3 $(ARGS)
