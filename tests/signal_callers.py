@@ -99,6 +99,10 @@ class Batching:
         stats: BatcherStats = await self.batcher(number).query("get_stats", result_type=BatcherStats)
         return stats
 
+    async def is_idle(self, number: int = 0) -> bool:
+        """Whether nothing waits. A row is in the database a moment before the batcher hears of it."""
+        return (await self.stats(number)).pending_writes == 0
+
     async def start_caller(self, name: str, *requests: dict[str, Any], wanted: int = 1) -> Caller:
         """A caller `name` that sends these requests and waits for so many confirmations."""
         return await self.client.start_workflow(

@@ -24,7 +24,7 @@ async def measure(arena: Arena, scale: Scale, baseline: Baseline) -> Measured:
     notes = found.notes()
     if limit and spent.database.connections_peak < limit and not spent.database.errors:
         notes.append(
-            f"no more than {spent.database.connections_peak} connections at once were wanted of {limit}: "
+            f"at most {spent.database.connections_peak} of {limit} connections were open at once: "
             "at this rate the limit did not matter"
         )
     return Measured(

@@ -19,6 +19,7 @@ MAX_REQUEST_BYTES = 500_000
 MAX_CARRIED_BYTES = 500_000
 MAX_CARRIED_ID_BYTES = 250_000
 
+LONGEST_WAIT_S = 86_400  # no timer can have an endless one, and anyone may send a batcher its limits
 MAX_REMEMBERED_IDS = 2_000
 MAX_IDLE_RUNS = 10
 
@@ -44,8 +45,8 @@ class BatcherLimits:
         ):
             if not 1 <= value <= most:
                 raise ConfigurationError(f"{name} = {value}: a batcher workflow can have 1 to {most}")
-        if not self.max_wait_s > 0:
-            raise ConfigurationError(f"max_wait_s = {self.max_wait_s}: must be above 0")
+        if not 0 < self.max_wait_s <= LONGEST_WAIT_S:
+            raise ConfigurationError(f"max_wait_s = {self.max_wait_s}: must be above 0, and {LONGEST_WAIT_S} at most")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

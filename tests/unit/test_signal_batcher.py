@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console, RenderableType
+from temporalio.converter import DataConverter
 
 from write_batcher.compare.signal_batcher import line as line_module
 from write_batcher.compare.signal_batcher.activities import retry_delay
@@ -128,6 +129,17 @@ def test_same_signal_is_the_same_try_and_another_attempt_or_time_is_not() -> Non
 )
 def test_time_of_submission_is_known_when_it_is_an_iso_time(submitted_at: Any, milliseconds: int | None) -> None:
     assert SignalledWrite.parse(REQUEST | {"submitted_at": submitted_at}).submitted_ms == milliseconds
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"data": {"note": "\u2603" * 500}}, {"requesting_workflow": "\u2603" * 300}, {"request_id": "x" * 1100}],
+)
+def test_size_of_a_request_is_never_less_than_what_the_next_run_begins_with(changes: dict[str, Any]) -> None:
+    request = SignalledWrite.parse(REQUEST | changes)
+    one = QueuedWrite(request=request, received_s=1769860800.123456, size_bytes=request.size_bytes)
+    [payload] = DataConverter.default.payload_converter.to_payloads([one])
+    assert len(payload.data) <= one.size_bytes <= len(payload.data) + 100
 
 
 def test_confirmation_with_only_the_fields_of_the_original_is_understood() -> None:
@@ -250,6 +262,8 @@ def test_tenth_run_in_a_row_that_has_done_nothing_does_not_give_way() -> None:
         {"max_items": 0},
         {"max_items": 1_001},
         {"max_wait_s": 0},
+        {"max_wait_s": float("inf")},
+        {"max_wait_s": float("nan")},
         {"signals_per_run": 10_000},
         {"confirmations_at_once": 2_001},
         {"write_attempts": 0},
