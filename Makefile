@@ -6,13 +6,20 @@ WORKFLOWS ?= 250
 DATABASE ?= sqlite
 ARGS ?=
 
-.PHONY: demo up test check format lock setup
+.PHONY: demo up compare compare-full test check format lock setup
 
 demo: setup
 	.venv/bin/write-batcher demo --workflows $(WORKFLOWS) --database $(DATABASE) $(ARGS)
 
 up: setup
 	.venv/bin/write-batcher up $(ARGS)
+
+# A few minutes; compare-full takes far longer, and several rounds show how much of a difference is chance.
+compare: setup
+	.venv/bin/write-batcher compare --workflows 150 $(ARGS)
+
+compare-full: setup
+	.venv/bin/write-batcher compare --workflows 1000 --requests 30000 --rounds 3 $(ARGS)
 
 test: setup
 	$(PYTHON) -m pytest $(ARGS)

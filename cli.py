@@ -18,6 +18,7 @@ from write_batcher.cli_common import (
     until_interrupted,
     with_settings,
 )
+from write_batcher.cli_compare import compare_app
 from write_batcher.cli_dead_letters import dead_letters_app
 from write_batcher.cli_queue import monitor_command, queue_app
 from write_batcher.cli_signal_batcher import signal_batcher_app
@@ -40,6 +41,7 @@ app.add_typer(worker_app, name="worker")
 app.add_typer(queue_app, name="queue")
 app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(signal_batcher_app, name="signal-batcher")
+app.add_typer(compare_app, name="compare")
 
 Workflows = Annotated[int, typer.Option(min=1, max=100_000, help="How many workflows to start.")]
 Bad = Annotated[int, typer.Option(min=0, help="How many of them write a record that the database refuses.")]

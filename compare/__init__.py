@@ -1,1 +1,1 @@
-"""Other designs for the same task, and what their comparison needs."""
+"""The comparison of designs: contenders, scenarios, what they measured, and a report of it."""

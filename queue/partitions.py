@@ -13,24 +13,24 @@ class Partitions:
     def __init__(self, redis: Redis, queue: str) -> None:
         self._redis = redis
         self._queue = queue
-        self._key = f"write-batcher:{queue}:partitions"
+        self.key = f"write-batcher:{queue}:partitions"
 
     async def announce(self, count: int) -> int:
         """Set the number of partitions; returns the larger of the old and the new, all of which need draining."""
         with translated_errors():
-            before = await self._redis.set(self._key, count, get=True)
+            before = await self._redis.set(self.key, count, get=True)
         return max(count, int(before or 0))
 
     async def announced_or(self, count: int) -> int:
         """The announced number; announces `count` when there is none (Redis may have lost it)."""
         with translated_errors():
-            await self._redis.set(self._key, count, nx=True)
-            return int(await self._redis.get(self._key) or count)
+            await self._redis.set(self.key, count, nx=True)
+            return int(await self._redis.get(self.key) or count)
 
     async def count(self) -> int:
         """The announced number. Raises QueueUnavailable when no batcher has announced one."""
         with translated_errors():
-            value = await self._redis.get(self._key)
+            value = await self._redis.get(self.key)
         if value is None:
             raise QueueUnavailable(
                 f"queue {self._queue!r} has no batcher yet: start one with `write-batcher worker batcher`"
@@ -42,7 +42,7 @@ class Partitions:
         0 when the queue has never been used.
         """
         with translated_errors():
-            count = int(await self._redis.get(self._key) or 0)
+            count = int(await self._redis.get(self.key) or 0)
             while await self._redis.exists(*WriteQueue(self._redis, self._queue, count).keys):
                 count += 1
         return count

@@ -2,36 +2,29 @@
 
 import asyncio
 import contextlib
-import json
 import logging
-import os
-import signal
-import sys
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections import Counter
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Protocol
 
 from temporalio.client import Client
 
-from write_batcher.config import ENV_PREFIX, Settings, as_environment
-from write_batcher.errors import QueueUnavailable, WorkerEnded
+from write_batcher.config import Settings
+from write_batcher.errors import QueueUnavailable
 from write_batcher.queue.connections import connect
 from write_batcher.queue.partitions import Partitions
-from write_batcher.workers import processes
-from write_batcher.workers.local import NAMESPACE, Database, LocalStack, local_stack
+from write_batcher.workers.local import Database, local_stack
 from write_batcher.workers.main_writes import count_rows
 from write_batcher.workers.starter import Outcomes, new_series, start_workflows, wait_for
+from write_batcher.workers.worker_process import Record, WorkerProcess, environment_of, unless_ended
 
-LAST_LINES = 20  # of the log of a worker that ended, in the error
 POLL_S = 0.05
 CATCH_UP_WITHIN_S = 10.0  # the log comes through a pipe, and may be a moment behind
 
 logger = logging.getLogger(__name__)
-
-Record = dict[str, Any]  # of a JSON log
 
 
 class DemoView(Protocol):
@@ -95,14 +88,14 @@ async def demo(
         settings = settings.model_copy(
             update={"redis_url": servers.redis_url, "database_url": servers.database_url, "log_format": "json"}
         )
-        environment = _environment(servers, settings)
+        environment = environment_of(settings, servers.temporal_address)
         log = _BatchLog(view)
         workers = [
             await stack.enter_async_context(WorkerProcess(role, environment, log.read)) for role in ("main", "batcher")
         ]
         client = await Client.connect(servers.temporal_address)
         series = new_series()
-        outcomes = await _unless_ended(workers, _run(client, settings, series, workflows, bad, view))
+        outcomes = await unless_ended(workers, _run(client, settings, series, workflows, bad, view))
         rows, duplicates = await count_rows(settings.database_url, series)
         await log.caught_up(rows)
         yield DemoReport(
@@ -118,12 +111,12 @@ async def demo(
 
 
 async def _run(client: Client, settings: Settings, series: str, workflows: int, bad: int, view: DemoView) -> Outcomes:
-    await _batcher_ready(settings)
+    await batcher_ready(settings)
     handles = await start_workflows(client, settings, series, workflows, bad=bad, on_started=view.started)
     return await wait_for(handles, on_ended=view.ended)
 
 
-async def _batcher_ready(settings: Settings) -> None:
+async def batcher_ready(settings: Settings) -> None:
     """Return when the batcher has announced its partitions; appends before that fail, and are tried again."""
     async with connect(settings.redis_url) as redis:
         partitions = Partitions(redis, settings.queue)
@@ -132,82 +125,6 @@ async def _batcher_ready(settings: Settings) -> None:
                 await partitions.count()
                 return
             await asyncio.sleep(POLL_S)
-
-
-async def _unless_ended(workers: list["WorkerProcess"], work: Coroutine[Any, Any, Outcomes]) -> Outcomes:
-    """The result of `work`. Raises WorkerEnded as soon as one of the workers has ended."""
-    working = asyncio.create_task(work)
-    ended = [asyncio.create_task(worker.wait()) for worker in workers]
-    try:
-        await asyncio.wait({working, *ended}, return_when=asyncio.FIRST_COMPLETED)
-        for worker, task in zip(workers, ended, strict=True):
-            if task.done():
-                raise WorkerEnded(worker.last_words())
-        return await working
-    finally:
-        working.cancel()
-        for task in ended:
-            task.cancel()
-
-
-def _environment(servers: LocalStack, settings: Settings) -> dict[str, str]:
-    """This process's own, except that every address and setting is the demo's, whatever a profile says."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("TEMPORAL_", ENV_PREFIX))}
-    return (
-        inherited
-        | as_environment(settings)
-        | {
-            "TEMPORAL_ADDRESS": servers.temporal_address,
-            "TEMPORAL_NAMESPACE": NAMESPACE,
-            "TEMPORAL_CONFIG_FILE": os.devnull,
-        }
-    )
-
-
-class WorkerProcess:
-    """`write-batcher worker ROLE` as a child process whose log is read line by line."""
-
-    def __init__(
-        self, role: str, environment: dict[str, str], on_record: Callable[[str, Record], Awaitable[None]]
-    ) -> None:
-        self.role = role
-        self._environment = environment
-        self._on_record = on_record
-        self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
-
-    async def __aenter__(self) -> Self:
-        command = [sys.executable, "-m", "write_batcher.cli", "worker", self.role]
-        self._process = await processes.spawn(command, log=None, environment=self._environment)
-        self._reading = asyncio.create_task(self._read(), name=f"log of the {self.role} worker")
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await processes.stop(self._process)
-        await self._reading
-
-    def terminate(self) -> None:
-        """Ask it to end, by SIGTERM."""
-        os.kill(self._process.pid, signal.SIGTERM)
-
-    async def wait(self) -> int:
-        """Its exit status, once it has ended."""
-        return await self._process.wait()
-
-    def last_words(self) -> str:
-        """Why it ended, as far as its log tells."""
-        log = "\n".join(self._last_lines) or "(no output)"
-        return f"the {self.role} worker ended with status {self._process.returncode}:\n{log}"
-
-    async def _read(self) -> None:
-        assert self._process.stdout is not None  # noqa: S101 - spawned with a pipe
-        async for line in self._process.stdout:
-            text = line.decode(errors="replace").rstrip()
-            self._last_lines.append(text)
-            try:
-                record = json.loads(text)
-            except ValueError:  # a traceback from outside the log
-                continue
-            await self._on_record(self.role, record)
 
 
 class _BatchLog:

@@ -192,11 +192,14 @@ async def local_stack(
     ports: Ports | None = None,
     temporal_extra: Sequence[str] = (),
     database: Database = "sqlite",
+    postgres_connections: int = 100,
 ) -> AsyncIterator[LocalStack]:
     """Run the stack for as long as the context is open, on free ports unless they are given.
 
     All data is kept in `data_dir`, and a later stack there goes on with it. Without one it is temporary; a parent that
-    is killed leaves that folder behind. Raises as `Server.start` does.
+    is killed leaves that folder behind. PostgreSQL accepts `postgres_connections` at once.
+
+    Raises as `Server.start` does.
     """
     with data_folder(data_dir) as folder:
         temporal = TemporalServer(
@@ -209,7 +212,9 @@ async def local_stack(
         redis_server = RedisServer(folder, port=ports.redis if ports else None)
         postgres = None
         if database == "postgresql":
-            postgres = PostgresServer(folder, port=ports.postgres if ports else None)
+            postgres = PostgresServer(
+                folder, port=ports.postgres if ports else None, max_connections=postgres_connections
+            )
         servers = [server for server in (temporal, redis_server, postgres) if server is not None]
         for server in servers:
             server.check_ports()

@@ -60,24 +60,30 @@ async def start_workflows(
     every = count // bad if bad else 0
 
     async def start(number: int) -> MainHandle:
-        handle = await client.start_workflow(
-            MainWorkflow.run,
-            MainInput(
-                item=f"item-{number}",
-                cents=-1 if every and number % every == 0 and number < every * bad else 100 + number,
-                queue=settings.queue,
-                batcher_task_queue=settings.batcher_task_queue,
-                confirm_by=settings.confirm_by,
-                submit_timeout_s=settings.submit_timeout.total_seconds(),
-                confirm_timeout_s=settings.confirm_timeout.total_seconds(),
-            ),
-            id=f"{series}{number}",
-            task_queue=settings.main_task_queue,
-        )
+        cents = -1 if every and number % every == 0 and number < every * bad else 100 + number
+        handle = await start_main(client, settings, f"{series}{number}", item=f"item-{number}", cents=cents)
         on_started()
         return handle
 
     return await bounded(start, range(count), START_CONCURRENCY)
+
+
+async def start_main(client: Client, settings: Settings, workflow_id: str, *, item: str, cents: int) -> MainHandle:
+    """Start one MainWorkflow that writes this record."""
+    return await client.start_workflow(
+        MainWorkflow.run,
+        MainInput(
+            item=item,
+            cents=cents,
+            queue=settings.queue,
+            batcher_task_queue=settings.batcher_task_queue,
+            confirm_by=settings.confirm_by,
+            submit_timeout_s=settings.submit_timeout.total_seconds(),
+            confirm_timeout_s=settings.confirm_timeout.total_seconds(),
+        ),
+        id=workflow_id,
+        task_queue=settings.main_task_queue,
+    )
 
 
 async def wait_for(handles: Iterable[WorkflowHandle[Any, MainResult]], *, on_ended: Callable[[], None]) -> Outcomes:

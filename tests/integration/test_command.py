@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -14,10 +15,10 @@ from temporalio.client import Client
 
 from tests.support import eventually
 from write_batcher.config import load_settings
-from write_batcher.workers.demo import WorkerProcess
 from write_batcher.workers.local import RedisServer, TemporalServer
 from write_batcher.workers.main_writes import count_rows
 from write_batcher.workers.starter import new_series, start_workflows, wait_for
+from write_batcher.workers.worker_process import WorkerProcess
 
 COMMAND = (sys.executable, "-m", "write_batcher.cli")
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("TEMPORAL_", "WRITE_BATCHER_"))}
@@ -183,7 +184,7 @@ async def test_sigterm_of_a_batcher_worker_under_load_loses_nothing_and_the_othe
             await written.wait()  # and more is coming
         await stack.enter_async_context(WorkerProcess("batcher", CLEAN | environment, ignore))
         stopped = time.monotonic()
-        first.terminate()
+        first.send(signal.SIGTERM)
         async with asyncio.timeout(60):
             assert await first.wait() == 0
             assert time.monotonic() - stopped < 8  # it does not wait out its grace

@@ -1,0 +1,102 @@
+"""One activity, one connection and one transaction per write, and the baseline, which writes nothing."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import insert
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+from temporalio import activity
+from temporalio.client import Client, WorkflowHandle
+from temporalio.worker import Worker
+
+from write_batcher.activities.business import do_business_step
+from write_batcher.compare.contenders.callers import BaselineWorkflow, CallerInput, DirectWorkflow, DirectWrite
+from write_batcher.compare.contenders.design import MAIN, Design, Order
+from write_batcher.config import Settings
+from write_batcher.workers.connections import connect_temporal
+from write_batcher.workers.main_writes import MAIN_WRITES
+from write_batcher.workers.plugin import passing_through
+from write_batcher.workers.serving import GRACE, serve
+
+logger = logging.getLogger(__name__)
+
+
+class DirectWrites:
+    """Writes as most code does: an insert without a key of idempotency. An attempt whose answer was lost is made again,
+    and then its row is there twice.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    @activity.defn
+    async def write_directly(self, write: DirectWrite) -> None:
+        """One connection, one transaction, one row."""
+        async with self._engine.begin() as connection:
+            await connection.execute(
+                insert(MAIN_WRITES).values(workflow_id=write.workflow_id, item=write.item, cents=write.cents)
+            )
+
+
+class Direct(Design):
+    """What people do today."""
+
+    roles = (MAIN,)
+    writer = MAIN
+
+    async def work(self, role: str, settings: Settings) -> None:
+        """A worker like that of MainWorkflow, with a database instead of a queue."""
+        engine = create_async_engine(settings.database_url, poolclass=NullPool)
+        try:
+            await _serve(settings, DirectWorkflow, DirectWrites(engine).write_directly)
+        finally:
+            await engine.dispose()
+
+    async def start(self, client: Client, settings: Settings, order: Order) -> WorkflowHandle[Any, Any]:
+        return await _start(client, settings, order, DirectWorkflow)
+
+    def latency_ms(self, result: Any) -> int:
+        return int(result)
+
+
+class Baseline(Design):
+    """No contender: the same workflow without its write, to tell what the write alone costs."""
+
+    roles = (MAIN,)
+    writer = MAIN
+
+    async def work(self, role: str, settings: Settings) -> None:
+        await _serve(settings, BaselineWorkflow)
+
+    async def start(self, client: Client, settings: Settings, order: Order) -> WorkflowHandle[Any, Any]:
+        return await _start(client, settings, order, BaselineWorkflow)
+
+    def latency_ms(self, result: Any) -> int:
+        return int(result)
+
+
+async def _serve(settings: Settings, caller: type, *activities: Callable[..., Any]) -> None:
+    client = await connect_temporal()
+    logger.info("main worker: task queue %s, %s", settings.main_task_queue, caller.__name__)
+    await serve(
+        Worker(
+            client,
+            task_queue=settings.main_task_queue,
+            workflows=[caller],
+            activities=[do_business_step, *activities],
+            workflow_runner=passing_through(None),
+            graceful_shutdown_timeout=GRACE,
+        )
+    )
+
+
+async def _start(client: Client, settings: Settings, order: Order, caller: type) -> WorkflowHandle[Any, Any]:
+    return await client.start_workflow(
+        caller.__name__,
+        CallerInput(item=order.item, cents=order.cents, write_timeout_s=settings.confirm_timeout.total_seconds()),
+        id=order.workflow_id,
+        task_queue=settings.main_task_queue,
+        result_type=int,
+    )

@@ -1,0 +1,62 @@
+"""What a comparison ran on."""
+
+import os
+import platform
+import sqlite3
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
+
+from write_batcher.compare.servers import Servers
+from write_batcher.queue.connections import connect
+from write_batcher.workers.local import Database
+
+CPU_INFO = Path("/proc/cpuinfo")
+GIB = 1024**3
+
+
+def machine() -> dict[str, str]:
+    """Processor, memory and operating system of this machine."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": str(os.cpu_count() or "unknown"),
+        "memory": f"{psutil.virtual_memory().total / GIB:.1f} GiB",
+        "os": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Of this project and the SDK."""
+    return {"write-batcher": version("write-batcher"), "temporalio": version("temporalio")}
+
+
+async def server_versions(servers: Servers, database: Database) -> dict[str, str]:
+    """What the servers say of themselves."""
+    temporal = await servers.client.workflow_service.get_system_info(GetSystemInfoRequest())
+    async with connect(servers.settings.redis_url) as redis:
+        info = await redis.info("server")
+    name = "Valkey" if "valkey_version" in info else "Redis"
+    found = {"Temporal server": temporal.server_version, name: str(info.get("valkey_version", info["redis_version"]))}
+    if database == "sqlite":
+        return found | {"SQLite": sqlite3.sqlite_version}
+    engine = create_async_engine(servers.settings.database_url)
+    try:
+        async with engine.connect() as connection:
+            answer = (await connection.execute(text("SHOW server_version"))).scalar_one()
+    finally:
+        await engine.dispose()
+    return found | {"PostgreSQL": str(answer)}
+
+
+def _cpu_model() -> str:
+    if CPU_INFO.exists():
+        for line in CPU_INFO.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,130 @@
+"""The rows of the summary, and what counts as harm."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from write_batcher.compare.results import Contender, Scenario
+
+Better = Literal["less", "more"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """A row of the summary."""
+
+    scenario: Scenario
+    label: str
+    figure: str
+    """Key in a run's figures."""
+    kind: str
+    """How the figure is written, see `words.figure`."""
+    better: Better | None = None
+    """None: neither is better, the figure explains others."""
+    is_harm: bool = False
+    """Summed over rounds: a median would hide the one round that went wrong."""
+
+
+MEASURES = (
+    Measure(
+        scenario=Scenario.LOAD, label="Workflows failed", figure="failed", kind="count", better="less", is_harm=True
+    ),
+    Measure(scenario=Scenario.LOAD, label="Rows lost", figure="lost", kind="count", better="less", is_harm=True),
+    Measure(
+        scenario=Scenario.LOAD, label="Rows doubled", figure="duplicates", kind="count", better="less", is_harm=True
+    ),
+    Measure(scenario=Scenario.LOAD, label="Latency p50", figure="latency_p50", kind="ms", better="less"),
+    Measure(scenario=Scenario.LOAD, label="Latency p99", figure="latency_p99", kind="ms", better="less"),
+    Measure(scenario=Scenario.LOAD, label="Writes per second", figure="writes_per_s", kind="rate", better="more"),
+    Measure(
+        scenario=Scenario.LOAD,
+        label="Transactions per 100 writes",
+        figure="transactions_per_100",
+        kind="number",
+        better="less",
+    ),
+    Measure(
+        scenario=Scenario.LOAD, label="Connections at once", figure="connections_peak", kind="count", better="less"
+    ),
+    Measure(scenario=Scenario.LOAD, label="Database errors", figure="database_errors", kind="count", better="less"),
+    Measure(
+        scenario=Scenario.LOAD,
+        label="Temporal actions per write",
+        figure="actions_per_write",
+        kind="number",
+        better="less",
+    ),
+    Measure(
+        scenario=Scenario.LOAD,
+        label="History events per write",
+        figure="events_per_write",
+        kind="number",
+        better="less",
+    ),
+    Measure(
+        scenario=Scenario.LOAD, label="History size per write", figure="bytes_per_write", kind="bytes", better="less"
+    ),
+    Measure(
+        scenario=Scenario.LOAD,
+        label="Server CPU per write",
+        figure="server_cpu_ms_per_write",
+        kind="ms",
+        better="less",
+    ),
+    Measure(
+        scenario=Scenario.LOAD,
+        label="Worker CPU per write",
+        figure="worker_cpu_ms_per_write",
+        kind="ms",
+        better="less",
+    ),
+    Measure(scenario=Scenario.GROWTH, label="Longest history", figure="max_events", kind="events", better="less"),
+    Measure(scenario=Scenario.GROWTH, label="Largest history", figure="max_bytes", kind="bytes", better="less"),
+    Measure(scenario=Scenario.GROWTH, label="Continued as new", figure="continued_as_new", kind="count"),
+    Measure(
+        scenario=Scenario.CEILING, label="Most writes per second", figure="writes_per_s", kind="rate", better="more"
+    ),
+    Measure(scenario=Scenario.CEILING, label="Offered", figure="offered", kind="count"),
+    Measure(scenario=Scenario.CEILING, label="Refused", figure="refused", kind="count"),
+    Measure(
+        scenario=Scenario.CEILING, label="Rows doubled", figure="duplicates", kind="count", better="less", is_harm=True
+    ),
+    Measure(scenario=Scenario.CRASH, label="Until writes go on", figure="recovery_s", kind="s", better="less"),
+    Measure(
+        scenario=Scenario.CRASH, label="Workflows failed", figure="failed", kind="count", better="less", is_harm=True
+    ),
+    Measure(scenario=Scenario.CRASH, label="Rows lost", figure="lost", kind="count", better="less", is_harm=True),
+    Measure(
+        scenario=Scenario.CRASH, label="Rows doubled", figure="duplicates", kind="count", better="less", is_harm=True
+    ),
+    Measure(scenario=Scenario.POISON, label="Bad records", figure="bad", kind="count"),
+    Measure(
+        scenario=Scenario.POISON,
+        label="Failed although good",
+        figure="failed_good",
+        kind="count",
+        better="less",
+        is_harm=True,
+    ),
+    Measure(
+        scenario=Scenario.POISON, label="Rows doubled", figure="duplicates", kind="count", better="less", is_harm=True
+    ),
+    Measure(
+        scenario=Scenario.IDLE, label="Actions per idle day", figure="actions_per_day", kind="count", better="less"
+    ),
+    Measure(scenario=Scenario.IDLE, label="Events per idle day", figure="events_per_day", kind="count", better="less"),
+)
+
+LIBRARY = (Contender.QUEUE, Contender.QUEUE_COMPLETION)
+"""Contenders of this library: they promise that every write is made once."""
+BROKEN_PROMISES = ("lost", "duplicates")
+"""Figures that must be 0 in every run of every scenario."""
+HARMS = {
+    Scenario.LOAD: ("failed", *BROKEN_PROMISES),
+    Scenario.CRASH: ("failed", *BROKEN_PROMISES),
+    Scenario.POISON: ("failed_good", *BROKEN_PROMISES),
+}
+
+
+def measure(scenario: Scenario, figure: str) -> Measure:
+    """The row of the summary that shows this figure."""
+    return next(one for one in MEASURES if one.scenario is scenario and one.figure == figure)

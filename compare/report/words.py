@@ -1,0 +1,83 @@
+"""Numbers and names as people read them, the same on the page, in its sentences and on the terminal."""
+
+from collections.abc import Iterable
+
+from write_batcher.compare.results import Contender, Scenario
+
+ABSENT = "–"  # noqa: RUF001 - a dash where there is no figure
+
+SCENARIOS = {
+    Scenario.LOAD: "Load",
+    Scenario.GROWTH: "History growth",
+    Scenario.CEILING: "Ceiling",
+    Scenario.CRASH: "Crash",
+    Scenario.POISON: "Bad records",
+    Scenario.IDLE: "Idle",
+}
+CONTENDERS = {
+    Contender.DIRECT: "One activity, one connection and one transaction per write: what people do today.",
+    Contender.SIGNAL: "A batcher workflow: callers send it signals, it writes batches and signals back.",
+    Contender.QUEUE: "write-batcher: a Redis stream and a drain; the receipt comes by signal.",
+    Contender.QUEUE_COMPLETION: "write-batcher; the receipt completes the caller's activity.",
+}
+
+
+def figure(value: float | None, kind: str) -> str:
+    """A figure with its unit. Kinds: `count`, `events`, `number`, `rate`, `ms`, `s`, `bytes`, `percent`, `usd`."""
+    if value is None:
+        return ABSENT
+    match kind:
+        case "ms":
+            return f"{_short(value)} ms" if value < 1000 else f"{_short(value / 1000)} s"
+        case "s":
+            return f"{_short(value)} s"
+        case "rate":
+            return f"{_short(value)}/s"
+        case "bytes":
+            return _bytes(value)
+        case "percent":
+            return f"{_short(100 * value)}%"
+        case "usd":
+            return f"${_short(value)}"
+        case "events":
+            return f"{_short(value)} events"
+        case "count":
+            return f"{value:,.0f}"
+        case _:
+            return _short(value)
+
+
+def _short(value: float) -> str:
+    """Three digits that count."""
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if size >= 99.95:
+        return f"{value:,.0f}"
+    if size < 0.01:
+        return f"{value:.2g}"
+    return f"{value:.{1 if size >= 9.995 else 2}f}".rstrip("0").rstrip(".")
+
+
+def _bytes(value: float) -> str:
+    for unit, size in (("MB", 1e6), ("kB", 1e3)):
+        if value >= size:
+            return f"{_short(value / size)} {unit}"
+    return f"{_short(value)} B"
+
+
+def spanned(low: str, high: str) -> str:
+    """`1.2 to 1.5 s` of `1.2 s` and `1.5 s`."""
+    bare, _, unit = low.partition(" ")
+    return f"{bare} to {high}" if unit and high.endswith(f" {unit}") else f"{low} to {high}"
+
+
+def listed(words: Iterable[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def counted(count: float, one: str, many: str | None = None) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{count:,.0f} {one if count == 1 else many or one + 's'}"

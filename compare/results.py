@@ -1,0 +1,124 @@
+"""What a comparison measured: `results.json`. Measuring writes it, the report is drawn from it alone."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+VERSION = 1
+FILE_NAME = "results.json"
+
+
+class Contender(StrEnum):
+    """A design of getting many workflows' writes into one database."""
+
+    DIRECT = "direct"
+    """One activity, one connection and one transaction per write: what people do today."""
+    SIGNAL = "signal"
+    """A batcher workflow fed by signals, in `signal_batcher/`."""
+    QUEUE = "queue"
+    """This library: Redis stream and drain, confirmation by signal."""
+    QUEUE_COMPLETION = "queue-completion"
+    """This library, confirmation by completing the caller's activity."""
+
+
+class Scenario(StrEnum):
+    """What contenders are put through; the figures and samples that each run of it has."""
+
+    LOAD = "load"
+    """Many workflows at once.
+
+    Figures: `workflows completed failed rows duplicates lost` (`lost`: completed, but its row is missing),
+    `seconds` from the first start to the last end, `writes_per_s`, `transactions connections_opened connections_peak
+    database_errors`, `events_per_write bytes_per_write` (histories, the batcher's included), `actions_per_write`,
+    `server_cpu_ms_per_write worker_cpu_ms_per_write`, `connection_limit` (None: none). Events, bytes and actions are
+    those of the write alone: what the same workflow costs without it, `settings["baseline"]`, is subtracted. The
+    servers are Temporal and Redis. None: servers that are not embedded do not tell.
+    Samples: `latency_ms`, from submit to receipt of each completed workflow. Notes: how many failed, by error type.
+    """
+    GROWTH = "growth"
+    """Writes flow while the history of the batcher is looked at.
+
+    Figures: `writes duplicates lost max_events max_bytes continued_as_new` (`lost`: accepted, but no row came).
+    Samples: `points`: `{"s", "writes", "events", "bytes", "run"}` of the batcher's current run, `run` counted from 0.
+    """
+    CEILING = "ceiling"
+    """Producers push straight at one batcher, without caller workflows.
+
+    Figures: `offered accepted refused rows duplicates lost seconds writes_per_s` (`lost`: accepted, but no row came),
+    and `pushed_s` until all were accepted or refused.
+    Samples: `points`: `{"s", "rows"}`. Notes: where it broke, if it did.
+    """
+    CRASH = "crash"
+    """The process that writes is killed in mid-batch and started again.
+
+    Figures: `workflows completed failed rows duplicates lost recovery_s` (from the kill to the next committed write),
+    `killed_at_s restarted_at_s ended_at_s`. Samples: `points`: `{"s", "rows"}`.
+    """
+    POISON = "poison"
+    """Some records are bad.
+
+    Figures: `workflows bad completed failed failed_good rows duplicates lost` (`failed_good`: callers that failed
+    although their record was good).
+    """
+    IDLE = "idle"
+    """Nothing to do. Figures: `seconds actions events actions_per_day events_per_day`, the last two extrapolated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One contender in one scenario, once."""
+
+    scenario: Scenario
+    contender: Contender
+    database: str
+    """`sqlite` or `postgresql`."""
+    round: int
+    figures: dict[str, float | None]
+    """Empty: it could not be measured, the notes say why."""
+    samples: dict[str, list[Any]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """Sentences for people: what failed, and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """A whole comparison."""
+
+    started_at: str
+    """ISO 8601, UTC."""
+    seconds: float
+    machine: dict[str, str]
+    versions: dict[str, str]
+    settings: dict[str, Any]
+    """What was the same for all: `seed workflows requests rounds max_items max_wait_s confirm_timeout_s crash_max_items
+    poison_confirm_timeout_s connection_limit servers`; `baseline`, for each round the `actions events bytes` of a
+    workflow that writes nothing; and sentences for people: `per_write`, and `left_out`, what was not run because it
+    shows nothing.
+    """
+    runs: list[Run]
+    version: int = VERSION
+
+    def save(self, folder: Path) -> Path:
+        """Write `results.json` into `folder`; returns its path."""
+        path = folder / FILE_NAME
+        # Replaced as a whole: whoever is interrupted here keeps what was saved before.
+        unfinished = path.with_suffix(".tmp")
+        unfinished.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        return unfinished.replace(path)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Raises OSError, and ValueError for a file that is no comparison of this version."""
+        data = json.loads((folder / FILE_NAME).read_text())
+        if not isinstance(data, dict) or data.get("version") != VERSION:
+            raise ValueError(f"{folder / FILE_NAME} is no comparison of version {VERSION}: run `write-batcher compare`")
+        try:
+            runs = [
+                Run(**{**run, "scenario": Scenario(run["scenario"]), "contender": Contender(run["contender"])})
+                for run in data.pop("runs")
+            ]
+            return cls(**data, runs=runs)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{folder / FILE_NAME} is not complete: {error!r}; run `write-batcher compare`") from error

@@ -1,0 +1,61 @@
+"""The process that writes is killed in mid-batch, and started again a moment later."""
+
+import asyncio
+import time
+from datetime import timedelta
+
+from write_batcher.compare.arena import Arena
+from write_batcher.compare.audit import audit
+from write_batcher.compare.measuring import Baseline
+from write_batcher.compare.scale import Scale
+from write_batcher.compare.scenarios.measured import Measured
+from write_batcher.compare.scenarios.pushing import RowWatch, beside
+
+KILL_AT = 3  # when one in so many rows is there
+RESTART_AFTER = timedelta(seconds=2)
+LOOK_EVERY = timedelta(milliseconds=20)
+
+
+async def measure(arena: Arena, scale: Scale, _baseline: Baseline) -> Measured:
+    """See `Scenario.CRASH`."""
+    notes: list[str] = []
+    async with arena.rows() as rows:
+        watch = RowWatch(arena, rows)
+        began = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            calling = group.create_task(arena.run_callers(arena.orders(scale.workflows)))
+            while watch.count < scale.workflows / KILL_AT and not calling.done():
+                await watch.look()
+                await asyncio.sleep(LOOK_EVERY.total_seconds())
+            await arena.kill_writer()
+            killed_s = time.monotonic() - began
+            await watch.look()
+            if watch.count >= scale.workflows:
+                notes.append("all rows were written before the writer could be killed")
+            async with beside(watch.keep_looking(every=LOOK_EVERY)):
+                await asyncio.sleep(RESTART_AFTER.total_seconds())
+                restarted_s = time.monotonic() - began
+                await arena.start_worker(arena.design.writer)
+                ends = await calling
+        ended_s = time.monotonic() - began
+        await watch.look()
+        found = audit(ends, await rows.by_workflow())
+    return Measured(
+        figures={
+            "workflows": scale.workflows,
+            **found.figures(),
+            "recovery_s": recovery_s(watch.points, killed_s),
+            "killed_at_s": round(killed_s, 3),
+            "restarted_at_s": round(restarted_s, 3),
+            "ended_at_s": round(ended_s, 3),
+        },
+        samples={"points": watch.points},
+        notes=notes + found.notes(),
+    )
+
+
+def recovery_s(points: list[dict[str, float]], killed_s: float) -> float | None:
+    """From the kill to the next row; None when none came. What was committed before it may be seen a look later."""
+    seen_before = killed_s + 2 * LOOK_EVERY.total_seconds()
+    later = [point["s"] - killed_s for point in points if point["s"] > seen_before]
+    return round(later[0], 3) if later else None

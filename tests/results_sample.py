@@ -1,0 +1,204 @@
+"""A comparison as it might come out, made by hand: for tests of the report, and not a measurement."""
+
+import math
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from write_batcher.compare.results import Contender, Results, Run, Scenario
+
+WORKFLOWS = 400
+LIMIT = 20  # connections
+ACTIONS = {Contender.DIRECT: 1.0, Contender.SIGNAL: 3.05, Contender.QUEUE: 3.02, Contender.QUEUE_COMPLETION: 1.07}
+EVENTS = {Contender.DIRECT: 6.0, Contender.SIGNAL: 14.2, Contender.QUEUE: 12.1, Contender.QUEUE_COMPLETION: 6.1}
+LATENCY_MS = {Contender.DIRECT: 900, Contender.SIGNAL: 2600, Contender.QUEUE: 1500, Contender.QUEUE_COMPLETION: 1300}
+PER_SECOND = {Contender.DIRECT: 60, Contender.SIGNAL: 190, Contender.QUEUE: 2900, Contender.QUEUE_COMPLETION: 3000}
+DOWN_S = {Contender.DIRECT: 1.0, Contender.SIGNAL: 4.0, Contender.QUEUE: 2.4, Contender.QUEUE_COMPLETION: 2.2}
+IDLE_PER_DAY = {Contender.DIRECT: 0, Contender.SIGNAL: 24, Contender.QUEUE: 17_300, Contender.QUEUE_COMPLETION: 17_280}
+
+
+def sample_results(
+    *,
+    rounds: int = 3,
+    scenarios: Sequence[Scenario] = tuple(Scenario),
+    contenders: Sequence[Contender] = tuple(Contender),
+    databases: Sequence[str] = ("sqlite", "postgresql"),
+    seed: int = 7,
+) -> Results:
+    """The same results for the same arguments."""
+    chance = random.Random(seed)
+    runs = [
+        _run(scenario, contender, database, number, chance)
+        for scenario in scenarios
+        for contender in contenders
+        for database in (databases if scenario is Scenario.LOAD else databases[:1])
+        for number in range(1, rounds + 1)
+        if not (contender is Contender.DIRECT and scenario in (Scenario.GROWTH, Scenario.CEILING))
+    ]
+    return Results(
+        started_at="2026-03-04T05:06:07+00:00",
+        seconds=1834.5,
+        machine={"cpu": "a processor of the sample", "cores": "2", "memory": "8 GB", "system": "Linux"},
+        versions={"python": "3.11", "temporalio": "1.35.0", "temporal server": "1.31", "sqlite": "3.45"},
+        settings={"seed": seed, "workflows": WORKFLOWS, "rounds": rounds, "max_items": 100, "max_wait_s": 2.0},
+        runs=runs,
+    )
+
+
+def run(scenario: Scenario, contender: Contender, *, database: str = "sqlite", round: int = 1, **figures: Any) -> Run:  # noqa: A002
+    """A run with these figures; `samples` and `notes` are taken out of them."""
+    samples, notes = figures.pop("samples", {}), figures.pop("notes", [])
+    return Run(
+        scenario=scenario,
+        contender=contender,
+        database=database,
+        round=round,
+        figures=figures,
+        samples=samples,
+        notes=notes,
+    )
+
+
+def results_of(*runs: Run) -> Results:
+    """A comparison of just these runs."""
+    return Results(
+        started_at="2026-03-04T05:06:07+00:00", seconds=12.0, machine={}, versions={}, settings={}, runs=list(runs)
+    )
+
+
+def _run(scenario: Scenario, contender: Contender, database: str, number: int, chance: random.Random) -> Run:
+    make = {
+        Scenario.LOAD: _load,
+        Scenario.GROWTH: _growth,
+        Scenario.CEILING: _ceiling,
+        Scenario.CRASH: _crash,
+        Scenario.POISON: _poison,
+        Scenario.IDLE: _idle,
+    }[scenario]
+    return run(scenario, contender, database=database, round=number, **make(contender, database, chance))
+
+
+def _load(contender: Contender, database: str, chance: random.Random) -> dict[str, Any]:
+    is_direct = contender is Contender.DIRECT
+    failed = chance.randint(30, 70) if is_direct and database == "postgresql" else 0
+    completed = WORKFLOWS - failed
+    middle = LATENCY_MS[contender] * (1.3 if database == "postgresql" else 1.0)
+    latency = [round(middle * chance.lognormvariate(0, 0.6 if is_direct else 0.35), 1) for _ in range(completed)]
+    transactions = completed if is_direct else math.ceil(completed / chance.uniform(70, 100))
+    seconds = round(chance.uniform(6, 9), 2)
+    return {
+        "workflows": WORKFLOWS,
+        "completed": completed,
+        "failed": failed,
+        "rows": completed,
+        "duplicates": 0,
+        "lost": 0,
+        "seconds": seconds,
+        "writes_per_s": round(completed / seconds, 1),
+        "transactions": transactions,
+        "connections_opened": completed + failed if is_direct else 2,
+        "connections_peak": LIMIT if is_direct else 1,
+        "database_errors": failed * 3,
+        "events_per_write": EVENTS[contender] + chance.uniform(0, 0.3),
+        "bytes_per_write": EVENTS[contender] * 310,
+        "actions_per_write": ACTIONS[contender] + chance.uniform(0, 0.05),
+        "server_cpu_ms_per_write": EVENTS[contender] * chance.uniform(0.8, 1.0),
+        "worker_cpu_ms_per_write": chance.uniform(4, 7),
+        "connection_limit": LIMIT,
+        "samples": {"latency_ms": latency},
+        "notes": [f"{failed} workflows failed: OperationalError (too many clients)"] if failed else [],
+    }
+
+
+def _growth(contender: Contender, _: str, chance: random.Random) -> dict[str, Any]:
+    points = []
+    run_number = events = 0
+    for second in range(0, 121, 2):
+        writes = second * 50
+        if contender is Contender.SIGNAL:
+            events += chance.randint(180, 240)
+            if events > 4096:
+                run_number, events = run_number + 1, 20
+        else:
+            events = 8 + second // 60
+        points.append({"s": second, "writes": writes, "events": events, "bytes": events * 240, "run": run_number})
+    return {
+        "writes": points[-1]["writes"],
+        "max_events": max(point["events"] for point in points),
+        "max_bytes": max(point["bytes"] for point in points),
+        "continued_as_new": run_number,
+        "samples": {"points": points},
+    }
+
+
+def _ceiling(contender: Contender, _: str, chance: random.Random) -> dict[str, Any]:
+    rate = PER_SECOND[contender] * chance.uniform(0.9, 1.1)
+    is_signal = contender is Contender.SIGNAL
+    points, rows = [], 0.0
+    for second in range(31):
+        points.append({"s": second, "rows": int(rows)})
+        rows += rate * chance.uniform(0.8, 1.2) * (0.15 if is_signal and second > 20 else 1)
+    written = points[-1]["rows"]
+    return {
+        "offered": written * (3 if is_signal else 1),
+        "accepted": written,
+        "refused": written * 2 if is_signal else 0,
+        "rows": written,
+        "duplicates": 0,
+        "seconds": 30.0,
+        "writes_per_s": round(written / 30, 1),
+        "samples": {"points": points},
+        "notes": ["After 10,000 signals the server refused more: exceeded workflow execution limit"]
+        if is_signal
+        else [],
+    }
+
+
+def _crash(contender: Contender, _: str, chance: random.Random) -> dict[str, Any]:
+    killed, restarted, ended = 8.0, 10.0, 25.0
+    recovery = 2.0 + DOWN_S[contender] * chance.uniform(0.9, 1.2)
+    points, rows = [], 0
+    for half in range(int(ended * 2) + 1):
+        second = half / 2
+        points.append({"s": second, "rows": min(rows, WORKFLOWS)})
+        if second < killed or second >= killed + recovery:
+            per_half_second = 9 if contender is Contender.DIRECT else 11
+            rows += max(0, int(per_half_second * chance.uniform(0.6, 1.5)))
+    return {
+        "workflows": WORKFLOWS,
+        "completed": WORKFLOWS,
+        "failed": 0,
+        "rows": WORKFLOWS,
+        "duplicates": 2 if contender is Contender.DIRECT else 0,
+        "lost": 0,
+        "recovery_s": round(recovery, 2),
+        "killed_at_s": killed,
+        "restarted_at_s": restarted,
+        "ended_at_s": ended,
+        "samples": {"points": points},
+    }
+
+
+def _poison(contender: Contender, _: str, __: random.Random) -> dict[str, Any]:
+    bad = 8
+    spoilt = 74 if contender is Contender.SIGNAL else 0
+    return {
+        "workflows": WORKFLOWS,
+        "bad": bad,
+        "completed": WORKFLOWS - bad - spoilt,
+        "failed": bad + spoilt,
+        "failed_good": spoilt,
+        "rows": WORKFLOWS - bad - spoilt,
+        "duplicates": 0,
+    }
+
+
+def _idle(contender: Contender, _: str, chance: random.Random) -> dict[str, Any]:
+    per_day = IDLE_PER_DAY[contender] * chance.uniform(0.98, 1.02)
+    return {
+        "seconds": 120.0,
+        "actions": round(per_day / 720),
+        "events": round(per_day / 900),
+        "actions_per_day": per_day,
+        "events_per_day": per_day * 0.8,
+    }

@@ -1,0 +1,111 @@
+"""Medians, spreads and totals over rounds, and who is best."""
+
+import math
+
+import pytest
+
+from tests.results_sample import results_of, run, sample_results
+from write_batcher.compare.report.figures import Figures, quantile
+from write_batcher.compare.report.measures import MEASURES, measure
+from write_batcher.compare.results import Contender, Scenario
+
+DIRECT, SIGNAL, QUEUE, COMPLETION = Contender
+LOAD = Scenario.LOAD
+ACTIONS = measure(LOAD, "actions_per_write")
+FAILED = measure(LOAD, "failed")
+
+
+def test_spread_is_the_median_between_lowest_and_highest() -> None:
+    rounds = [run(LOAD, QUEUE, round=number, actions_per_write=value) for number, value in enumerate([5, 1, 3])]
+    spread = Figures(results_of(*rounds)).spread(ACTIONS, QUEUE)
+    assert spread is not None
+    assert (spread.low, spread.middle, spread.high) == (1, 3, 5)
+
+
+def test_harm_is_summed_because_a_median_would_hide_it() -> None:
+    rounds = [run(LOAD, QUEUE, round=number, failed=value) for number, value in enumerate([0, 7, 0])]
+    spread = Figures(results_of(*rounds)).spread(FAILED, QUEUE)
+    assert spread is not None
+    assert spread.middle == 7
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, "3", True])
+def test_figure_that_is_no_number_is_not_measured(value: object) -> None:
+    figures = Figures(results_of(run(LOAD, QUEUE, actions_per_write=value)))
+    assert figures.spread(ACTIONS, QUEUE) is None
+    assert figures.total(LOAD, "actions_per_write", QUEUE) is None
+
+
+def test_latencies_are_measured_values_by_nearest_rank() -> None:
+    figures = Figures(results_of(run(LOAD, QUEUE, samples={"latency_ms": [40, 10, 30, 20]})))
+    p50, p99 = (figures.spread(measure(LOAD, name), QUEUE) for name in ("latency_p50", "latency_p99"))
+    assert p50 is not None
+    assert p99 is not None
+    assert (p50.middle, p99.middle) == (20, 40)
+    assert quantile([1.0], 0.0) == 1.0
+
+
+def test_transactions_are_counted_per_row_that_was_written() -> None:
+    figures = Figures(results_of(run(LOAD, QUEUE, transactions=3, rows=250), run(LOAD, SIGNAL, transactions=3, rows=0)))
+    row = measure(LOAD, "transactions_per_100")
+    assert [round(spread.middle, 2) for spread in figures.spreads(row).values()] == [1.2]
+
+
+def test_best_is_who_has_the_least_or_the_most() -> None:
+    figures = Figures(
+        results_of(
+            run(LOAD, SIGNAL, actions_per_write=3.0, writes_per_s=90),
+            run(LOAD, COMPLETION, actions_per_write=1.1, writes_per_s=50),
+        )
+    )
+    assert figures.best(ACTIONS) == [COMPLETION]
+    assert figures.best(measure(LOAD, "writes_per_s")) == [SIGNAL]
+
+
+def test_best_are_all_that_chance_cannot_tell_apart() -> None:
+    runs = [
+        run(LOAD, contender, round=number, actions_per_write=value)
+        for contender, values in {DIRECT: (1.0, 1.4), COMPLETION: (1.3, 1.6), SIGNAL: (3.0, 3.1)}.items()
+        for number, value in enumerate(values)
+    ]
+    assert Figures(results_of(*runs)).best(ACTIONS) == [DIRECT, COMPLETION]
+
+
+def test_best_is_nobody_where_all_are_alike_or_neither_is_better() -> None:
+    figures = Figures(results_of(*(run(LOAD, one, actions_per_write=1.0, failed=0) for one in Contender)))
+    assert figures.best(ACTIONS) == []
+    assert figures.best(FAILED) == []
+    assert figures.best(measure(Scenario.CEILING, "offered")) == []
+
+
+def test_best_is_nobody_who_failed_a_workflow() -> None:
+    figures = Figures(
+        results_of(
+            run(LOAD, DIRECT, actions_per_write=1.0, failed=9), run(LOAD, QUEUE, actions_per_write=3.0, failed=0)
+        )
+    )
+    assert figures.best(ACTIONS) == [QUEUE]
+    assert figures.best(FAILED) == [QUEUE]
+
+
+def test_best_is_nowhere_who_broke_a_promise_of_this_library() -> None:
+    figures = Figures(
+        results_of(
+            run(LOAD, QUEUE, actions_per_write=1.0),
+            run(LOAD, SIGNAL, actions_per_write=3.0),
+            run(Scenario.CRASH, QUEUE, lost=1),
+        )
+    )
+    assert figures.best(ACTIONS) == [SIGNAL]
+
+
+def test_databases_are_kept_apart() -> None:
+    figures = Figures(sample_results())
+    assert figures.databases(LOAD) == ["sqlite", "postgresql"]
+    assert figures.total(LOAD, "failed", DIRECT, "sqlite") == 0
+    assert figures.total(LOAD, "failed", DIRECT, "postgresql")
+
+
+def test_every_figure_that_a_measure_names_is_in_the_sample() -> None:
+    figures = Figures(sample_results())
+    assert [row for row in MEASURES if not figures.spreads(row)] == []
