@@ -133,6 +133,7 @@ def best_of(spreads: Mapping[Contender, Spread], measure: Measure, within: float
         contender
         for contender, spread in spreads.items()
         if abs(spread.middle - leader.middle) <= within * abs(leader.middle)
+        or (measure.good_enough is not None and spread.middle <= measure.good_enough)
         or (not measure.is_harm and spread.low <= leader.high and leader.low <= spread.high)
     ]
 

@@ -22,6 +22,8 @@ class Measure:
     """None: neither is better, the figure explains others."""
     is_harm: bool = False
     """Summed over rounds: a median would hide the one round that went wrong."""
+    good_enough: float | None = None
+    """Whoever needs no more than this is as good as the best."""
 
 
 MEASURES = (
@@ -41,6 +43,7 @@ MEASURES = (
         figure="transactions_per_100",
         kind="number",
         better="less",
+        good_enough=10,  # who needs no more batches well; how many exactly, the moments decide in which callers come
     ),
     Measure(
         scenario=Scenario.LOAD, label="Connections at once", figure="connections_peak", kind="count", better="less"

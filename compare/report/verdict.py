@@ -11,8 +11,6 @@ from write_batcher.compare.results import Contender, Results, Run, Scenario
 
 HEADLINE_WITHIN = 0.25
 """Contenders this close in one figure are told apart by the next one: the headline must not hang on a hair."""
-FEW_TRANSACTIONS = 10
-"""Per 100 writes: who needs no more batches well. How many exactly, the moments decide in which callers come."""
 ANY = "any of them"
 NONE = "none of them"
 
@@ -185,11 +183,8 @@ def _headline(figures: Figures, price: Price) -> tuple[str, str]:
         return f"Nothing to compare: {took_part[0]} alone was measured.", _rests_on(
             figures, unharmed[0], database, price
         )
-    transactions = figures.spreads(measure(Scenario.LOAD, "transactions_per_100"), database)
-    choice = [one for one in unharmed if one in transactions and transactions[one].middle <= FEW_TRANSACTIONS]
-    order = ("actions_per_write", "latency_p50") if choice else ("transactions_per_100", "actions_per_write")
-    choice = choice or unharmed
-    for name in order:
+    choice = unharmed
+    for name in ("transactions_per_100", "actions_per_write", "latency_p50"):
         row = measure(Scenario.LOAD, name)
         spreads = {one: spread for one, spread in figures.spreads(row, database).items() if one in choice}
         choice = best_of(spreads, row, HEADLINE_WITHIN) or choice
