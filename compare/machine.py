@@ -25,7 +25,7 @@ def machine() -> dict[str, str]:
         "cpu": _cpu_model(),
         "cores": str(os.cpu_count() or "unknown"),
         "memory": f"{psutil.virtual_memory().total / GIB:.1f} GiB",
-        "os": platform.platform(),
+        "os": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}, {platform.machine()}",
         "python": platform.python_version(),
     }
 
