@@ -61,6 +61,7 @@ class Taker:
         self._stopping = stopping
         self._recovery_wanted = True
         self._pending_after: str | None = None  # set while the entries delivered before are read again
+        self._delivered_after: str | None = None  # and then those of them that no consumer has pending
         self._line: deque[Taken | FlushMark] = deque()
         self._suspects: deque[Taken] = deque()
         self._in_hand: set[str] = set()
@@ -148,6 +149,11 @@ class Taker:
             if self._pending_after is not None:
                 entries = await self._queue.read_pending(after=self._pending_after, count=count)
                 self._pending_after = entries[-1].entry_id if entries else None
+                self._delivered_after = None if entries else "0"
+                return entries, False
+            if self._delivered_after is not None:
+                entries = await self._queue.read_delivered(after=self._delivered_after, count=count)
+                self._delivered_after = entries[-1].entry_id if entries else None
                 return entries, False
             block = LONGEST_BLOCK
             if due is not None:

@@ -18,14 +18,18 @@ class Partitions:
     async def announce(self, count: int) -> int:
         """Set the number of partitions; returns the larger of the old and the new, all of which need draining."""
         with translated_errors():
-            before = await self._redis.set(self.key, count, get=True)
-        return max(count, int(before or 0))
+            before = int(await self._redis.get(self.key) or 0)
+            if before != count:  # a server that is out of memory refuses to be told even what it knows
+                await self._redis.set(self.key, count)
+        return max(count, before)
 
     async def announced_or(self, count: int) -> int:
         """The announced number; announces `count` when there is none (Redis may have lost it)."""
         with translated_errors():
-            await self._redis.set(self.key, count, nx=True)
-            return int(await self._redis.get(self.key) or count)
+            announced = await self._redis.get(self.key)
+            if announced is None:
+                await self._redis.set(self.key, count, nx=True)
+            return int(announced or await self._redis.get(self.key) or count)
 
     async def count(self) -> int:
         """The announced number. Raises QueueUnavailable when no batcher has announced one."""

@@ -106,11 +106,23 @@ class WriteQueue:
     async def ensure_group(self) -> None:
         """Create the group at the beginning of the stream: created at its end, earlier entries would be invisible."""
         with translated_errors():
+            # Asked first: a server that is out of memory refuses to create even what is there.
+            if await self._has_group():
+                return
             try:
                 await self._redis.xgroup_create(self.stream_key, GROUP, id="0", mkstream=True)
             except ResponseError as error:
                 if not str(error).startswith("BUSYGROUP"):
                     raise
+
+    async def _has_group(self) -> bool:
+        try:
+            groups: Any = await self._redis.xinfo_groups(self.stream_key)
+        except ResponseError as error:
+            if str(error).startswith("no such key"):
+                return False
+            raise
+        return any(group["name"] == GROUP.encode() for group in groups)
 
     async def claim_foreign(self) -> None:
         """Take over what another consumer name left pending (somebody read by hand); `read_pending` returns it then."""
@@ -128,6 +140,18 @@ class WriteQueue:
         with translated_errors():
             reply = await self._blocking_reader.xreadgroup(GROUP, CONSUMER, {self.stream_key: after}, count=count)
         return _entries(reply)
+
+    async def read_delivered(self, *, after: str, count: int) -> list[StreamEntry]:
+        """Entries that were delivered to anybody and not acknowledged, in order, beyond the entry `after`: also those
+        that no consumer has pending any more, because somebody deleted it (XGROUP DELCONSUMER).
+        """
+        with translated_errors():
+            groups: Any = await self._redis.xinfo_groups(self.stream_key)
+            last = next((group["last-delivered-id"] for group in groups if group["name"] == GROUP.encode()), b"0-0")
+            found: Any = await self._redis.xrange(
+                self.stream_key, min="-" if after == "0" else f"({after}", max=last, count=count
+            )
+        return [StreamEntry(entry_id=entry_id.decode(), fields=fields) for entry_id, fields in found]
 
     async def read_new(self, *, count: int, block: timedelta) -> list[StreamEntry]:
         """At most `count` new entries; waits at most `block` for the first. Never cancel it: that strands entries."""

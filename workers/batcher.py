@@ -19,6 +19,7 @@ from write_batcher.activities.sinks.sql import SqlSink
 from write_batcher.config import Settings, hide_password
 from write_batcher.models import DrainEnd, PartitionRef
 from write_batcher.queue.partitions import Partitions
+from write_batcher.queue.stream import WriteQueue
 from write_batcher.workers.connections import connect_redis, connect_temporal
 from write_batcher.workers.main_writes import MAIN_WRITES
 from write_batcher.workers.plugin import passing_through
@@ -136,6 +137,9 @@ async def run_batcher_worker(settings: Settings) -> None:
         sink = await stack.enter_async_context(
             SqlSink.open(settings.database_url, tables=settings.tables, create=create)
         )
+        # Before anybody may append: a server that is full later refuses to create what it takes to drain it.
+        for number in range(settings.partitions):
+            await WriteQueue(redis, settings.queue, number).ensure_group()
         # The old partitions of a queue that shrinks are drained until they are empty.
         partitions = await Partitions(redis, settings.queue).announce(settings.partitions)
         await start_batchers(client, settings, partitions, stopped_too=True)
