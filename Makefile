@@ -4,9 +4,12 @@ UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
 PYTHON := .venv/bin/python
 WORKFLOWS ?= 250
 DATABASE ?= sqlite
+MINUTES ?= 30
+SECONDS ?= 60
+ATHERIS := atheris==3.0.0
 ARGS ?=
 
-.PHONY: demo up compare compare-full test check format lock setup
+.PHONY: demo up compare compare-full test faults faults-mutants soak fuzz check format lock setup
 
 demo: setup
 	.venv/bin/write-batcher demo --workflows $(WORKFLOWS) --database $(DATABASE) $(ARGS)
@@ -23,6 +26,21 @@ compare-full: setup
 
 test: setup
 	$(PYTHON) -m pytest $(ARGS)
+
+# Everything that can break, on real processes: a quarter of an hour. `make test` has a part of it.
+faults: setup
+	$(PYTHON) -m pytest -m "" tests/faults $(ARGS)
+
+# Wrong variants of the product, each of which one of the tests must find.
+faults-mutants: setup
+	$(PYTHON) -m tests.faults.mutants $(ARGS)
+
+soak: setup
+	$(PYTHON) -m tests.faults.soak --minutes $(MINUTES) $(ARGS)
+
+fuzz: setup
+	$(UV) pip install --quiet --python $(PYTHON) $(ATHERIS)
+	$(PYTHON) tests/fuzz/entries.py -max_total_time=$(SECONDS) $(ARGS)
 
 check: setup
 	.venv/bin/ruff format --check .

@@ -1,0 +1,100 @@
+"""What must hold at the end of every fault test, whatever was broken: nothing lost, nothing doubled, nobody lied to."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from redis.asyncio import Redis
+from temporalio.client import WorkflowFailureError, WorkflowHandle
+from temporalio.service import RPCError
+
+from tests.databases import Database
+from tests.support import eventually
+from write_batcher.models import Outcome
+from write_batcher.queue.stream import WriteQueue
+from write_batcher.workers.starter import describe
+from write_batcher.workflows.main import MainResult, MainWorkflow
+
+Handle = WorkflowHandle[MainWorkflow, MainResult]
+
+NOT_WRITTEN = ("WriteRejected", "WriteNotSubmitted", "WriteNotConfirmed")
+ASK_AGAIN_S = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What each caller was told: its receipt, or the type and the message of its failure."""
+
+    results: dict[str, MainResult] = field(default_factory=dict)
+    failures: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    @property
+    def completed(self) -> int:
+        return len(self.results)
+
+    @property
+    def kinds(self) -> Counter[str]:
+        return Counter(kind for kind, _message in self.failures.values())
+
+    @property
+    def latest_ms(self) -> int:
+        return max((result.latency_ms for result in self.results.values()), default=0)
+
+
+async def told(handles: Iterable[Handle], *, within_s: float) -> Told:
+    """Wait until all callers have ended, through outages of Temporal."""
+    told = Told()
+
+    async def wait(handle: Handle) -> None:
+        while True:
+            try:
+                told.results[handle.id] = await handle.result()
+            except WorkflowFailureError as error:
+                told.failures[handle.id] = describe(error)
+            except RPCError:
+                await asyncio.sleep(ASK_AGAIN_S)
+                continue
+            return
+
+    waiting = [asyncio.create_task(wait(handle), name=handle.id) for handle in handles]
+    try:
+        _, late = await asyncio.wait(waiting, timeout=within_s)
+        assert not late, f"{len(late)} of {len(waiting)} callers have not ended, such as {next(iter(late)).get_name()}"
+        await asyncio.gather(*waiting)
+    finally:
+        for task in waiting:
+            task.cancel()
+    return told
+
+
+def check_database(database: Database, told: Told) -> None:
+    """Each row is there as often as its caller was told, and each receipt names the batch that the ledger knows."""
+    rows = Counter(dict(database.query("SELECT workflow_id, count(*) FROM main_writes GROUP BY workflow_id")))
+    doubled = {caller: number for caller, number in rows.items() if number > 1}
+    assert not doubled, f"doubled: {doubled}"
+    lost = [caller for caller in told.results if rows[caller] == 0]
+    assert not lost, f"lost: {lost}"
+    lied_to = [caller for caller, (kind, _) in told.failures.items() if kind in NOT_WRITTEN and rows[caller]]
+    assert not lied_to, f"written although their callers were told otherwise: {lied_to}"
+    ledger = {
+        request_id: (Outcome(outcome), batch_id)
+        for request_id, outcome, batch_id in database.ledger("request_id, outcome, batch_id")
+    }
+    for caller, result in told.results.items():
+        assert ledger[result.request_id] == (Outcome.WRITTEN, result.batch_id), f"{caller} has another receipt"
+
+
+async def check_stream(queue: WriteQueue, redis: Redis, *, counters: bool = True) -> None:
+    """The stream, its pending list and its markers are empty. The counters add up, unless Redis lost some."""
+
+    async def is_empty() -> bool:
+        statistics = await queue.statistics()
+        markers = await redis.exists(queue.live_key, queue.alone_key)
+        return (statistics.backlog, statistics.pending, markers) == (0, 0, 0)
+
+    await eventually(is_empty, within_s=60)
+    if counters:
+        counted = (await queue.statistics()).counters
+        fates = sum(counted.get(name, 0) for name in ("written", "duplicate", "rejected", "withdrawn", "dead"))
+        assert counted.get("appended", 0) == fates, counted

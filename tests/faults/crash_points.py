@@ -1,0 +1,119 @@
+"""Named points of the enqueue and of the drain at which a test ends the process, as SIGKILL would.
+
+They are wrapped around the product's own steps by the worker process of the tests: the product has nothing of them.
+
+| point            | where it is                                                                    |
+|------------------|--------------------------------------------------------------------------------|
+| `before_append`  | the request is about to be appended                                            |
+| `after_append`   | it is in the stream; its activity has not answered, nor left its completion    |
+| `before_commit`  | all statements of a transaction are done                                       |
+| `after_commit`   | the batch is in the database; nobody has been told                             |
+| `mid_confirm`    | a caller of the batch has been told, others have not                           |
+| `before_ack`     | all callers of the batch have been told; its entries are still in the stream   |
+| `after_ack`      | its entries are gone                                                           |
+| `before_dead`    | a refused record's caller has been told; it is not a dead letter yet           |
+| `after_settle`   | the ledger has a withdrawal; the caller has not been told                      |
+"""
+
+import functools
+import os
+import random
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+from sqlalchemy import Engine, event
+
+from write_batcher.activities.confirm import Confirmer
+from write_batcher.activities.sinks.sql import SqlSink
+from write_batcher.queue.stream import WriteQueue
+
+POINTS = (
+    *("before_append", "after_append", "before_commit", "after_commit", "mid_confirm"),
+    *("before_ack", "after_ack", "before_dead", "after_settle"),
+)
+
+Method = Callable[..., Awaitable[Any]]
+
+
+@dataclass
+class CrashPoint:
+    """Ends the process at `point`: when it is reached for the `times`-th time, or each time with a `probability`."""
+
+    point: str
+    times: int = 1
+    probability: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """`after_commit`, `after_commit:3` for the third time, `after_commit@0.1` for one time in ten."""
+        point, _, probability = text.partition("@")
+        point, _, times = point.partition(":")
+        if point not in POINTS:
+            raise ValueError(f"there is no crash point {point!r}, only {', '.join(POINTS)}")
+        return cls(point=point, times=int(times or 1), probability=float(probability or 0))
+
+    def reached(self) -> None:
+        if self.probability:
+            if random.random() < self.probability:
+                _die()
+            return
+        self.times -= 1
+        if self.times == 0:
+            _die()
+
+
+def arm(crash: CrashPoint) -> None:
+    """Wrap the step that the point is at."""
+    match crash.point:
+        case "before_append":
+            _wrap(WriteQueue, "append", before=crash.reached)
+        case "after_append":
+            _wrap(WriteQueue, "append", after=crash.reached)
+        case "before_commit":
+            _at_commit_of_a_batch(crash.reached)
+        case "after_commit":
+            _wrap(SqlSink, "write", after=crash.reached)
+        case "mid_confirm":
+            _wrap(Confirmer, "deliver", after=crash.reached)
+        case "before_ack":
+            _wrap(WriteQueue, "acknowledge", before=crash.reached)
+        case "after_ack":
+            _wrap(WriteQueue, "acknowledge", after=crash.reached)
+        case "before_dead":
+            _wrap(WriteQueue, "dead_letter", before=crash.reached)
+        case "after_settle":
+            _wrap(SqlSink, "settle", after=crash.reached)
+
+
+def _at_commit_of_a_batch(reached: Callable[[], None]) -> None:
+    writing = False  # not the transactions that make and look up the tables
+
+    def begin() -> None:
+        nonlocal writing
+        writing = True
+
+    _wrap(SqlSink, "write", before=begin)
+    event.listen(Engine, "commit", lambda _connection: reached() if writing else None)
+
+
+def _wrap(
+    owner: type, name: str, *, before: Callable[[], None] | None = None, after: Callable[[], None] | None = None
+) -> None:
+    method: Method = getattr(owner, name)
+
+    @functools.wraps(method)
+    async def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if before:
+            before()
+        result = await method(*args, **kwargs)
+        if after:
+            after()
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

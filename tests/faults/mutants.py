@@ -1,0 +1,207 @@
+"""Wrong variants of the product, each of which a named test must find: `python -m tests.faults.mutants [NAME...]`.
+
+Each is applied to a copy of the sources, where its test runs and has to fail. A mutant that survives, or a text that
+is no longer in the sources, ends the command with status 1. That the tests pass without mutants, `make faults` shows.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ("activities", "queue", "tests", "workers", "workflows", "compare")
+TEST_LIMIT_S = 60  # what hangs has failed
+FAULTS, INTEGRATION = "tests/faults", "tests/integration"
+CRASHES = f"{FAULTS}/test_crashes.py::test_batcher_that_dies_in_a_batch_is_replaced_and_every_caller_gets_its_receipt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutant:
+    """In `file`, `right` stands once; with `wrong` instead, `test` fails."""
+
+    name: str
+    file: str
+    right: str
+    wrong: str
+    test: str
+
+
+MUTANTS = (
+    Mutant(
+        name="acknowledge before commit",
+        file="activities/write.py",
+        right="        alone = closed.items[0] if closed.alone else None\n",
+        wrong="        alone = closed.items[0] if closed.alone else None\n"
+        '        await self._queue.acknowledge([(taken.entry, "written") for taken in closed.items])\n',
+        test=f"{CRASHES}[sqlite-before_commit]",
+    ),
+    Mutant(
+        name="acknowledge before confirm",
+        file="activities/answer.py",
+        right="        deliveries = await asyncio.gather(",
+        wrong="        await self._queue.acknowledge([(one.entry, one.receipt.outcome.value) for one in answers])\n"
+        "        deliveries = await asyncio.gather(",
+        test=f"{CRASHES}[sqlite-mid_confirm]",
+    ),
+    Mutant(
+        name="no recovery of the pending list",
+        file="activities/take.py",
+        right='        self._pending_after = "0"\n',
+        wrong="        self._pending_after = None\n",
+        test=f"{CRASHES}[sqlite-after_commit]",
+    ),
+    Mutant(
+        name="no recovery of what no consumer has pending",
+        file="activities/take.py",
+        right='            self._delivered_after = None if entries else "0"\n',
+        wrong="            self._delivered_after = None\n",
+        test=f"{FAULTS}/test_deploys.py::test_entries_whose_consumer_was_deleted_by_hand_are_found_and_written",
+    ),
+    Mutant(
+        name="no look into the ledger",
+        file="activities/sinks/sql.py",
+        right="            if earlier is not None and earlier.binds(item.row):\n                receipts[",
+        wrong="            if False:\n                receipts[",
+        test=f"{CRASHES}[sqlite-after_commit]",
+    ),
+    Mutant(
+        name="resubmit under a new id",
+        file="workflows/batched_writes.py",
+        right="                receipt = await self._ask(write, submit_within=half, deadline=deadline)\n",
+        wrong="                write = replace(write, request_id=self._inbox.next_request_id())\n"
+        "                self._inbox.expect(write)\n"
+        "                receipt = await self._ask(write, submit_within=half, deadline=deadline)\n",
+        test=f"{INTEGRATION}/test_batched_writes.py::"
+        "test_submit_that_nobody_confirms_is_repeated_once_under_the_same_id",
+    ),
+    Mutant(
+        name="settle without the ledger",
+        file="activities/sinks/sql.py",
+        right="        return await self._ask(self._settle(row), SETTLE_LIMIT)\n",
+        wrong="        return row.receipt()\n",
+        test=f"{FAULTS}/test_callers.py::"
+        "test_caller_whose_time_is_up_has_not_written_and_writes_when_it_is_reset[sqlite-]",
+    ),
+    Mutant(
+        name="MULTI instead of a script to acknowledge",
+        file="queue/stream.py",
+        right="            return int(await self._acknowledge(keys=self.keys, args=args))\n",
+        wrong="            pipeline = self._redis.pipeline(transaction=True)\n"
+        "            for entry, _outcome in entries:\n"
+        "                pipeline.xack(self.stream_key, GROUP, entry.entry_id)\n"
+        "                pipeline.xdel(self.stream_key, entry.entry_id)\n"
+        "                pipeline.hdel(self.live_key, entry.request_id.decode())\n"
+        "            await pipeline.execute()\n"
+        "            return len(entries)\n",
+        test=f"{FAULTS}/test_redis_away.py::test_redis_out_of_memory_refuses_appends_and_is_drained",
+    ),
+    Mutant(
+        name="group created at the end of the stream",
+        file="queue/stream.py",
+        right='xgroup_create(self.stream_key, GROUP, id="0", mkstream=True)',
+        wrong='xgroup_create(self.stream_key, GROUP, id="$", mkstream=True)',
+        test=f"{FAULTS}/test_redis_away.py::test_what_redis_forgets_is_submitted_anew[XGROUP DESTROY]",
+    ),
+    Mutant(
+        name="linger by cancelling reads",
+        file="activities/take.py",
+        right="            entries = await self._queue.read_new(count=count, block=block)\n",
+        wrong="            try:\n"
+        "                reading = self._queue.read_new(count=count, block=LONGEST_BLOCK)\n"
+        "                entries = await asyncio.wait_for(reading, max(block.total_seconds(), 0.05))\n"
+        "            except TimeoutError:\n"
+        "                entries = []\n",
+        test=f"{FAULTS}/test_redis_away.py::test_slow_redis_is_only_slow",
+    ),
+    Mutant(
+        name="heartbeat from a bare timer",
+        file="activities/watch.py",
+        right="            self.check()\n",
+        wrong="",
+        test=f"{INTEGRATION}/test_drain.py::test_write_that_hangs_stalls_the_drain",
+    ),
+    Mutant(
+        name="ledger rows in the order of their arrival",
+        file="activities/sinks/ledger.py",
+        right="        for row in sorted(rows, key=lambda row: row.request_id)\n",
+        wrong="        for row in rows\n",
+        test=f"{INTEGRATION}/test_sql_sink_postgresql.py::test_overlapping_batches_in_opposite_orders_never_deadlock",
+    ),
+    Mutant(
+        name="append without looking for the same request",
+        file="queue/scripts.py",
+        right="    if fields[i] == 'reply' and fields[i + 1] == reply then return {0, known} end\n",
+        wrong="",
+        test=f"{FAULTS}/test_redis_away.py::test_append_whose_answer_is_lost_is_not_appended_twice[sqlite]",
+    ),
+    Mutant(
+        name="one bad record rejects its whole batch",
+        file="activities/sinks/sql.py",
+        right="        refusals = await insert_records(connection, self._dialect, records)\n",
+        wrong="        refusals = await insert_records(connection, self._dialect, records)\n"
+        "        if refusals:\n"
+        "            refusals = dict.fromkeys((one.request_id for one in records), *refusals.values())\n",
+        test=f"{FAULTS}/test_poison.py::test_bad_record_of_a_batch_fails_its_caller_alone[sqlite]",
+    ),
+    Mutant(
+        name="a poisonous entry is never given up",
+        file="activities/write.py",
+        right="await self._queue.deaths_alone(alone.entry) >= DEATHS_ALONE",
+        wrong="await self._queue.deaths_alone(alone.entry) >= DEATHS_ALONE * 1000",
+        test=f"{FAULTS}/test_poison.py::test_record_that_kills_the_process_is_isolated_and_dies_alone",
+    ),
+)
+
+
+def killed(mutant: Mutant) -> bool:
+    """Whether its test fails on a copy of the sources with the mutant in it. ValueError for one that is stale."""
+    with tempfile.TemporaryDirectory(prefix="write-batcher-mutant-") as temporary:
+        copy = Path(temporary) / "write_batcher"
+        copy.mkdir()
+        for name in SOURCES:
+            if (ROOT / name).exists():
+                shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for file in (*ROOT.glob("*.py"), ROOT / "pyproject.toml", ROOT / "README.md"):
+            shutil.copy(file, copy)
+        source = copy / mutant.file
+        text = source.read_text()
+        if text.count(mutant.right) != 1:
+            raise ValueError(f"{mutant.name}: {mutant.file} has its text {text.count(mutant.right)} times, not once")
+        source.write_text(text.replace(mutant.right, mutant.wrong))
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", mutant.test]
+        # The copy comes before the installed package, which is a link to the sources.
+        path = os.pathsep.join([temporary, str(copy)])
+        run = subprocess.run(
+            [*command, f"--timeout={TEST_LIMIT_S}", "-m", ""],
+            cwd=copy,
+            env=os.environ | {"PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        if run.returncode not in (0, 1):  # no such test, or it could not be collected
+            raise ValueError(f"{mutant.name}: pytest ended with {run.returncode}:\n{run.stdout.decode()[-2000:]}")
+        return run.returncode == 1
+
+
+def main() -> None:
+    wanted = sys.argv[1:]
+    mutants = [mutant for mutant in MUTANTS if not wanted or mutant.name in wanted]
+    survivors = 0
+    for mutant in mutants:
+        begun = time.monotonic()
+        dead = killed(mutant)
+        survivors += not dead
+        seconds = time.monotonic() - begun
+        print(f"{'killed' if dead else 'SURVIVED':8}  {seconds:4.0f} s  {mutant.name}  {mutant.test}", flush=True)  # noqa: T201
+    print(f"{len(mutants) - survivors} of {len(mutants)} mutants killed")  # noqa: T201
+    sys.exit(1 if survivors or not mutants else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""What befalls callers: they are cancelled, terminated, reset, run out of time, and are sent nonsense."""
+
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
+
+from tests.callers import finished_tasks
+from tests.databases import Database
+from tests.faults.arena import Arena
+from tests.faults.audit import Handle
+from tests.faults.conftest import OpenArena
+from write_batcher.models import CONFIRMATION_SIGNAL, ConfirmBy
+from write_batcher.workflows.main import MainWorkflow
+
+CALLERS = 4
+
+NONSENSE: list[list[Any]] = [
+    [],
+    [None],
+    [7],
+    ["written"],
+    [[]],
+    [[None, 7, "x", {}]],
+    [{"outcome": "written"}],
+    [[{"request_id": "another", "outcome": "written"}]],
+    [[{"request_id": ["x"], "outcome": "no such outcome", "batch_size": "many"}]],
+    [[], "too", "many"],
+]
+
+
+async def test_caller_that_is_cancelled_withdraws_and_one_that_is_terminated_does_not(
+    open_arena: OpenArena, target: Database, confirm_by: ConfirmBy
+) -> None:
+    async with open_arena(target, confirm_by=confirm_by) as arena:
+        await arena.run_both()
+        await arena.pause()
+        await arena.start(CALLERS)
+        await arena.queued(CALLERS)
+        cancelled, terminated, *_ = arena.handles
+        await cancelled.cancel()
+        await terminated.terminate()
+        await arena.resume()
+        told = await arena.audit()
+        assert told.kinds == {"CancelledError": 1, "TerminatedError": 1}
+        assert arena.written_callers() == {handle.id for handle in arena.handles if handle is not cancelled}
+
+
+@pytest.mark.parametrize("crash", [(), ("--crash", "after_settle")], ids=["", "settling crashes"])
+async def test_caller_whose_time_is_up_has_not_written_and_writes_when_it_is_reset(
+    open_arena: OpenArena, target: Database, confirm_by: ConfirmBy, crash: tuple[str, ...]
+) -> None:
+    async with open_arena(target, confirm_by=confirm_by, confirm_timeout=timedelta(seconds=4)) as arena:
+        _, batcher = await arena.run_both(*crash)
+        await arena.pause()
+        await arena.start(CALLERS)
+        if crash:
+            await batcher.ended()
+            await arena.run("batcher")
+        told = await arena.ended()
+        assert told.kinds == {"WriteNotConfirmed": CALLERS}
+        await arena.resume()
+        await arena.audit()
+        assert arena.rows() == 0
+        arena.handles = [await _reset(arena, handle) for handle in arena.handles]
+        assert (await arena.audit()).completed == CALLERS
+        assert arena.rows() == CALLERS
+
+
+@pytest.mark.fast
+async def test_caller_is_not_confused_by_nonsense(open_arena: OpenArena, sqlite_target: Database) -> None:
+    async with open_arena(sqlite_target) as arena:
+        await arena.run_both()
+        await arena.pause()
+        await arena.start(CALLERS)
+        await arena.queued(CALLERS)
+        for handle in arena.handles:
+            for arguments in NONSENSE:
+                await handle.signal(CONFIRMATION_SIGNAL, args=arguments)
+        await arena.resume()
+        assert (await arena.audit()).completed == CALLERS
+
+
+async def test_workflow_id_that_is_used_again_is_a_write_of_its_own(
+    open_arena: OpenArena, sqlite_target: Database
+) -> None:
+    async with open_arena(sqlite_target) as arena:
+        await arena.run_both()
+        await arena.start(CALLERS)
+        first = await arena.audit()
+        arena.handles.clear()
+        arena.started = 0
+        await arena.start(CALLERS)
+        second = await arena.ended()
+        assert second.completed == CALLERS
+        assert arena.rows() == 2 * CALLERS
+        ids = {result.request_id for told in (first, second) for result in told.results.values()}
+        assert len(ids) == 2 * CALLERS
+
+
+async def _reset(arena: Arena, handle: Handle) -> Handle:
+    """As an operator does, to before the submit."""
+    answer = await arena.client.workflow_service.reset_workflow_execution(
+        ResetWorkflowExecutionRequest(
+            namespace=arena.client.namespace,
+            workflow_execution=WorkflowExecution(workflow_id=handle.id, run_id=handle.first_execution_run_id or ""),
+            reason="the cause is repaired",
+            workflow_task_finish_event_id=(await finished_tasks(handle))[0],
+            request_id=str(uuid.uuid4()),
+        )
+    )
+    return arena.client.get_workflow_handle_for(MainWorkflow.run, handle.id, run_id=answer.run_id)

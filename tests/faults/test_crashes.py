@@ -1,0 +1,40 @@
+"""A worker process ends at every point of a write's way: the next one goes on, nothing is lost, nothing is doubled."""
+
+import pytest
+
+from tests.databases import Database
+from tests.faults.conftest import OpenArena
+from write_batcher.models import ConfirmBy
+
+CALLERS = 12  # more than one batch
+AFTER_COMMIT = pytest.param("after_commit", marks=pytest.mark.fast)
+AFTER_APPEND = pytest.param("after_append:3", marks=pytest.mark.fast)
+
+
+@pytest.mark.parametrize("point", ["before_commit", AFTER_COMMIT, "mid_confirm", "before_ack", "after_ack"])
+async def test_batcher_that_dies_in_a_batch_is_replaced_and_every_caller_gets_its_receipt(
+    open_arena: OpenArena, target: Database, confirm_by: ConfirmBy, point: str
+) -> None:
+    async with open_arena(target, confirm_by=confirm_by) as arena:
+        _, batcher = await arena.run_both("--crash", point)
+        await arena.start(CALLERS)
+        assert await batcher.ended() < 0
+        await arena.run("batcher")
+        told = await arena.audit()
+        assert told.completed == CALLERS
+        assert arena.rows() == CALLERS
+
+
+@pytest.mark.parametrize("point", ["before_append", AFTER_APPEND])
+async def test_caller_side_that_dies_around_an_append_writes_once(
+    open_arena: OpenArena, target: Database, confirm_by: ConfirmBy, point: str
+) -> None:
+    async with open_arena(target, confirm_by=confirm_by) as arena:
+        caller = await arena.run("main", "--crash", point)
+        await arena.run("batcher")
+        await arena.batcher_ready()
+        await arena.start(CALLERS)
+        assert await caller.ended() < 0
+        await arena.run("main")
+        told = await arena.audit()
+        assert told.completed == CALLERS

@@ -1,0 +1,256 @@
+"""Redis is slow, silent, full, killed, or has forgotten: callers wait or submit anew, and nothing is lost."""
+
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.databases import Database, PostgresDatabase
+from tests.faults.arena import Arena
+from tests.faults.conftest import OpenArena
+from tests.faults.proxy import Network, Proxy
+from tests.support import eventually
+from write_batcher.models import ConfirmBy
+from write_batcher.workers.local import RedisServer
+from write_batcher.workers.server import HOST, Server
+
+CALLERS = 12
+RESUBMITTING = timedelta(seconds=16)  # after half of it, callers submit anew: for what Redis itself has lost
+
+
+@contextmanager
+def frozen(server: Server) -> Iterator[None]:
+    """The server keeps its connections and answers nobody."""
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+
+@asynccontextmanager
+async def configured(arena: Arena, **values: str) -> AsyncIterator[None]:
+    before: dict[str, Any] = {name: (await arena.redis.config_get(name)) for name in values}
+    for name, value in values.items():
+        await arena.redis.config_set(name, value)
+    try:
+        yield
+    finally:
+        for name, answer in before.items():
+            await arena.redis.config_set(name, *answer.values())
+
+
+@pytest.mark.fast
+async def test_append_whose_answer_is_lost_is_not_appended_twice(
+    open_arena: OpenArena, target: Database, confirm_by: ConfirmBy
+) -> None:
+    async with open_arena(target, confirm_by=confirm_by) as arena:
+        _, batcher = await arena.run_both()
+        await batcher.stop()
+        arena.redis_proxy.loses_reply_to, arena.redis_proxy.losses = b"EVALSHA", CALLERS // 2
+        await arena.start(CALLERS)
+        await eventually(lambda: arena.redis_proxy.losses == 0, within_s=60)
+        await arena.appended(CALLERS)
+        await arena.run("batcher")
+        assert (await arena.audit()).completed == CALLERS
+        assert (await arena.queue.statistics()).counters["appended"] == CALLERS
+
+
+@pytest.mark.parametrize("network", [Network.REFUSING, Network.SILENT, Network.DEAF])
+async def test_redis_that_cannot_be_reached_for_a_while_delays_everybody_and_fails_nobody(
+    open_arena: OpenArena, sqlite_target: Database, network: Network
+) -> None:
+    async with open_arena(sqlite_target) as arena:
+        _, batcher = await arena.run_both()
+        await arena.start(CALLERS)
+        await arena.written()
+        arena.redis_proxy.become(network)
+        await arena.start(CALLERS)
+        await eventually(lambda: batcher.says("trying again"), within_s=30)
+        arena.redis_proxy.become(Network.UP)
+        assert (await arena.audit()).completed == 2 * CALLERS
+
+
+async def test_redis_that_is_killed_and_comes_back_has_lost_nothing(
+    open_arena: OpenArena, target: Database, confirm_by: ConfirmBy
+) -> None:
+    async with open_arena(target, confirm_by=confirm_by) as arena:
+        await arena.run_both()
+        await arena.start(CALLERS)
+        await arena.written()
+        await arena.redis_server.kill()
+        await arena.start(CALLERS)
+        await arena.redis_server.start()
+        assert (await arena.audit()).completed == 2 * CALLERS
+
+
+async def test_redis_that_hangs_is_given_up_and_asked_again(open_arena: OpenArena, sqlite_target: Database) -> None:
+    async with open_arena(sqlite_target) as arena:
+        _, batcher = await arena.run_both()
+        await arena.start(CALLERS)
+        await arena.written()
+        with frozen(arena.redis_server):
+            await arena.start(CALLERS)
+            await eventually(lambda: batcher.says("trying again"), within_s=30)
+        assert (await arena.audit()).completed == 2 * CALLERS
+
+
+async def test_what_redis_lost_with_the_tail_of_its_file_is_submitted_anew(
+    open_arena: OpenArena, target: Database, confirm_by: ConfirmBy
+) -> None:
+    async with open_arena(target, confirm_by=confirm_by, confirm_timeout=RESUBMITTING) as arena:
+        _, batcher = await arena.run_both()
+        await batcher.stop()
+        await arena.start(CALLERS)
+        await arena.queued(CALLERS)
+        await arena.redis_server.kill()
+        _cut_tail(arena.redis_server.folder, bytes_of_each=1_000)
+        await arena.redis_server.start()
+        assert await arena.backlog() < CALLERS
+        await arena.run("batcher")
+        assert (await arena.audit(counters=False)).completed == CALLERS
+
+
+def _cut_tail(folder: Path, *, bytes_of_each: int) -> None:
+    [file] = folder.glob("redis/appendonlydir/*.incr.aof")
+    assert file.stat().st_size > bytes_of_each
+    os.truncate(file, file.stat().st_size - bytes_of_each)
+
+
+@pytest.mark.parametrize("forgetting", ["FLUSHALL", "DEL", "XGROUP DESTROY"])
+async def test_what_redis_forgets_is_submitted_anew(
+    open_arena: OpenArena, sqlite_target: Database, forgetting: str
+) -> None:
+    async with open_arena(sqlite_target, confirm_timeout=RESUBMITTING, max_wait=timedelta(seconds=2)) as arena:
+        await arena.run_both()
+        await arena.start(CALLERS)
+        await arena.written()  # the first batch, by its size; the rest of them wait in the stream
+        match forgetting:
+            case "FLUSHALL":
+                await arena.redis.flushall()
+            case "DEL":
+                await arena.redis.delete(arena.queue.stream_key)
+            case _:
+                await arena.redis.xgroup_destroy(arena.queue.stream_key, "batcher")
+        await arena.start(CALLERS)
+        assert (await arena.audit(counters=False)).completed == 2 * CALLERS
+
+
+async def test_redis_without_a_file_that_restarts_is_refilled_by_the_callers(
+    open_arena: OpenArena, sqlite_target: Database, tmp_path: Path
+) -> None:
+    async with (
+        RedisServer(tmp_path / "forgetful", extra=("--appendonly", "no")) as forgetful,
+        open_arena(sqlite_target, redis_server=forgetful, confirm_timeout=RESUBMITTING) as arena,
+    ):
+        _, batcher = await arena.run_both()
+        await batcher.stop()
+        await arena.start(CALLERS)
+        await arena.queued(CALLERS)
+        await forgetful.kill()
+        await forgetful.start()
+        assert await arena.backlog() == 0
+        await arena.run("batcher")
+        assert (await arena.audit(counters=False)).completed == CALLERS
+
+
+async def test_failover_to_a_replica_that_lags_loses_nothing_that_callers_wait_for(
+    open_arena: OpenArena, sqlite_target: Database, tmp_path: Path
+) -> None:
+    async with (
+        RedisServer(tmp_path / "primary") as primary,
+        Proxy(primary.port) as replication,
+        RedisServer(tmp_path / "replica", extra=("--replicaof", HOST, str(replication.port))) as replica,
+        open_arena(sqlite_target, redis_server=primary, confirm_timeout=RESUBMITTING) as arena,
+        open_arena(sqlite_target, redis_server=replica) as on_replica,
+    ):
+        _, batcher = await arena.run_both()
+        await batcher.stop()
+        await arena.start(CALLERS)
+        await on_replica.queued(CALLERS)
+        replication.become(Network.SILENT)
+        await arena.start(CALLERS)
+        await arena.queued(2 * CALLERS)
+        await primary.kill()
+        await on_replica.redis.slaveof()
+        assert await on_replica.backlog() == CALLERS
+        arena.redis_proxy.target_port = replica.port
+        arena.redis = on_replica.redis
+        await arena.run("batcher")
+        assert (await arena.audit(counters=False)).completed == 2 * CALLERS
+
+
+async def test_primary_that_becomes_a_replica_during_a_read_is_left(
+    open_arena: OpenArena, sqlite_target: Database, tmp_path: Path
+) -> None:
+    async with (
+        RedisServer(tmp_path / "primary") as primary,
+        RedisServer(tmp_path / "replica", extra=("--replicaof", HOST, str(primary.port))) as replica,
+        open_arena(sqlite_target, redis_server=primary, confirm_timeout=RESUBMITTING) as arena,
+        open_arena(sqlite_target, redis_server=replica) as on_replica,
+    ):
+        _, batcher = await arena.run_both()
+        await arena.start(CALLERS)
+        await arena.written()
+        await on_replica.redis.slaveof()
+        await arena.redis.slaveof(HOST, replica.port)
+        await arena.start(CALLERS)
+        await eventually(lambda: batcher.says("trying again"), within_s=30)
+        arena.redis_proxy.target_port = replica.port
+        arena.redis_proxy.cut()
+        arena.redis = on_replica.redis
+        assert (await arena.audit(counters=False)).completed == 2 * CALLERS
+
+
+async def test_redis_out_of_memory_refuses_appends_and_is_drained(
+    open_arena: OpenArena, target: Database, confirm_by: ConfirmBy
+) -> None:
+    async with open_arena(target, confirm_by=confirm_by) as arena:
+        _, batcher = await arena.run_both()
+        await batcher.stop()
+        await arena.start(CALLERS)
+        await arena.queued(CALLERS)
+        async with configured(arena, maxmemory="1"):
+            [refused, *_] = await arena.start(CALLERS)
+            await eventually(lambda: arena.failing(refused, "out of memory"), within_s=30)
+            await arena.run("batcher")
+            await arena.written(CALLERS)
+            await arena.queued(0)
+        assert (await arena.audit()).completed == 2 * CALLERS
+
+
+async def test_full_stream_holds_its_callers_back_and_then_takes_them(
+    open_arena: OpenArena, sqlite_target: Database
+) -> None:
+    async with open_arena(sqlite_target, max_backlog=10) as arena:
+        await arena.run_both()
+        await arena.pause()
+        await arena.start(4 * CALLERS)
+        await arena.queued(10)
+        await arena.resume()
+        assert (await arena.audit()).completed == 4 * CALLERS
+
+
+async def test_redis_that_takes_no_more_clients_delays_everybody_and_fails_nobody(
+    open_arena: OpenArena, sqlite_target: Database
+) -> None:
+    async with open_arena(sqlite_target) as arena:
+        _, batcher = await arena.run_both()
+        async with configured(arena, maxclients="1"):
+            arena.redis_proxy.cut()
+            await arena.start(CALLERS)
+            await eventually(lambda: batcher.says("trying again"), within_s=30)
+        assert (await arena.audit()).completed == CALLERS
+
+
+async def test_slow_redis_is_only_slow(open_arena: OpenArena, postgres_target: PostgresDatabase) -> None:
+    async with open_arena(postgres_target) as arena:
+        arena.redis_proxy.delay_s = 0.2
+        await arena.run_both()
+        await arena.start(CALLERS)
+        assert (await arena.audit()).completed == CALLERS

@@ -1,0 +1,46 @@
+"""Passwords stay where they belong: in no log, also when everything fails."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.databases import PostgresDatabase
+from tests.faults.conftest import OpenArena
+from tests.faults.proxy import Network
+from tests.support import eventually
+from write_batcher.workers.local import RedisServer
+
+CALLERS = 12
+REDIS_PASSWORD = "redis-s3cret"  # noqa: S105
+
+
+@pytest.mark.fast
+async def test_no_secret_reaches_a_log_through_outages_of_everything(
+    open_arena: OpenArena, postgres_target: PostgresDatabase, tmp_path: Path
+) -> None:
+    database_password = postgres_target.url.split(":")[2].split("@")[0]
+    async with (
+        RedisServer(tmp_path / "guarded", password=REDIS_PASSWORD) as guarded,
+        open_arena(postgres_target, redis_server=guarded) as arena,
+    ):
+        _, batcher = await arena.run_both()
+        await arena.start(CALLERS)
+        await arena.written()
+        assert arena.database_proxy
+        for proxy, sign in ((arena.redis_proxy, "trying again"), (arena.database_proxy, "is held")):
+            proxy.become(Network.REFUSING)
+            await arena.start(CALLERS)
+            if proxy is arena.database_proxy:
+                await arena.appended(3 * CALLERS)
+            await eventually(partial(batcher.says, sign), within_s=60)
+            proxy.become(Network.UP)
+        await arena.start(1, cents=-1)
+        await arena.audit()
+        arena.redis_proxy.become(Network.REFUSING)
+        late = await arena.run("batcher")  # one that cannot even begin says why
+        assert await late.ended() != 0
+        logs = "".join(worker.log.read_text() for worker in arena.workers)
+    assert len(logs) > 1_000
+    for secret in (REDIS_PASSWORD, database_password):
+        assert secret not in logs

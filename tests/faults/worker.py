@@ -1,0 +1,97 @@
+"""A worker process that can be broken: `python -m tests.faults.worker ROLE [OPTION...]`.
+
+It runs the product's own worker, with the settings of its environment, after it has been prepared to fail.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import time
+from datetime import timedelta
+from typing import Any
+
+from tests.faults import crash_points
+from write_batcher.activities.sinks.sql import SqlSink
+from write_batcher.activities.watch import Watch
+from write_batcher.config import load_settings
+from write_batcher.models import Batch, WriteReceipt
+from write_batcher.workers import batcher as batcher_worker
+from write_batcher.workers.batcher import run_batcher_worker
+from write_batcher.workers.logs import log_to_stderr
+from write_batcher.workers.main import run_main_worker
+from write_batcher.workflows import batcher
+
+HEARTBEAT_TIMEOUT = timedelta(seconds=3)  # so that a test need not wait long for the successor of a dead drain
+ENSURE_EVERY = timedelta(seconds=2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("role", choices=["main", "batcher"])
+    parser.add_argument("--crash", action="append", default=[], metavar="POINT[:TIMES][@PROBABILITY]")
+    parser.add_argument("--die-of-item", metavar="ITEM", help="end the process when a batch with this item is written")
+    parser.add_argument("--block-s", type=float, default=0.0, help="block the event loop once, after a commit")
+    parser.add_argument("--kill-heartbeat", action="store_true", help="end the heartbeat after the first batch")
+    arguments = parser.parse_args()
+    batcher.HEARTBEAT_TIMEOUT = HEARTBEAT_TIMEOUT
+    batcher_worker.ENSURE_EVERY = ENSURE_EVERY
+    for crash in arguments.crash:
+        crash_points.arm(crash_points.CrashPoint.parse(crash))
+    if arguments.die_of_item:
+        _die_of(arguments.die_of_item)
+    if arguments.block_s:
+        _block_once(arguments.block_s)
+    if arguments.kill_heartbeat:
+        _kill_heartbeat()
+    settings = load_settings()
+    log_to_stderr(settings.log_format)
+    asyncio.run(run_main_worker(settings) if arguments.role == "main" else run_batcher_worker(settings))
+    sys.stderr.flush()
+    os._exit(0)  # a process that used temporalio may abort while Python exits (sdk-python#300)
+
+
+def _die_of(item: str) -> None:
+    write = SqlSink.write
+
+    async def deadly(sink: SqlSink, batch: Batch) -> list[WriteReceipt]:
+        if any(request.record.get("item") == item for request in batch.requests):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return await write(sink, batch)
+
+    setattr(SqlSink, "write", deadly)  # noqa: B010 - mypy refuses the assignment
+
+
+def _block_once(seconds: float) -> None:
+    write = SqlSink.write
+    blocked = False
+
+    async def blocking(sink: SqlSink, batch: Batch) -> list[WriteReceipt]:
+        nonlocal blocked
+        receipts = await write(sink, batch)
+        if not blocked:
+            blocked = True
+            time.sleep(seconds)  # noqa: ASYNC251 - a driver that blocks is what is tested
+        return receipts
+
+    setattr(SqlSink, "write", blocking)  # noqa: B010
+
+
+def _kill_heartbeat() -> None:
+    """The heartbeat of the first drain of this process fails; the next drains keep theirs."""
+    beat = Watch.beat
+    killed = False
+
+    async def mortal(watch: Watch, details: Any) -> None:
+        nonlocal killed
+        if not killed:
+            killed = True
+            raise RuntimeError("the heartbeat failed")
+        await beat(watch, details)
+
+    setattr(Watch, "beat", mortal)  # noqa: B010
+
+
+if __name__ == "__main__":
+    main()

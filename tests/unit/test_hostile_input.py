@@ -1,0 +1,124 @@
+"""Whatever comes from outside is understood or refused in the one way its reader expects; nothing else happens."""
+
+import asyncio
+import contextlib
+import json
+import logging
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from temporalio.converter import DataConverter
+
+from write_batcher.config import Settings, load_settings, parse_duration
+from write_batcher.errors import ConfigurationError, InvalidEntry
+from write_batcher.models import ReplyAddress, WriteRequest
+from write_batcher.queue.codec import Codec, decode_reply
+from write_batcher.queue.stream import StreamEntry
+from write_batcher.workers.dead_letters import LetterId
+from write_batcher.workflows import inbox as inbox_module
+from write_batcher.workflows.inbox import Inbox, Write
+
+CODEC = Codec(DataConverter.default)
+VALID = asyncio.run(
+    CODEC.encode(
+        WriteRequest(
+            request_id="order-7/1",
+            table="orders",
+            record={"cents": 5},
+            reply=ReplyAddress(workflow_id="order-7", run_id="run", attempt="try"),
+            asked_ms=1,
+        )
+    )
+)
+NAMES = [*VALID, b"first", b"counted", b"control"]
+SECRET = "correct horse"  # noqa: S105
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=4,
+)
+replies = st.dictionaries(
+    st.sampled_from(["workflow_id", "run_id", "attempt", "call", "mode", "activity_id"]),
+    json_values | st.sampled_from(["signal", "completion", "none"]),
+).map(lambda reply: json.dumps(reply).encode())
+changed_entries = st.dictionaries(st.sampled_from(NAMES), st.binary(max_size=64) | replies, max_size=4).map(
+    lambda changes: VALID | changes
+)
+foreign_entries = st.dictionaries(st.binary(max_size=8), st.binary(max_size=64), max_size=8)
+
+
+@given(changed_entries | foreign_entries)
+def test_entry_is_decoded_or_invalid(fields: dict[bytes, bytes]) -> None:
+    with contextlib.suppress(InvalidEntry):
+        assert isinstance(asyncio.run(CODEC.decode(fields)), WriteRequest)
+    with contextlib.suppress(InvalidEntry):
+        decode_reply(fields)
+
+
+@given(changed_entries | foreign_entries)
+def test_entry_tells_its_size_and_its_age_whatever_it_holds(fields: dict[bytes, bytes]) -> None:
+    entry = StreamEntry(entry_id="1735689600000-0", fields=fields)
+    assert entry.size_bytes >= 0
+    assert isinstance(entry.request_id, bytes)
+    assert entry.first_ms >= 0
+
+
+@given(payload=st.binary(max_size=256))
+def test_payload_is_decoded_or_invalid(payload: bytes) -> None:
+    with contextlib.suppress(InvalidEntry):
+        asyncio.run(CODEC.decode(VALID | {b"payload": payload}))
+
+
+receipts = st.dictionaries(
+    st.sampled_from(["request_id", "outcome", "queue", "attempt", "batch_id", "batch_size", "error", "write_ms"]),
+    json_values | st.sampled_from(["order-7", "orders", "written", "rejected", "try"]),
+)
+
+
+@given(st.lists(json_values | receipts | st.lists(receipts, max_size=3), max_size=3))
+def test_confirmation_of_any_form_is_taken(arguments: list[Any]) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(inbox_module, "current_attempt", lambda: "try")
+        patched.setattr("temporalio.workflow.logger", logging.getLogger("silent"))
+        inbox = Inbox()
+        write = Write(queue="orders", request_id="order-7", table="orders", record={}, key="k", call=1)
+        inbox.expect(write)
+        inbox.on_confirmation(*arguments)
+        receipt = inbox.receipt(write)
+        assert receipt is None or receipt == replace(receipt, request_id="order-7")
+
+
+@given(st.sampled_from(sorted(Settings.model_fields)), st.text(max_size=40))
+def test_setting_is_taken_or_refused_with_its_name(name: str, value: str) -> None:
+    refusal = refusal_of(name, value)
+    assert refusal is None or name in refusal or "must" in refusal  # which two do not fit together
+
+
+@given(st.sampled_from(["redis", "rediss", "http", "postgresql+psycopg", ""]), st.text(max_size=20))
+def test_refused_address_does_not_show_its_password(scheme: str, rest: str) -> None:
+    for name in ("redis_url", "database_url"):
+        assert SECRET not in (refusal_of(name, f"{scheme}://user:{SECRET}@{rest}") or "")
+
+
+def refusal_of(name: str, value: str) -> str | None:
+    try:
+        load_settings(**{name: value})
+    except ConfigurationError as error:
+        return str(error)
+    return None
+
+
+@given(st.text())
+def test_duration_is_understood_or_refused(text: str) -> None:
+    with contextlib.suppress(ValueError):
+        assert parse_duration(text).total_seconds() >= 0
+
+
+@given(st.text() | st.from_regex(r"\d{1,30}/\d{1,30}-\d{1,30}", fullmatch=True))
+def test_dead_letter_id_is_understood_or_refused(text: str) -> None:
+    with contextlib.suppress(ConfigurationError):
+        assert LetterId.parse(str(LetterId.parse(text))) == LetterId.parse(text)
