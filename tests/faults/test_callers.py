@@ -70,7 +70,6 @@ async def test_caller_whose_time_is_up_has_not_written_and_writes_when_it_is_res
         assert arena.rows() == CALLERS
 
 
-@pytest.mark.fast
 async def test_caller_is_not_confused_by_nonsense(open_arena: OpenArena, sqlite_target: Database) -> None:
     async with open_arena(sqlite_target) as arena:
         await arena.run_both()

@@ -8,7 +8,6 @@ from write_batcher.models import ConfirmBy
 
 CALLERS = 12  # more than one batch
 AFTER_COMMIT = pytest.param("after_commit", marks=pytest.mark.fast)
-AFTER_APPEND = pytest.param("after_append:3", marks=pytest.mark.fast)
 
 
 @pytest.mark.parametrize("point", ["before_commit", AFTER_COMMIT, "mid_confirm", "before_ack", "after_ack"])
@@ -25,7 +24,7 @@ async def test_batcher_that_dies_in_a_batch_is_replaced_and_every_caller_gets_it
         assert arena.rows() == CALLERS
 
 
-@pytest.mark.parametrize("point", ["before_append", AFTER_APPEND])
+@pytest.mark.parametrize("point", ["before_append", "after_append:3"])
 async def test_caller_side_that_dies_around_an_append_writes_once(
     open_arena: OpenArena, target: Database, confirm_by: ConfirmBy, point: str
 ) -> None:

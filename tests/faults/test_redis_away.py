@@ -45,7 +45,6 @@ async def configured(arena: Arena, **values: str) -> AsyncIterator[None]:
             await arena.redis.config_set(name, *answer.values())
 
 
-@pytest.mark.fast
 async def test_append_whose_answer_is_lost_is_not_appended_twice(
     open_arena: OpenArena, target: Database, confirm_by: ConfirmBy
 ) -> None:

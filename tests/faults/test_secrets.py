@@ -3,8 +3,6 @@
 from functools import partial
 from pathlib import Path
 
-import pytest
-
 from tests.databases import PostgresDatabase
 from tests.faults.conftest import OpenArena
 from tests.faults.proxy import Network
@@ -15,7 +13,6 @@ CALLERS = 12
 REDIS_PASSWORD = "redis-s3cret"  # noqa: S105
 
 
-@pytest.mark.fast
 async def test_no_secret_reaches_a_log_through_outages_of_everything(
     open_arena: OpenArena, postgres_target: PostgresDatabase, tmp_path: Path
 ) -> None:
