@@ -5,8 +5,9 @@ PYTHON := .venv/bin/python
 WORKFLOWS ?= 250
 DATABASE ?= sqlite
 ARGS ?=
+ON_REDIS := stream drain workers operating batched_writes completion settling
 
-.PHONY: demo up test check format lock setup
+.PHONY: demo up test other-servers check format lock setup
 
 demo: setup
 	.venv/bin/write-batcher demo --workflows $(WORKFLOWS) --database $(DATABASE) $(ARGS)
@@ -16,6 +17,12 @@ up: setup
 
 test: setup
 	$(PYTHON) -m pytest $(ARGS)
+
+# What touches the stream, on each kind of server in turn.
+other-servers: setup
+	for kind in valkey redis6 redis7 tls cluster sentinel; do \
+	  echo "--redis=$$kind" && $(PYTHON) -m pytest --redis=$$kind $(ARGS) $(ON_REDIS:%=tests/integration/test_%.py) || exit 1; \
+	done
 
 check: setup
 	.venv/bin/ruff format --check .

@@ -22,7 +22,7 @@ MAX_CONNECTIONS = 32
 COMMAND_TIMEOUT = timedelta(seconds=5)
 
 # The error code of the Redis protocol. Redis 6.2 puts that of a script around that of its command.
-_CODE = re.compile(r"(?:Error running script .*? -)?(?P<code>[A-Z]+)\b")
+_CODE = re.compile(r"(?:Error running script .*?: -?)?(?P<code>[A-Z]+)\b")
 
 
 class GroupMissing(QueueUnavailable):
@@ -82,19 +82,27 @@ class _PrimaryPool(SentinelConnectionPool, BlockingConnectionPool):
 
 
 def _cluster_client(address: RedisAddress, options: dict[str, Any]) -> Redis:
-    del options["timeout"]  # its pools do not wait: beyond MAX_CONNECTIONS for each server a command is unavailable
+    del options["timeout"]  # an option of a pool that waits
+    at_once = options.pop("max_connections")
     startup_nodes = [ClusterNode(host, port) for host, port in address.nodes]
-    return cast(Redis, _Cluster(startup_nodes=startup_nodes, **options))
+    return cast(Redis, _Cluster(at_once, startup_nodes=startup_nodes, **options))
 
 
 class _Cluster(RedisCluster):
+    """Has at most `at_once` commands under way; the pools of redis-py's own would refuse more than they hold."""
+
+    def __init__(self, at_once: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._free = asyncio.Semaphore(at_once)
+
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
-        # redis-py asks one of the servers which argument of a read is its key, before each read; while that server is
-        # down it would read from none of the others either, and never look for another one to ask.
-        if args[0] == "XREADGROUP":
-            await self.initialize()
-            kwargs["target_nodes"] = self.get_node_from_key(args[args.index(b"STREAMS") + 1])
-        return await super().execute_command(*args, **kwargs)
+        async with self._free:
+            # redis-py asks one of the servers which argument of a read is its key, before each read; while that server
+            # is down it would read from none of the others either, and never look for another one to ask.
+            if args[0] == "XREADGROUP":
+                await self.initialize()
+                kwargs["target_nodes"] = self.get_node_from_key(args[args.index(b"STREAMS") + 1])
+            return await super().execute_command(*args, **kwargs)
 
 
 @contextmanager

