@@ -17,7 +17,7 @@ from temporalio.api.common.v1 import Payload
 from temporalio.client import Client
 from temporalio.converter import DataConverter, PayloadCodec
 
-from tests.callers import result_of, stacked
+from tests.callers import receipts_of, result_of, stacked
 from tests.integration.test_drain import EMPTY, NEVER, WITHIN_S, Stage, stage_on
 from tests.redis_servers import (
     SLOTS,
@@ -26,6 +26,7 @@ from tests.redis_servers import (
     ClusterMaster,
     OneServer,
     RedisKind,
+    SentinelService,
     TlsSentinelServer,
     TlsServer,
     acl,
@@ -39,6 +40,7 @@ from write_batcher.activities import take as take_module
 from write_batcher.activities.backoff import Backoff
 from write_batcher.config import load_settings
 from write_batcher.errors import QueueFull, QueueUnavailable
+from write_batcher.models import Outcome
 from write_batcher.queue.connections import MAX_CONNECTIONS, connect
 from write_batcher.queue.dead_letters import DeadLetters
 from write_batcher.queue.partitions import Partitions
@@ -147,6 +149,21 @@ async def submit_until_appended(stage: Stage, *request_ids: str) -> None:
 
     for request_id in request_ids:
         await eventually(lambda: appended(request_id))  # noqa: B023 - it is over when the next one begins
+
+
+async def test_workflows_and_their_batcher_find_the_new_primary_after_a_failover(
+    client: Client, tmp_path: Path, name: str
+) -> None:
+    server = SentinelService(tmp_path)
+    async with server, connect(server.url) as redis, stacked(client, name, redis, server) as stack, stack.caller():
+        await stack.drain()
+        before = [await stack.start() for _ in range(5)]
+        await server.kill()
+        meanwhile = [await stack.start() for _ in range(5)]
+        await server.start()
+        receipts = [receipt for handle in before + meanwhile for receipt in await receipts_of(handle)]
+    assert {receipt.outcome for receipt in receipts} <= {Outcome.WRITTEN, Outcome.DUPLICATE}
+    assert len(receipts) == len(stack.sink.rows) == 10
 
 
 async def test_connecting_tells_what_the_server_does_with_data(
