@@ -114,6 +114,10 @@ def translated_errors() -> Iterator[None]:
         yield
     except exceptions.OutOfMemoryError as error:
         raise QueueFull(f"Redis is out of memory: {error}; raise its maxmemory or let the batcher catch up") from error
+    except exceptions.MovedError as error:  # a client of a cluster follows it
+        raise QueueUnavailable(
+            f"Redis says MOVED {error}: it is a cluster, write redis+cluster:// in its URL"
+        ) from error
     except exceptions.ResponseError as error:
         found = _CODE.match(str(error))
         match found and found["code"]:
