@@ -215,9 +215,9 @@ async def test_commands_that_the_readme_lists_are_enough_and_all_of_them_are_use
     assert {word[1:] for word in acl() if word.startswith("+")} <= used
 
 
-@pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
-    async with Cluster(tmp_path) as cluster:
+@pytest.fixture(scope="module")
+async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
+    async with Cluster(tmp_path_factory.mktemp("cluster")) as cluster:
         yield cluster
 
 
@@ -248,9 +248,11 @@ async def test_partition_is_read_while_the_server_that_redis_py_asks_about_comma
         queues = [WriteQueue(redis, f"orders-{number}", 0, reader=reader) for number in range(20)]
         queue = next(queue for queue in queues if reader.get_node_from_key(queue.stream_key) != asked)
         await queue.ensure_group()
-        await next(master for master in cluster.masters if master.port == asked.port).kill()
+        down = next(master for master in cluster.masters if master.port == asked.port)
+        await down.kill()
         async with asyncio.timeout(WITHIN_S):
             assert await queue.read_new(count=BACKLOG, block=QUICK) == []
+        await down.start()
 
 
 async def test_cluster_is_reached_over_tls(tmp_path: Path, name: str) -> None:
