@@ -8,8 +8,9 @@ MINUTES ?= 30
 SECONDS ?= 60
 ATHERIS := atheris==3.0.0
 ARGS ?=
+ON_REDIS := stream drain workers operating batched_writes completion settling
 
-.PHONY: demo up compare compare-full test faults faults-mutants soak fuzz check format lock setup
+.PHONY: demo up compare compare-full test other-servers faults faults-mutants soak fuzz check format lock setup
 
 demo: setup
 	.venv/bin/write-batcher demo --workflows $(WORKFLOWS) --database $(DATABASE) $(ARGS)
@@ -41,6 +42,12 @@ soak: setup
 fuzz: setup
 	$(UV) pip install --quiet --python $(PYTHON) $(ATHERIS)
 	$(PYTHON) tests/fuzz/entries.py -max_total_time=$(SECONDS) $(ARGS)
+
+# What touches the stream, on each kind of server in turn.
+other-servers: setup
+	for kind in valkey redis6 redis7 tls cluster sentinel; do \
+	  echo "--redis=$$kind" && $(PYTHON) -m pytest --redis=$$kind $(ARGS) $(ON_REDIS:%=tests/integration/test_%.py) || exit 1; \
+	done
 
 check: setup
 	.venv/bin/ruff format --check .

@@ -4,13 +4,13 @@ import os
 import re
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, ByteSize, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from write_batcher.errors import ConfigurationError
 from write_batcher.models import ConfirmBy, batcher_task_queue
+from write_batcher.queue.address import parse_address
 
 ENV_PREFIX = "WRITE_BATCHER_"
 
@@ -46,7 +46,10 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey: redis://, or rediss:// for TLS")
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        description="Redis or Valkey: redis://, rediss:// for TLS, redis+cluster://, redis+sentinel://",
+    )
     database_url: str = Field(
         "sqlite+aiosqlite:///write-batcher.db", description="target database, as a SQLAlchemy URL with an async driver"
     )
@@ -88,10 +91,10 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis_url_names_a_server(cls, url: str) -> str:
-        if not _names_redis(url):
-            raise ValueError(
-                f"{hide_password(url)!r} is not a Redis URL; write redis://HOST:PORT/DB, or rediss:// for TLS"
-            )
+        try:
+            parse_address(url)
+        except ValueError as error:
+            raise ValueError(f"{hide_password(url)!r} is {error}") from None
         return url
 
     @model_validator(mode="before")
@@ -161,16 +164,6 @@ def hide_password(url: str) -> str:
     user, colon, _password = login.partition(":")
     address, mark, _query = rest.partition("?")
     return start + user + (":***" if colon else "") + at + address + ("?***" if mark else "")
-
-
-def _names_redis(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:  # its message may show a part of the password
-        return False
-    is_database = re.fullmatch(r"/?|/\d+", parts.path) is not None
-    return parts.scheme in ("redis", "rediss") and bool(parts.hostname) and is_database
 
 
 def _one_sentence(error: ValidationError, given: dict[str, Any]) -> str:

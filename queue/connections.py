@@ -1,19 +1,28 @@
 """Redis clients with the options this job needs, and the one place where a driver's errors become ours."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any, cast
 
 from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel, SSLConnection
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 from write_batcher.errors import QueueFull, QueueUnavailable
+from write_batcher.queue.address import Kind, RedisAddress, parse_address
 
 MAX_CONNECTIONS = 32
 COMMAND_TIMEOUT = timedelta(seconds=5)
+
+# The error code of the Redis protocol. Redis 6.2 puts that of a script around that of its command.
+_CODE = re.compile(r"(?:Error running script .*?: -?)?(?P<code>[A-Z]+)\b")
 
 
 class GroupMissing(QueueUnavailable):
@@ -21,20 +30,79 @@ class GroupMissing(QueueUnavailable):
 
 
 def connect(url: str, *, longest_block: timedelta = timedelta(0)) -> Redis:
-    """A client for the server at `url`; connects on first use. `longest_block` is the longest BLOCK it will send."""
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=MAX_CONNECTIONS,
-        timeout=COMMAND_TIMEOUT.total_seconds(),  # for a free connection: waiting beats MaxConnectionsError
-        socket_connect_timeout=COMMAND_TIMEOUT.total_seconds(),
+    """A client for what `url` names (`address.FORMS`); connects on first use. `longest_block` is the longest BLOCK it
+    will send. Raises TypeError or ValueError for an option that it cannot have.
+
+    For a cluster it is a `RedisCluster`, which has the same commands.
+    """
+    address = parse_address(url)
+    options: dict[str, Any] = {
+        "max_connections": MAX_CONNECTIONS,
+        "timeout": COMMAND_TIMEOUT.total_seconds(),  # for a free connection: waiting beats MaxConnectionsError
+        "socket_connect_timeout": COMMAND_TIMEOUT.total_seconds(),
         # None would hang for ever on a frozen server; shorter than the block would cut every quiet read.
-        socket_timeout=(longest_block + COMMAND_TIMEOUT).total_seconds(),
+        "socket_timeout": (longest_block + COMMAND_TIMEOUT).total_seconds(),
         # redis-py would silently send XADD and XREADGROUP again; whoever knows the request id retries instead.
-        retry=Retry(NoBackoff(), 0),
-        protocol=2,  # reply shapes differ between the protocols
-        decode_responses=False,  # one value that is not UTF-8 would jam the consumer for ever
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,  # reply shapes differ between the protocols
+        "decode_responses": False,  # one value that is not UTF-8 would jam the consumer for ever
+        **parse_url(address.first),
+    }
+    if address.kind is Kind.SERVER:
+        return Redis.from_pool(BlockingConnectionPool(**options))
+    for name in ("host", "port"):
+        options.pop(name, None)
+    options["ssl"] = options.pop("connection_class", None) is SSLConnection
+    if address.kind is Kind.SENTINEL:
+        return _sentinel_client(address, options)
+    return _cluster_client(address, options)
+
+
+def _sentinel_client(address: RedisAddress, options: dict[str, Any]) -> Redis:
+    """The login and the options are for the servers; for the Sentinels those that begin with `sentinel_`."""
+    own = {name: options.pop(name) for name in list(options) if name.startswith("sentinel_")}
+    shared = {
+        name: value for name, value in options.items() if name.startswith(("socket_", "ssl", "retry", "protocol"))
+    }
+    sentinel = Sentinel(  # type: ignore[no-untyped-call]
+        address.nodes,
+        sentinel_kwargs={**shared, **{name.removeprefix("sentinel_"): value for name, value in own.items()}},
     )
-    return Redis.from_pool(pool)
+    client: Redis = sentinel.master_for(address.service, connection_pool_class=_PrimaryPool, **options)
+    return client
+
+
+class _PrimaryPool(SentinelConnectionPool, BlockingConnectionPool):
+    """Waits for a free connection, and closes those to the Sentinels with its own."""
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        await super().disconnect(inuse_connections)
+        if inuse_connections:
+            await self.sentinel_manager.aclose()
+
+
+def _cluster_client(address: RedisAddress, options: dict[str, Any]) -> Redis:
+    del options["timeout"]  # an option of a pool that waits
+    at_once = options.pop("max_connections")
+    startup_nodes = [ClusterNode(host, port) for host, port in address.nodes]
+    return cast(Redis, _Cluster(at_once, startup_nodes=startup_nodes, **options))
+
+
+class _Cluster(RedisCluster):
+    """Has at most `at_once` commands under way; the pools of redis-py's own would refuse more than they hold."""
+
+    def __init__(self, at_once: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._free = asyncio.Semaphore(at_once)
+
+    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        async with self._free:
+            # redis-py asks one of the servers which argument of a read is its key, before each read; while that server
+            # is down it would read from none of the others either, and never look for another one to ask.
+            if args[0] == "XREADGROUP":
+                await self.initialize()
+                kwargs["target_nodes"] = self.get_node_from_key(args[args.index(b"STREAMS") + 1])
+            return await super().execute_command(*args, **kwargs)
 
 
 @contextmanager
@@ -46,15 +114,20 @@ def translated_errors() -> Iterator[None]:
         yield
     except exceptions.OutOfMemoryError as error:
         raise QueueFull(f"Redis is out of memory: {error}; raise its maxmemory or let the batcher catch up") from error
+    except exceptions.MovedError as error:  # a client of a cluster follows it
+        raise QueueUnavailable(
+            f"Redis says MOVED {error}: it is a cluster, write redis+cluster:// in its URL"
+        ) from error
     except exceptions.ResponseError as error:
-        match str(error).split(" ", 1)[0]:  # the error code of the Redis protocol
+        found = _CODE.match(str(error))
+        match found and found["code"]:
             case "NOGROUP" | "UNBLOCKED":
                 raise GroupMissing(str(error)) from error
-            case "OOM":  # Redis 6.2 raises it from scripts without a class of its own
+            case "OOM":  # without a class of its own when Redis 6.2 raises it from a script
                 raise QueueFull(f"Redis is out of memory: {error}") from error
             case _:
                 raise QueueUnavailable(f"Redis refuses: {error}") from error
-    except (exceptions.RedisError, OSError) as error:
+    except (exceptions.RedisError, exceptions.RedisClusterException, OSError) as error:
         raise QueueUnavailable(f"Redis cannot be reached: {error}") from error
     finally:
         # redis-py sends with asyncio.wait_for, which on Python 3.11 loses a cancellation that comes just when it has

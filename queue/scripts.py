@@ -111,3 +111,8 @@ return added
 CLAIM_FOREIGN = """
 return redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], 'JUSTID')[1]
 """
+
+# KEYS: the stream. In a cluster the command TIME asks any server; a script asks the one whose clock stamps the entries.
+NOW = """
+return redis.call('TIME')
+"""

@@ -83,6 +83,7 @@ class WriteQueue:
         self._acknowledge = redis.register_script(scripts.ACKNOWLEDGE)
         self._claim_foreign = redis.register_script(scripts.CLAIM_FOREIGN)
         self._dead_letter = redis.register_script(scripts.DEAD_LETTER)
+        self._now = redis.register_script(scripts.NOW)
 
     async def append(self, fields: Fields, *, max_backlog: int) -> str:
         """Append a request, once for its attempt while it is live; returns the id of its entry. Raises QueueFull."""
@@ -169,7 +170,7 @@ class WriteQueue:
     async def now_ms(self) -> int:
         """Milliseconds since the epoch, by the clock that stamps entry ids."""
         with translated_errors():
-            seconds, microseconds = await self._redis.time()
+            seconds, microseconds = await self._now(keys=[self.stream_key])
         return int(seconds) * 1000 + int(microseconds) // 1000
 
     async def deliveries(self, entries: Sequence[StreamEntry]) -> dict[str, int]:

@@ -13,12 +13,23 @@ from temporalio.client import Client
 
 from tests.callers import Stack, stacked
 from tests.databases import NO_SYNC, Database, PostgresDatabase, SqliteDatabase
+from tests.redis_servers import AnyRedis, RedisKind, redis_of
 from write_batcher.activities import take
 from write_batcher.queue.connections import connect
-from write_batcher.workers.local import RedisServer, TemporalServer
+from write_batcher.workers.local import TemporalServer
 from write_batcher.workers.postgres import PostgresServer
 
 TIME_SKIPPING = ("--dynamic-config-value", "frontend.WorkflowTimeSkippingEnabled=true")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--redis",
+        type=RedisKind,
+        choices=list(RedisKind),
+        default=RedisKind.VALKEY,
+        help="the kind of Redis that the integration tests run on",
+    )
 
 
 @pytest.hookimpl(trylast=True)
@@ -46,8 +57,21 @@ async def temporal_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIter
 
 
 @pytest.fixture(scope="session")
-async def redis_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RedisServer]:
-    async with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+def redis_kind(request: pytest.FixtureRequest) -> RedisKind:
+    kind: RedisKind = request.config.getoption("--redis")
+    return kind
+
+
+@pytest.fixture(scope="session")
+async def redis_server(redis_kind: RedisKind, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[AnyRedis]:
+    async with redis_of(redis_kind, tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+async def own_server(redis_kind: RedisKind, tmp_path: Path) -> AsyncIterator[AnyRedis]:
+    """A server that a test may break."""
+    async with redis_of(redis_kind, tmp_path) as server:
         yield server
 
 
@@ -75,7 +99,7 @@ def database(request: pytest.FixtureRequest) -> Database:
 
 
 @pytest.fixture
-async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
+async def redis(redis_server: AnyRedis) -> AsyncIterator[Redis]:
     async with connect(redis_server.url) as client:
         yield client
 
@@ -98,7 +122,7 @@ def database_url(tmp_path: Path) -> str:
 
 @pytest.fixture
 async def stack(
-    client: Client, name: str, redis: Redis, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    client: Client, name: str, redis: Redis, redis_server: AnyRedis, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Stack]:
     """A queue with its batcher; nothing is drained until it is told to."""
     monkeypatch.setattr(take, "LONGEST_BLOCK", timedelta(milliseconds=100))  # so that the drain looks up to stop

@@ -3,9 +3,10 @@
 import asyncio
 import logging
 from datetime import timedelta
+from typing import Any
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.asyncio import Redis, RedisCluster
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
@@ -65,7 +66,12 @@ async def connect_redis(settings: Settings) -> Redis:
     try:
         await redis.ping()
         await _warn_of_data_loss(redis)
-    except (RedisError, OSError, TypeError) as error:  # redis-py finds unknown options when it connects
+    except (
+        RedisError,
+        RedisClusterException,
+        OSError,
+        TypeError,
+    ) as error:  # redis-py finds unknown options when it connects
         await redis.aclose()
         raise ConfigurationError(
             f"Redis at {hide_password(settings.redis_url)} cannot be used: {error}; "
@@ -76,14 +82,25 @@ async def connect_redis(settings: Settings) -> Redis:
 
 async def _warn_of_data_loss(redis: Redis) -> None:
     try:
-        config = await redis.config_get("appendonly", "maxmemory-policy")
+        configs = await _configs(redis)
     except ResponseError as error:
         logger.warning("cannot check whether Redis keeps its data (%s): make sure it persists and never evicts", error)
         return
-    if config["appendonly"] != "yes":
+    if any(config["appendonly"] != "yes" for config in configs):
         logger.warning("Redis has appendonly no and loses queued writes when it restarts: set `appendonly yes`")
-    if config["maxmemory-policy"] != "noeviction":
+    for policy in {config["maxmemory-policy"] for config in configs} - {"noeviction"}:
         logger.warning(
-            "Redis has maxmemory-policy %s and may evict queued writes: set `maxmemory-policy noeviction`",
-            config["maxmemory-policy"],
+            "Redis has maxmemory-policy %s and may evict queued writes: set `maxmemory-policy noeviction`", policy
         )
+
+
+async def _configs(redis: Redis) -> list[dict[str | None, str | None]]:
+    """Of the server, or of every primary of a cluster."""
+    targets: list[dict[str, Any]] = [{}]
+    if isinstance(redis, RedisCluster):
+        targets = [{"target_nodes": node} for node in redis.get_primaries()]
+    # One by one: Redis 6.2 takes no more than one name.
+    return [
+        await redis.config_get("appendonly", **target) | await redis.config_get("maxmemory-policy", **target)
+        for target in targets
+    ]

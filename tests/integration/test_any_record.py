@@ -13,6 +13,7 @@ from temporalio.converter import DataConverter
 from temporalio.testing import ActivityEnvironment
 
 from tests.databases import SqliteDatabase
+from tests.redis_servers import AnyRedis
 from tests.support import FakeTemporal, eventually
 from write_batcher.activities.batching import BatchLimits
 from write_batcher.activities.drain import Drain
@@ -22,7 +23,6 @@ from write_batcher.queue.codec import Codec
 from write_batcher.queue.connections import connect
 from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.stream import WriteQueue
-from write_batcher.workers.local import RedisServer
 
 CODEC = Codec(DataConverter.default)
 BATCH = BatchLimits(max_items=7, max_bytes=100_000, max_wait=timedelta(milliseconds=20))
@@ -42,7 +42,7 @@ tables = st.sampled_from(["orders"] * 5 + ["no such table", ""])
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.tuples(tables, records), min_size=1, max_size=20))
 def test_rows_are_what_the_receipts_say_whatever_the_records_are(
-    redis_server: RedisServer, submitted: list[tuple[str, dict[str, Any]]]
+    redis_server: AnyRedis, submitted: list[tuple[str, dict[str, Any]]]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         database = SqliteDatabase(Path(folder))

@@ -32,6 +32,7 @@ from tests.callers import (
     start,
     start_draining,
 )
+from tests.redis_servers import AnyRedis
 from tests.support import FakeQueue, MemorySink, eventually, written
 from write_batcher.activities import take
 from write_batcher.activities.enqueue import EnqueueActivities
@@ -46,7 +47,6 @@ from write_batcher.models import (
 )
 from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.stream import WriteQueue
-from write_batcher.workers.local import RedisServer
 from write_batcher.workflows.batched_writes import BatchedWrites, OnRejected, WriteOptions
 
 
@@ -375,7 +375,7 @@ async def pass_half_of_the_timeout(client: Client, handle: WorkflowHandle[Any, A
 
 
 async def test_entry_that_redis_lost_is_submitted_again_and_written(
-    client: Client, name: str, redis: Redis, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    client: Client, name: str, redis: Redis, redis_server: AnyRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(take, "LONGEST_BLOCK", timedelta(milliseconds=200))
     await Partitions(redis, name).announce(1)

@@ -18,6 +18,7 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.worker import Worker
 
+from tests.redis_servers import AnyRedis
 from tests.support import MemorySink, eventually
 from write_batcher.activities import drain as drain_module
 from write_batcher.activities import take, watch
@@ -26,7 +27,6 @@ from write_batcher.activities.drain import DrainActivities
 from write_batcher.models import DrainEnd, DrainProgress, DrainResult, FlushReason, PartitionRef, WriteRequest
 from write_batcher.queue.codec import Codec
 from write_batcher.queue.stream import WriteQueue
-from write_batcher.workers.local import RedisServer
 from write_batcher.workers.plugin import passing_through
 from write_batcher.workflows.batcher import (
     BatcherInput,
@@ -95,7 +95,7 @@ Batcher = Callable[..., Any]
 
 
 @pytest.fixture
-def batcher(client: Client, redis: Redis, redis_server: RedisServer, name: str, sink: MemorySink) -> Batcher:
+def batcher(client: Client, redis: Redis, redis_server: AnyRedis, name: str, sink: MemorySink) -> Batcher:
     """`async with batcher(max_wait=...)` runs a worker that drains into `sink`."""
 
     @asynccontextmanager

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
+from tests.redis_servers import AnyRedis
 from tests.support import eventually
 from write_batcher.config import load_settings
-from write_batcher.workers.local import RedisServer, TemporalServer
+from write_batcher.workers.local import TemporalServer
 from write_batcher.workers.main_writes import count_rows
 from write_batcher.workers.starter import new_series, start_workflows, wait_for
 from write_batcher.workers.worker_process import WorkerProcess
@@ -45,7 +46,7 @@ async def run(*arguments: str, environment: dict[str, str] | None = None, within
 
 @pytest.fixture
 def environment(
-    temporal_server: TemporalServer, redis_server: RedisServer, database_url: str, name: str
+    temporal_server: TemporalServer, redis_server: AnyRedis, database_url: str, name: str
 ) -> dict[str, str]:
     """Points the command to the servers of the tests, with queues of its own."""
     return {

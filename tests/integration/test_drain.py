@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from google.protobuf.any_pb2 import Any
@@ -15,6 +14,7 @@ from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
+from tests.redis_servers import AnyRedis
 from tests.support import FakeTemporal, MemorySink, eventually
 from tests.unit.test_stream_scripts import dead_letters, state_of
 from write_batcher.activities import answer as answer_module
@@ -45,7 +45,6 @@ from write_batcher.queue.codec import Codec
 from write_batcher.queue.connections import connect
 from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.stream import PartitionStatistics, StreamEntry, WriteQueue
-from write_batcher.workers.local import RedisServer
 
 CODEC = Codec(FakeTemporal.data_converter)
 NEVER = timedelta(minutes=5)
@@ -196,27 +195,26 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch_module, "BEAT_EVERY", timedelta(milliseconds=20))
 
 
-async def stage_on(server: RedisServer, redis: Redis, reader: Redis, name: str) -> Stage:
+def stage_on(redis: Redis, reader: Redis, name: str) -> Stage:
     partition = PartitionRef(queue=name, partition=0)
     queue = WriteQueue(redis, name, 0, reader=reader)
     return Stage(redis=redis, queue=queue, partition=partition, sink=BrokenSink(), temporal=FakeTemporal())
 
 
 @pytest.fixture
-async def stage(redis_server: RedisServer, redis: Redis, name: str) -> AsyncIterator[Stage]:
+async def stage(redis_server: AnyRedis, redis: Redis, name: str) -> AsyncIterator[Stage]:
     async with connect(redis_server.url, longest_block=take_module.LONGEST_BLOCK) as reader:
-        yield await stage_on(redis_server, redis, reader, name)
+        yield stage_on(redis, reader, name)
 
 
 @pytest.fixture
-async def breakable(tmp_path: Path, name: str) -> AsyncIterator[tuple[Stage, RedisServer]]:
+async def breakable(own_server: AnyRedis, name: str) -> AsyncIterator[tuple[Stage, AnyRedis]]:
     """A stage with a server of its own, that the test may break."""
     async with (
-        RedisServer(tmp_path) as server,
-        connect(server.url) as redis,
-        connect(server.url, longest_block=take_module.LONGEST_BLOCK) as reader,
+        connect(own_server.url) as redis,
+        connect(own_server.url, longest_block=take_module.LONGEST_BLOCK) as reader,
     ):
-        yield await stage_on(server, redis, reader, name), server
+        yield stage_on(redis, reader, name), own_server
 
 
 async def test_batch_closes_by_size(stage: Stage) -> None:
@@ -698,7 +696,7 @@ async def test_commit_that_has_begun_is_awaited_when_the_drain_is_cancelled(stag
     assert (await stage.backlog()).pending == 1
 
 
-async def test_drain_goes_on_when_redis_lost_everything(breakable: tuple[Stage, RedisServer]) -> None:
+async def test_drain_goes_on_when_redis_lost_everything(breakable: tuple[Stage, AnyRedis]) -> None:
     stage, _ = breakable
     stage.configured_partitions = 3
     partitions = Partitions(stage.redis, stage.partition.queue)
@@ -716,7 +714,7 @@ async def announced(partitions: Partitions, count: int) -> bool:
     return await partitions.announced_or(0) == count
 
 
-async def test_drain_goes_on_when_redis_was_killed(breakable: tuple[Stage, RedisServer]) -> None:
+async def test_drain_goes_on_when_redis_was_killed(breakable: tuple[Stage, AnyRedis]) -> None:
     stage, server = breakable
     stage.temporal.hold("a")
     await stage.append("a")
@@ -726,7 +724,7 @@ async def test_drain_goes_on_when_redis_was_killed(breakable: tuple[Stage, Redis
         stage.temporal.let_go("a")  # so the acknowledgement fails
         await eventually(lambda: len(stage.temporal.receipts("a")) == 1)
         await server.start()
-        await stage.redis.connection_pool.disconnect()  # a dead connection would fail the append below
+        await stage.redis.aclose()  # a dead connection would fail the append below
         await stage.append("b")
         await eventually(stage.is_empty)
     assert stage.sink.row_ids == ["a", "b"]

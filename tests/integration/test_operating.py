@@ -20,6 +20,7 @@ from temporalio.worker import Worker
 
 from tests.callers import Order, caller, failure_of, receipts_of, start
 from tests.integration.test_command import CLEAN, COMMAND, run
+from tests.redis_servers import AnyRedis
 from tests.support import MemorySink, eventually
 from write_batcher.activities import drain as drain_module
 from write_batcher.activities import take, watch
@@ -40,7 +41,7 @@ from write_batcher.workers import control
 from write_batcher.workers.control import Verb, steer
 from write_batcher.workers.dead_letters import Letter, LetterId, QueueLetters, Selection, Told
 from write_batcher.workers.host import HostState
-from write_batcher.workers.local import RedisServer, TemporalServer
+from write_batcher.workers.local import TemporalServer
 from write_batcher.workers.monitor import Monitor, PartitionView
 from write_batcher.workers.plugin import passing_through
 from write_batcher.workflows.batched_writes import OnRejected
@@ -202,7 +203,7 @@ def _quick_reactions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def stage(client: Client, redis: Redis, redis_server: RedisServer, temporal_server: TemporalServer, name: str) -> Stage:
+def stage(client: Client, redis: Redis, redis_server: AnyRedis, temporal_server: TemporalServer, name: str) -> Stage:
     environment = {
         "TEMPORAL_ADDRESS": temporal_server.address,
         "WRITE_BATCHER_REDIS_URL": redis_server.url,

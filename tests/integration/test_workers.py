@@ -17,6 +17,7 @@ from temporalio.worker import Worker
 
 # The sandbox loads this module anew for `Shop`; what the tests need is no business of a workflow.
 with workflow.unsafe.imports_passed_through():
+    from tests.redis_servers import AnyRedis
     from tests.support import MemorySink, eventually
     from write_batcher.activities import drain as drain_module
     from write_batcher.activities import take
@@ -58,7 +59,7 @@ def quick_reads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def settings(redis_server: RedisServer, name: str) -> Settings:
+def settings(redis_server: AnyRedis, name: str) -> Settings:
     return load_settings(
         redis_url=redis_server.url,
         queue=name,
@@ -223,7 +224,7 @@ async def test_partitions_that_a_queue_no_longer_has_are_drained_and_end(
 
 @pytest.mark.usefixtures("quick_reads")
 async def test_two_queues_of_one_namespace_write_to_their_own_databases(
-    client: Client, redis: Redis, redis_server: RedisServer, name: str
+    client: Client, redis: Redis, redis_server: AnyRedis, name: str
 ) -> None:
     sinks = {f"{name}-{letter}": MemorySink() for letter in "ab"}
     async with contextlib.AsyncExitStack() as stack:
@@ -491,7 +492,7 @@ async def test_connecting_warns_of_a_redis_that_loses_data(
 
 
 async def test_connecting_to_a_redis_that_keeps_its_data_warns_of_nothing(
-    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+    redis_server: AnyRedis, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
     async with await connect_redis(load_settings(redis_url=redis_server.url)):

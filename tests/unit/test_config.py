@@ -145,6 +145,7 @@ def test_refusal_of_a_database_url_shows_no_password() -> None:
         ("redis://user@host:6379/0", "redis://user@host:6379/0"),
         ("redis://:p@host:6379/0", "redis://:***@host:6379/0"),
         ("redis://user:p@q/r@host", "redis://user:***@host"),
+        ("redis+sentinel://u:p@a:1,b:2/set/0?sentinel_password=p", "redis+sentinel://u:***@a:1,b:2/set/0?***"),
         ("sqlite+aiosqlite:///some/file.db", "sqlite+aiosqlite:///some/file.db"),
     ],
 )
