@@ -22,6 +22,7 @@ from signal import SIGCONT, SIGSTOP
 
 import psutil  # type: ignore[import-untyped] # it has none
 from redis.exceptions import RedisError
+from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.service import RPCError
 
 from tests.databases import PostgresDatabase
@@ -220,6 +221,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
     arguments = parser.parse_args()
+    # The SDK tells of every call that it repeats while a server is away.
+    quiet = LoggingConfig(filter=TelemetryFilter(core_level="ERROR", other_level="ERROR"))
+    Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=quiet)))
     asyncio.run(run(arguments.minutes, arguments.seed))
     sys.stdout.flush()
 

@@ -50,14 +50,16 @@ async def test_append_whose_answer_is_lost_is_not_appended_twice(
 ) -> None:
     async with open_arena(target, confirm_by=confirm_by) as arena:
         _, batcher = await arena.run_both()
+        await arena.start(1)  # from now on Redis knows the script, and does what it is asked
+        await arena.written()
         await batcher.stop()
         arena.redis_proxy.loses_reply_to, arena.redis_proxy.losses = b"EVALSHA", CALLERS // 2
         await arena.start(CALLERS)
         await eventually(lambda: arena.redis_proxy.losses == 0, within_s=60)
-        await arena.appended(CALLERS)
+        await arena.appended(CALLERS + 1)
         await arena.run("batcher")
-        assert (await arena.audit()).completed == CALLERS
-        assert (await arena.queue.statistics()).counters["appended"] == CALLERS
+        assert (await arena.audit()).completed == CALLERS + 1
+        assert (await arena.queue.statistics()).counters["appended"] == CALLERS + 1
 
 
 @pytest.mark.parametrize("network", [Network.REFUSING, Network.SILENT, Network.DEAF])
@@ -138,6 +140,19 @@ async def test_what_redis_forgets_is_submitted_anew(
                 await arena.redis.xgroup_destroy(arena.queue.stream_key, "batcher")
         await arena.start(CALLERS)
         assert (await arena.audit(counters=False)).completed == 2 * CALLERS
+
+
+async def test_group_that_somebody_destroyed_misses_nothing_that_was_appended_before_it_is_back(
+    open_arena: OpenArena, sqlite_target: Database
+) -> None:
+    async with open_arena(sqlite_target) as arena:
+        _, batcher = await arena.run_both()
+        await batcher.stop()
+        await arena.start(CALLERS)
+        await arena.queued(CALLERS)
+        await arena.redis.xgroup_destroy(arena.queue.stream_key, "batcher")
+        await arena.run("batcher")
+        assert (await arena.audit()).completed == CALLERS
 
 
 async def test_redis_without_a_file_that_restarts_is_refilled_by_the_callers(
@@ -249,7 +264,8 @@ async def test_redis_that_takes_no_more_clients_delays_everybody_and_fails_nobod
 
 async def test_slow_redis_is_only_slow(open_arena: OpenArena, postgres_target: PostgresDatabase) -> None:
     async with open_arena(postgres_target) as arena:
-        arena.redis_proxy.delay_s = 0.2
         await arena.run_both()
-        await arena.start(CALLERS)
-        assert (await arena.audit()).completed == CALLERS
+        arena.redis_proxy.delay_s = 0.2
+        for _ in range(CALLERS):  # some of them come while an answer is on its way
+            await arena.start(2)
+        assert (await arena.audit()).completed == 2 * CALLERS
