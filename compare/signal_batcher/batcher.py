@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import deque
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -21,7 +22,7 @@ from write_batcher.compare.signal_batcher.activities import (
 from write_batcher.compare.signal_batcher.line import (
     LONGEST_HISTORY,
     MAX_CARRIED_BYTES,
-    MAX_HELD_BYTES,
+    MAX_CARRIED_CONFIRMATION_BYTES,
     MAX_REQUEST_BYTES,
     BatcherLimits,
     BatcherState,
@@ -29,6 +30,7 @@ from write_batcher.compare.signal_batcher.line import (
     QueuedWrite,
     Remembered,
     TriedBatch,
+    Untold,
     is_run_full,
     retry_delay_s,
 )
@@ -75,11 +77,14 @@ class SignalBatcherWorkflow:
         self._batches = 0
         self._is_ending = False
         self._confirming: set[asyncio.Task[None]] = set()
-        self._confirm_slots = asyncio.Semaphore(state.limits.confirmations_at_once)
+        self._confirmations_at_once = state.limits.confirmations_at_once
+        self._untold = deque(state.untold)
+        self._untold_bytes = sum(one.size_bytes for one in state.untold)
 
     @workflow.run
     async def run(self, _state: BatcherState) -> None:
         """Write batch after batch."""
+        self._start_confirming()
         while True:
             await self._until_there_is_work()
             # A batch whose time has come is tried first, so that one run after another does not only hand it on.
@@ -88,6 +93,8 @@ class SignalBatcherWorkflow:
                 # Requests that came meanwhile are in line; too many for the next run to begin with are written first.
                 if self._must_give_way() and self._held_bytes() <= MAX_CARRIED_BYTES:
                     workflow.continue_as_new(self._next_state(), task_timeout=TASK_TIMEOUT)
+                self._is_ending = False
+                self._start_confirming()
             else:
                 await self._try_a_batch()
 
@@ -107,7 +114,7 @@ class SignalBatcherWorkflow:
             reason = f"the request has {queued.size_bytes} bytes, the limit is {MAX_REQUEST_BYTES}: store large data "
             reason += "elsewhere and write its address"
             self._tell(parsed, Answer(batch_id="", error=reason), count=0, batch_size=1)
-        elif self._is_in_trouble() and self._held_bytes() + queued.size_bytes > self._most_held_bytes():
+        elif self._is_in_trouble() and self._held_bytes() + queued.size_bytes > MAX_CARRIED_BYTES:
             self._refuse(parsed)
         else:
             self._open.add(queued.identity)
@@ -259,16 +266,35 @@ class SignalBatcherWorkflow:
             error=answer.error,
             is_certain=answer.is_certain,
         )
-        confirming = asyncio.create_task(self._confirm(request.requesting_workflow, confirmation))
-        self._confirming.add(confirming)
-        confirming.add_done_callback(self._confirming.discard)
+        self._confirm_soon(Untold(caller=request.requesting_workflow, confirmation=confirmation))
+
+    def _confirm_soon(self, one: Untold) -> None:
+        self._untold.append(one)
+        self._untold_bytes += one.size_bytes
+        self._start_confirming()
+
+    def _start_confirming(self) -> None:
+        """As many at once as the limit allows. Those that a run need not begin before it ends are left to the next:
+        in a stream of refusals there would always be one on its way.
+        """
+        while self._untold and len(self._confirming) < self._confirmations_at_once:
+            if self._is_ending and self._untold_bytes <= MAX_CARRIED_CONFIRMATION_BYTES:
+                return
+            one = self._untold.popleft()
+            self._untold_bytes -= one.size_bytes
+            confirming = asyncio.create_task(self._confirm(one.caller, one.confirmation))
+            self._confirming.add(confirming)
+            confirming.add_done_callback(self._confirmed)
+
+    def _confirmed(self, confirming: asyncio.Task[None]) -> None:
+        self._confirming.discard(confirming)
+        self._start_confirming()
 
     async def _confirm(self, caller: str, confirmation: Confirmation) -> None:
         handle = workflow.get_external_workflow_handle(caller)
         for attempt in range(1, CONFIRM_ATTEMPTS + 1):
             try:
-                async with self._confirm_slots:
-                    await handle.signal(CONFIRMATION_SIGNAL, confirmation)
+                await handle.signal(CONFIRMATION_SIGNAL, confirmation)
                 return
             except ApplicationError as error:
                 if error.type == CALLER_IS_GONE or attempt == CONFIRM_ATTEMPTS:
@@ -295,18 +321,14 @@ class SignalBatcherWorkflow:
 
     async def _prepare_to_end(self) -> None:
         self._is_ending = True
-        while self._is_in_trouble() and self._held_bytes() > MAX_HELD_BYTES and len(self._line):
+        while self._is_in_trouble() and self._held_bytes() > MAX_CARRIED_BYTES and len(self._line):
             newest = self._line.drop_newest()
             self._open.discard(newest.identity)
             self._refuse(newest.request)
         await workflow.wait_condition(lambda: not self._confirming and workflow.all_handlers_finished())
-        self._is_ending = False
 
     def _held_bytes(self) -> int:
         return self._line.size_bytes + self._in_hand_bytes
-
-    def _most_held_bytes(self) -> int:
-        return MAX_CARRIED_BYTES if self._is_ending else MAX_HELD_BYTES
 
     def _is_in_trouble(self) -> bool:
         """Whether the line may never get shorter, or not in time."""
@@ -328,6 +350,7 @@ class SignalBatcherWorkflow:
             cycle=self._state.cycle + 1,
             idle_runs=self._idle_runs(),
             tried=self._tried,
+            untold=list(self._untold),
         )
 
 

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from write_batcher.compare.signal_batcher.wire import SignalledWrite
+from write_batcher.compare.signal_batcher.wire import FIELDS_BYTES, Confirmation, SignalledWrite
 from write_batcher.errors import ConfigurationError
 from write_batcher.models import FlushReason
 
@@ -16,12 +16,9 @@ SERVER_PENDING_SIGNALS = 2_000  # to other workflows at a time, of one run; 500 
 MAX_BATCH_ITEMS = 1_000
 MAX_BATCH_BYTES = 1_000_000
 MAX_REQUEST_BYTES = 500_000
-MAX_CARRIED_BYTES = 1_500_000
+MAX_CARRIED_BYTES = 1_200_000
 MAX_CARRIED_ID_BYTES = 250_000
-
-# What a batcher in trouble holds. The rest of what can be carried is for requests that come while a run ends: to refuse
-# them would start confirmations, and a run cannot end before those are sent.
-MAX_HELD_BYTES = 1_200_000
+MAX_CARRIED_CONFIRMATION_BYTES = 400_000
 
 LONGEST_WAIT_S = 86_400  # no timer can have an endless one, and anyone may send a batcher its limits
 MAX_REMEMBERED_IDS = 2_000
@@ -85,6 +82,20 @@ class TriedBatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Untold:
+    """A confirmation that `caller` is yet to get."""
+
+    caller: str
+    confirmation: Confirmation
+
+    @property
+    def size_bytes(self) -> int:
+        """About as many as it takes in what the next run begins with."""
+        told = self.confirmation
+        return FIELDS_BYTES + len(json.dumps((self.caller, told.request_id, told.batch_id, told.error)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BatcherState:
     """What a run hands to the next. `waiting` begins with the requests of the batch `tried`, if there is one.
     `remembered` maps request ids that were written to the try that asked; `cycle` counts the runs before this one,
@@ -98,6 +109,7 @@ class BatcherState:
     cycle: int = 0
     idle_runs: int = 0
     tried: TriedBatch | None = None
+    untold: list[Untold] = field(default_factory=list)
 
 
 class Line:
