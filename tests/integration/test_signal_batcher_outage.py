@@ -156,7 +156,9 @@ async def test_terminated_batcher_is_shown_as_a_problem_and_is_started_again(
         assert [view.problem for view in await monitor.look()] == [None]
 
 
-async def test_replay_of_a_long_run_has_a_minute(client: Client, settings: Settings) -> None:
+async def test_replay_of_a_long_run_has_more_time_than_temporal_gives_by_itself(
+    client: Client, settings: Settings
+) -> None:
     await workers.start_batchers(client, settings)
     handle = client.get_workflow_handle(f"{settings.queue}/batcher-main")
     started = await anext(handle.fetch_history_events())

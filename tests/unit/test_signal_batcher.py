@@ -19,6 +19,7 @@ from write_batcher.compare.signal_batcher.line import (
     Line,
     QueuedWrite,
     Remembered,
+    Untold,
     is_run_full,
     retry_delay_s,
 )
@@ -137,6 +138,16 @@ def test_time_of_submission_is_known_when_it_is_an_iso_time(submitted_at: Any, m
 def test_size_of_a_request_is_never_less_than_what_the_next_run_begins_with(changes: dict[str, Any]) -> None:
     request = SignalledWrite.parse(REQUEST | changes)
     one = QueuedWrite(request=request, received_s=1769860800.123456, size_bytes=request.size_bytes)
+    [payload] = DataConverter.default.payload_converter.to_payloads([one])
+    assert len(payload.data) <= one.size_bytes <= len(payload.data) + 100
+
+
+@pytest.mark.parametrize("text", ["", "x" * 300, "\u2603" * 300])
+def test_size_of_a_confirmation_is_never_less_than_what_the_next_run_begins_with(text: str) -> None:
+    confirmation = Confirmation(
+        status=Status.SUCCESS, count=1_000, batch_id=text, batch_size=1_000, request_id=text, error=text or None
+    )
+    one = Untold(caller=text, confirmation=confirmation)
     [payload] = DataConverter.default.payload_converter.to_payloads([one])
     assert len(payload.data) <= one.size_bytes <= len(payload.data) + 100
 
