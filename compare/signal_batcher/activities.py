@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import random
 import time
 from collections import Counter
 from collections.abc import Coroutine
@@ -19,8 +18,6 @@ from write_batcher.errors import SinkUnavailable
 from write_batcher.models import Batch, FlushReason, Outcome, ReplyAddress, WriteReceipt, WriteRequest
 
 HEARTBEAT_EVERY = timedelta(seconds=2)
-FIRST_RETRY_S = 1.0
-LONGEST_RETRY_S = 15.0
 MAX_ERROR_CHARS = 300  # the answers of a batch must fit into the result of its activity
 
 T = TypeVar("T")
@@ -30,11 +27,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignalledBatch:
-    """Requests for one transaction; their ids differ."""
+    """Requests for one transaction; their ids differ. `attempt` counts from 1."""
 
     batch_id: str
     flush_reason: FlushReason
     requests: tuple[SignalledWrite, ...]
+    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +61,7 @@ class BatchActivities:
 
     @activity.defn
     async def write_batch(self, batch: SignalledBatch) -> list[Answer]:
-        """One answer per request, in order. Fails when nothing was committed, and says when to try again."""
+        """One answer per request, in order. Fails when nothing was committed, or when nobody knows."""
         started = time.monotonic()
         requests = tuple(map(self._request, batch.requests))
         try:
@@ -71,12 +69,8 @@ class BatchActivities:
                 self._sink.write(Batch(batch_id=batch.batch_id, flush_reason=batch.flush_reason, requests=requests))
             )
         except SinkUnavailable as error:
-            attempt = activity.info().attempt
-            logger.warning("batch %s is not written, tried %d times: %s", batch.batch_id, attempt, error)
-            # A retry policy has no jitter, and several batchers would come back to a database at the same moment.
-            raise ApplicationError(
-                str(error), type=type(error).__name__, next_retry_delay=retry_delay(attempt)
-            ) from error
+            logger.warning("batch %s is not written, tried %d times: %s", batch.batch_id, batch.attempt, error)
+            raise ApplicationError(str(error), type=type(error).__name__) from error
         _report(batch, receipts, round((time.monotonic() - started) * 1000))
         return [_answer(batch.batch_id, receipt) for _, receipt in zip(requests, receipts, strict=True)]
 
@@ -107,12 +101,6 @@ class BatchActivities:
             reply=reply,
             asked_ms=request.submitted_ms,
         )
-
-
-def retry_delay(attempt: int) -> timedelta:
-    """After so many attempts: twice as long each time, with jitter."""
-    delay = min(FIRST_RETRY_S * 2.0 ** min(attempt - 1, 20), LONGEST_RETRY_S)
-    return timedelta(seconds=delay * random.uniform(0.5, 1.0))  # noqa: S311 - not for secrets
 
 
 def _answer(batch_id: str, receipt: WriteReceipt) -> Answer:

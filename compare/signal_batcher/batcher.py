@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+from collections import deque
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,8 +13,6 @@ from temporalio.converter import value_to_type
 from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 from write_batcher.compare.signal_batcher.activities import (
-    FIRST_RETRY_S,
-    LONGEST_RETRY_S,
     MAX_ERROR_CHARS,
     Answer,
     BatchActivities,
@@ -20,14 +20,19 @@ from write_batcher.compare.signal_batcher.activities import (
     SignalledBatch,
 )
 from write_batcher.compare.signal_batcher.line import (
+    LONGEST_HISTORY,
     MAX_CARRIED_BYTES,
+    MAX_CARRIED_CONFIRMATION_BYTES,
     MAX_REQUEST_BYTES,
     BatcherLimits,
     BatcherState,
     Line,
     QueuedWrite,
     Remembered,
+    TriedBatch,
+    Untold,
     is_run_full,
+    retry_delay_s,
 )
 from write_batcher.compare.signal_batcher.wire import (
     SUBMIT_SIGNAL,
@@ -37,6 +42,10 @@ from write_batcher.compare.signal_batcher.wire import (
     Status,
 )
 from write_batcher.models import CONFIRMATION_SIGNAL
+
+TASK_TIMEOUT = timedelta(
+    seconds=60
+)  # of one workflow task: a worker that takes over replays the whole run in its first
 
 WRITE_TIMEOUT = timedelta(seconds=60)  # of one attempt; SqlSink gives up after 45 s by itself
 HEARTBEAT_TIMEOUT = timedelta(seconds=6)
@@ -58,27 +67,36 @@ class SignalBatcherWorkflow:
     def __init__(self, state: BatcherState) -> None:
         self._state = state
         self._limits = state.limits
-        self._line = Line(state.waiting)
+        self._tried = state.tried
+        self._in_hand = state.waiting[: state.tried.items] if state.tried else []
+        self._in_hand_bytes = _size_bytes(self._in_hand)
+        self._line = Line(state.waiting[len(self._in_hand) :])
         self._remembered = Remembered(state.remembered)
         self._open = {one.identity for one in state.waiting}
-        self._in_hand = 0
         self._signals = 0
         self._batches = 0
+        self._is_ending = False
         self._confirming: set[asyncio.Task[None]] = set()
-        self._confirm_slots = asyncio.Semaphore(state.limits.confirmations_at_once)
+        self._confirmations_at_once = state.limits.confirmations_at_once
+        self._untold = deque(state.untold)
+        self._untold_bytes = sum(one.size_bytes for one in state.untold)
 
     @workflow.run
     async def run(self, _state: BatcherState) -> None:
         """Write batch after batch."""
+        self._start_confirming()
         while True:
             await self._until_there_is_work()
-            if self._must_give_way():
-                await workflow.wait_condition(lambda: not self._confirming and workflow.all_handlers_finished())
+            # A batch whose time has come is tried first, so that one run after another does not only hand it on.
+            if self._must_give_way() and not self._is_retry_due():
+                await self._prepare_to_end()
                 # Requests that came meanwhile are in line; too many for the next run to begin with are written first.
-                if self._must_give_way():
-                    workflow.continue_as_new(self._next_state())
+                if self._must_give_way() and self._held_bytes() <= MAX_CARRIED_BYTES:
+                    workflow.continue_as_new(self._next_state(), task_timeout=TASK_TIMEOUT)
+                self._is_ending = False
+                self._start_confirming()
             else:
-                await self._write_a_batch()
+                await self._try_a_batch()
 
     @workflow.signal(name=SUBMIT_SIGNAL)
     def add_write_request(self, request: Any = None, *_rest: Any) -> None:
@@ -96,6 +114,8 @@ class SignalBatcherWorkflow:
             reason = f"the request has {queued.size_bytes} bytes, the limit is {MAX_REQUEST_BYTES}: store large data "
             reason += "elsewhere and write its address"
             self._tell(parsed, Answer(batch_id="", error=reason), count=0, batch_size=1)
+        elif self._is_in_trouble() and self._held_bytes() + queued.size_bytes > MAX_CARRIED_BYTES:
+            self._refuse(parsed)
         else:
             self._open.add(queued.identity)
             self._line.append(queued)
@@ -114,7 +134,7 @@ class SignalBatcherWorkflow:
     def get_stats(self) -> BatcherStats:
         """Figures for the monitor."""
         return BatcherStats(
-            pending_writes=len(self._line) + self._in_hand,
+            pending_writes=len(self._line) + len(self._in_hand),
             processed_batches=self._state.processed_batches + self._batches,
             session_signals_received=self._signals,
             processed_request_ids_count=len(self._remembered),
@@ -129,58 +149,87 @@ class SignalBatcherWorkflow:
         return isinstance(request_id, str) and request_id in self._remembered
 
     async def _until_there_is_work(self) -> None:
-        """Until a batch must be written, or a new run must take over. One timer for each batch that is not full."""
+        """Until a batch must be written, or a new run must take over. One timer for each batch that is not full, and
+        for each further attempt.
+        """
+        if self._tried:
+            wait_s = self._tried.retry_at_s - workflow.time()
+            if wait_s > 0:
+                with contextlib.suppress(TimeoutError):
+                    await workflow.wait_condition(
+                        self._must_give_way, timeout=wait_s, timeout_summary="next attempt to write the batch"
+                    )
+            return
         await workflow.wait_condition(lambda: len(self._line) > 0 or self._must_give_way())
-        closes_in = self._closes_in()
-        if closes_in:
-            with contextlib.suppress(TimeoutError):
+        while (closes_in := self._closes_in()) and not self._must_give_way():
+            limits = self._limits
+            try:
                 await workflow.wait_condition(
-                    lambda: self._closes_in() == 0 or self._must_give_way(),
+                    lambda limits=limits: (  # type: ignore[misc]
+                        self._closes_in() == 0 or self._limits != limits or self._must_give_way()
+                    ),
                     timeout=closes_in,
                     timeout_summary="age of the batch",
                 )
+            except TimeoutError:
+                return
 
     def _closes_in(self) -> float | None:
         return self._line.closes_in(self._limits, workflow.time())
 
-    async def _write_a_batch(self) -> None:
-        reason, queued = self._line.take(self._limits)
-        self._in_hand = len(queued)
+    def _take_a_batch(self) -> TriedBatch:
+        reason, self._in_hand = self._line.take(self._limits)
+        self._in_hand_bytes = _size_bytes(self._in_hand)
         info = workflow.info()
-        batch = SignalledBatch(
+        return TriedBatch(
             batch_id=f"{info.workflow_id}/{info.run_id[:8]}-{self._batches + 1}",
             flush_reason=reason,
-            requests=tuple(one.request for one in queued),
+            items=len(self._in_hand),
+            attempts=0,
+            retry_at_s=0.0,
         )
-        answers = await self._answers(batch)
+
+    async def _try_a_batch(self) -> None:
+        """Once. What cannot be written stays in hand."""
+        tried = self._tried = self._tried or self._take_a_batch()
+        queued = self._in_hand
+        answers = await self._answers(tried, tuple(one.request for one in queued))
+        if answers is None:
+            return
         count = sum(answer.error is None for answer in answers)
         for one, answer in zip(queued, answers, strict=True):
             self._open.discard(one.identity)
             if answer.error is None:
                 self._remembered.add(one.request)
             self._tell(one.request, answer, count=count, batch_size=len(queued))
-        self._in_hand = 0
+        self._in_hand = []
+        self._in_hand_bytes = 0
+        self._tried = None
         self._batches += 1
 
-    async def _answers(self, batch: SignalledBatch) -> list[Answer]:
-        """One for each request: written, refused, or given up after so many attempts."""
+    async def _answers(self, tried: TriedBatch, requests: tuple[SignalledWrite, ...]) -> list[Answer] | None:
+        """One for each request: written, refused, or given up after so many attempts. None: it must be tried again."""
+        attempts = tried.attempts + 1
+        batch = SignalledBatch(
+            batch_id=tried.batch_id, flush_reason=tried.flush_reason, requests=requests, attempt=attempts
+        )
         try:
             return await workflow.execute_activity_method(
                 BatchActivities.write_batch,
                 batch,
                 start_to_close_timeout=WRITE_TIMEOUT,
                 heartbeat_timeout=HEARTBEAT_TIMEOUT,
-                retry_policy=RetryPolicy(
-                    initial_interval=timedelta(seconds=FIRST_RETRY_S),
-                    backoff_coefficient=2.0,
-                    maximum_interval=timedelta(seconds=LONGEST_RETRY_S),
-                    maximum_attempts=self._limits.write_attempts,
-                ),
+                # It is tried again from here: the server's retries would hold up the end of a run for minutes.
+                retry_policy=RetryPolicy(maximum_attempts=1),
             )
         except ActivityError as error:
             if is_cancelled_exception(error):
                 raise
-            reason = f"given up after {self._limits.write_attempts} attempts: {error.cause or error}"[:MAX_ERROR_CHARS]
+            if attempts < self._limits.write_attempts:
+                retry_at_s = workflow.time() + retry_delay_s(attempts, workflow.random().random())
+                self._tried = replace(tried, attempts=attempts, retry_at_s=retry_at_s)
+                return None
+            reason = f"given up after {attempts} attempts: {error.cause or error}"[:MAX_ERROR_CHARS]
         try:
             return await workflow.execute_activity_method(
                 BatchActivities.settle_batch,
@@ -195,6 +244,15 @@ class SignalBatcherWorkflow:
             unknown = Answer(batch_id=batch.batch_id, error=reason, is_certain=False)
             return [unknown] * len(batch.requests)
 
+    def _refuse(self, request: SignalledWrite) -> None:
+        reason = f"the batcher is full: {self._held_bytes()} bytes of requests wait for the database; this one is not "
+        reason += "written: look at the database, and ask again later"
+        if not request.requesting_workflow:
+            workflow.logger.error("request %s, for which nobody waits, is lost: %s", request.request_id, reason)
+        # Whoever asks anew may have been written by an earlier try.
+        is_certain = request.request_id not in self._remembered
+        self._tell(request, Answer(batch_id="", error=reason, is_certain=is_certain), count=0, batch_size=1)
+
     def _tell(self, request: SignalledWrite, answer: Answer, *, count: int, batch_size: int) -> None:
         """Confirm in the background: a caller that cannot be reached holds up nobody else."""
         if not request.requesting_workflow:
@@ -208,16 +266,35 @@ class SignalBatcherWorkflow:
             error=answer.error,
             is_certain=answer.is_certain,
         )
-        confirming = asyncio.create_task(self._confirm(request.requesting_workflow, confirmation))
-        self._confirming.add(confirming)
-        confirming.add_done_callback(self._confirming.discard)
+        self._confirm_soon(Untold(caller=request.requesting_workflow, confirmation=confirmation))
+
+    def _confirm_soon(self, one: Untold) -> None:
+        self._untold.append(one)
+        self._untold_bytes += one.size_bytes
+        self._start_confirming()
+
+    def _start_confirming(self) -> None:
+        """As many at once as the limit allows. Those that a run need not begin before it ends are left to the next:
+        in a stream of refusals there would always be one on its way.
+        """
+        while self._untold and len(self._confirming) < self._confirmations_at_once:
+            if self._is_ending and self._untold_bytes <= MAX_CARRIED_CONFIRMATION_BYTES:
+                return
+            one = self._untold.popleft()
+            self._untold_bytes -= one.size_bytes
+            confirming = asyncio.create_task(self._confirm(one.caller, one.confirmation))
+            self._confirming.add(confirming)
+            confirming.add_done_callback(self._confirmed)
+
+    def _confirmed(self, confirming: asyncio.Task[None]) -> None:
+        self._confirming.discard(confirming)
+        self._start_confirming()
 
     async def _confirm(self, caller: str, confirmation: Confirmation) -> None:
         handle = workflow.get_external_workflow_handle(caller)
         for attempt in range(1, CONFIRM_ATTEMPTS + 1):
             try:
-                async with self._confirm_slots:
-                    await handle.signal(CONFIRMATION_SIGNAL, confirmation)
+                await handle.signal(CONFIRMATION_SIGNAL, confirmation)
                 return
             except ApplicationError as error:
                 if error.type == CALLER_IS_GONE or attempt == CONFIRM_ATTEMPTS:
@@ -232,13 +309,34 @@ class SignalBatcherWorkflow:
             await workflow.sleep(CONFIRM_RETRY_S * 2.0 ** (attempt - 1) * workflow.random().uniform(0.5, 1.0))
 
     def _must_give_way(self) -> bool:
-        """Whether a new run must take over, and can: what is in line must fit into its input."""
-        return self._line.size_bytes <= MAX_CARRIED_BYTES and is_run_full(
+        """Whether a new run must take over. What is held must fit into its input, so that a line that is too long is
+        written first, unless that cannot be awaited.
+        """
+        return (self._held_bytes() <= MAX_CARRIED_BYTES or self._is_in_trouble()) and is_run_full(
             suggested=workflow.info().is_continue_as_new_suggested(),
             signals=self._signals,
             limits=self._limits,
             idle_runs=self._idle_runs(),
         )
+
+    async def _prepare_to_end(self) -> None:
+        self._is_ending = True
+        while self._is_in_trouble() and self._held_bytes() > MAX_CARRIED_BYTES and len(self._line):
+            newest = self._line.drop_newest()
+            self._open.discard(newest.identity)
+            self._refuse(newest.request)
+        await workflow.wait_condition(lambda: not self._confirming and workflow.all_handlers_finished())
+
+    def _held_bytes(self) -> int:
+        return self._line.size_bytes + self._in_hand_bytes
+
+    def _is_in_trouble(self) -> bool:
+        """Whether the line may never get shorter, or not in time."""
+        is_failing = self._tried is not None and self._tried.attempts > 0
+        return is_failing or workflow.info().get_current_history_length() >= LONGEST_HISTORY
+
+    def _is_retry_due(self) -> bool:
+        return self._tried is not None and workflow.time() >= self._tried.retry_at_s
 
     def _idle_runs(self) -> int:
         return 0 if self._signals or self._batches else self._state.idle_runs + 1
@@ -246,9 +344,15 @@ class SignalBatcherWorkflow:
     def _next_state(self) -> BatcherState:
         return BatcherState(
             limits=self._limits,
-            waiting=self._line.waiting(),
+            waiting=[*self._in_hand, *self._line.waiting()],
             remembered=self._remembered.newest(),
             processed_batches=self._state.processed_batches + self._batches,
             cycle=self._state.cycle + 1,
             idle_runs=self._idle_runs(),
+            tried=self._tried,
+            untold=list(self._untold),
         )
+
+
+def _size_bytes(queued: list[QueuedWrite]) -> int:
+    return sum(one.size_bytes for one in queued)

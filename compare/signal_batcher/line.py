@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from write_batcher.compare.signal_batcher.wire import SignalledWrite
+from write_batcher.compare.signal_batcher.wire import FIELDS_BYTES, Confirmation, SignalledWrite
 from write_batcher.errors import ConfigurationError
 from write_batcher.models import FlushReason
 
@@ -16,12 +16,17 @@ SERVER_PENDING_SIGNALS = 2_000  # to other workflows at a time, of one run; 500 
 MAX_BATCH_ITEMS = 1_000
 MAX_BATCH_BYTES = 1_000_000
 MAX_REQUEST_BYTES = 500_000
-MAX_CARRIED_BYTES = 500_000
+MAX_CARRIED_BYTES = 1_200_000
 MAX_CARRIED_ID_BYTES = 250_000
+MAX_CARRIED_CONFIRMATION_BYTES = 400_000
 
 LONGEST_WAIT_S = 86_400  # no timer can have an endless one, and anyone may send a batcher its limits
 MAX_REMEMBERED_IDS = 2_000
 MAX_IDLE_RUNS = 10
+LONGEST_HISTORY = 40_000  # events; the server terminates a run that has 51,200
+
+FIRST_RETRY_S = 1.0
+LONGEST_RETRY_S = 15.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +69,37 @@ class QueuedWrite:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TriedBatch:
+    """A batch that could not be written so far: the first `items` requests of those that wait, tried `attempts` times;
+    not to be tried again before `retry_at_s` (seconds since the epoch).
+    """
+
+    batch_id: str
+    flush_reason: FlushReason
+    items: int
+    attempts: int
+    retry_at_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Untold:
+    """A confirmation that `caller` is yet to get."""
+
+    caller: str
+    confirmation: Confirmation
+
+    @property
+    def size_bytes(self) -> int:
+        """About as many as it takes in what the next run begins with."""
+        told = self.confirmation
+        return FIELDS_BYTES + len(json.dumps((self.caller, told.request_id, told.batch_id, told.error)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BatcherState:
-    """What a run hands to the next. `remembered` maps request ids that were written to the try that asked; `cycle`
-    counts the runs before this one, `idle_runs` those that ended just before it and had done nothing.
+    """What a run hands to the next. `waiting` begins with the requests of the batch `tried`, if there is one.
+    `remembered` maps request ids that were written to the try that asked; `cycle` counts the runs before this one,
+    `idle_runs` those that ended just before it and had done nothing.
     """
 
     limits: BatcherLimits = field(default_factory=BatcherLimits)
@@ -75,6 +108,8 @@ class BatcherState:
     processed_batches: int = 0
     cycle: int = 0
     idle_runs: int = 0
+    tried: TriedBatch | None = None
+    untold: list[Untold] = field(default_factory=list)
 
 
 class Line:
@@ -93,6 +128,12 @@ class Line:
         """One more."""
         self._waiting.append(one)
         self.size_bytes += one.size_bytes
+
+    def drop_newest(self) -> QueuedWrite:
+        """The one that came last; raises IndexError when there is none."""
+        newest = self._waiting.pop()
+        self.size_bytes -= newest.size_bytes
+        return newest
 
     def waiting(self) -> list[QueuedWrite]:
         """All of them, the oldest first."""
@@ -167,6 +208,14 @@ class Remembered:
                 break
             kept.append((request_id, this_try))
         return dict(reversed(kept))
+
+
+def retry_delay_s(attempts: int, jitter: float) -> float:
+    """After so many attempts: twice as long each time; `jitter` is from 0 to 1, or several batchers would come back to
+    a database at the same moment.
+    """
+    delay_s: float = min(FIRST_RETRY_S * 2.0 ** min(attempts - 1, 20), LONGEST_RETRY_S)
+    return delay_s * (0.5 + jitter / 2)
 
 
 def is_run_full(*, suggested: bool, signals: int, limits: BatcherLimits, idle_runs: int) -> bool:

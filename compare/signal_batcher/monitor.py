@@ -68,6 +68,8 @@ class Monitor:
             except (RPCError, WorkflowQueryFailedError, TimeoutError) as error:
                 why = str(error) or "no answer"
                 problem = f"{batcher} cannot be asked: {why}; look whether a batcher worker runs"
+        else:
+            problem = _has_ended(batcher, state)
         return BatcherView(
             batcher=batcher,
             state=state,
@@ -76,6 +78,14 @@ class Monitor:
             stats=stats,
             problem=problem,
         )
+
+
+def _has_ended(batcher: str, state: str) -> str:
+    return (
+        f"{batcher} has ended ({state}), with all that waited in it: its callers time out, and must ask again; look "
+        "for the reason in its history, and run `write-batcher signal-batcher worker batcher`, which starts it again "
+        "within half a minute"
+    )
 
 
 def _never_started(batcher: str) -> str:

@@ -14,12 +14,12 @@ from write_batcher.activities.business import do_business_step
 from write_batcher.activities.sinks.protocol import PrunableSink, Sink
 from write_batcher.activities.sinks.sql import SqlSink
 from write_batcher.compare.signal_batcher.activities import BatchActivities
-from write_batcher.compare.signal_batcher.batcher import SignalBatcherWorkflow
-from write_batcher.compare.signal_batcher.line import BatcherLimits, BatcherState
+from write_batcher.compare.signal_batcher.batcher import TASK_TIMEOUT, SignalBatcherWorkflow
+from write_batcher.compare.signal_batcher.line import LONGEST_WAIT_S, MAX_BATCH_ITEMS, BatcherLimits, BatcherState
 from write_batcher.compare.signal_batcher.main import SignalMainInput, SignalMainWorkflow
 from write_batcher.compare.signal_batcher.wire import batcher_id
-from write_batcher.config import Settings, hide_password
-from write_batcher.errors import SinkUnavailable
+from write_batcher.config import Settings, as_text, hide_password
+from write_batcher.errors import ConfigurationError, SinkUnavailable
 from write_batcher.workers.connections import connect_temporal
 from write_batcher.workers.main_writes import MAIN_WRITES
 from write_batcher.workers.plugin import passing_through
@@ -28,6 +28,7 @@ from write_batcher.workers.starter import START_CONCURRENCY, bounded
 from write_batcher.workflows.main import MainResult
 
 TAKE_OVER_AFTER = timedelta(seconds=5)  # a workflow that a killed worker had in its cache waits for so long for it
+ENSURE_EVERY = timedelta(seconds=30)
 PRUNE_EVERY = timedelta(hours=1)
 
 logger = logging.getLogger(__name__)
@@ -68,12 +69,30 @@ def table_of(settings: Settings) -> str:
 
 def limits_of(settings: Settings) -> BatcherLimits:
     """Raises ConfigurationError for a batch that Temporal could not carry."""
+    if settings.max_items > MAX_BATCH_ITEMS:
+        raise ConfigurationError(
+            f"max_items = {settings.max_items}: a batcher workflow can have 1 to {MAX_BATCH_ITEMS}, because Temporal "
+            "carries each of its batches (set by --max-items or WRITE_BATCHER_MAX_ITEMS)"
+        )
+    if settings.max_wait.total_seconds() > LONGEST_WAIT_S:
+        raise ConfigurationError(
+            f"max_wait = {as_text(settings.max_wait)}: a batcher workflow can have {LONGEST_WAIT_S}s at most (set by "
+            "--max-wait or WRITE_BATCHER_MAX_WAIT)"
+        )
     return BatcherLimits(max_items=settings.max_items, max_wait_s=settings.max_wait.total_seconds())
 
 
 async def start_batchers(client: Client, settings: Settings, limits: BatcherLimits | None = None) -> None:
     """Start the batcher workflows that do not run yet, and tell all of them their limits."""
-    limits = limits or limits_of(settings)
+    await _start_batchers(client, settings, limits or limits_of(settings), are_told=True)
+
+
+async def start_missing_batchers(client: Client, settings: Settings, limits: BatcherLimits) -> None:
+    """Start the batcher workflows that do not run. To those that do it costs no event."""
+    await _start_batchers(client, settings, limits, are_told=False)
+
+
+async def _start_batchers(client: Client, settings: Settings, limits: BatcherLimits, *, are_told: bool) -> None:
     for number in range(settings.partitions):
         await client.start_workflow(
             SignalBatcherWorkflow.run,
@@ -81,8 +100,9 @@ async def start_batchers(client: Client, settings: Settings, limits: BatcherLimi
             id=batcher_id(settings.queue, number),
             task_queue=settings.batcher_task_queue,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            start_signal="configure",
-            start_signal_args=[limits],
+            start_signal="configure" if are_told else None,
+            start_signal_args=[limits] if are_told else [],
+            task_timeout=TASK_TIMEOUT,
         )
 
 
@@ -122,6 +142,8 @@ async def run_batcher_worker(settings: Settings) -> None:
         await start_batchers(client, settings, limits)
         pruning = asyncio.create_task(_keep_pruned(sink, settings.ledger_retention), name="prune")
         stack.callback(pruning.cancel)
+        ensuring = asyncio.create_task(_keep_batchers(client, settings, limits), name="keep batchers")
+        stack.callback(ensuring.cancel)
         await serve(make_batcher_worker(client, settings, sink))
 
 
@@ -151,6 +173,16 @@ async def start_main_workflows(
         return handle
 
     return await bounded(start, range(count), START_CONCURRENCY)
+
+
+async def _keep_batchers(client: Client, settings: Settings, limits: BatcherLimits) -> None:
+    """Start batcher workflows again that have ended: somebody or the server terminated them."""
+    while True:
+        await asyncio.sleep(ENSURE_EVERY.total_seconds())
+        try:
+            await start_missing_batchers(client, settings, limits)
+        except Exception:  # the rim of this loop: whatever it is, the next check may succeed
+            logger.warning("batcher workflows could not be checked", exc_info=True)
 
 
 async def _keep_pruned(sink: PrunableSink, retention: timedelta) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 from dataclasses import asdict
-from datetime import timedelta
 from typing import Any, cast
 
 import pytest
@@ -14,14 +13,15 @@ from rich.console import Console, RenderableType
 from temporalio.converter import DataConverter
 
 from write_batcher.compare.signal_batcher import line as line_module
-from write_batcher.compare.signal_batcher.activities import retry_delay
 from write_batcher.compare.signal_batcher.line import (
     MAX_IDLE_RUNS,
     BatcherLimits,
     Line,
     QueuedWrite,
     Remembered,
+    Untold,
     is_run_full,
+    retry_delay_s,
 )
 from write_batcher.compare.signal_batcher.monitor import BatcherView
 from write_batcher.compare.signal_batcher.wire import (
@@ -142,6 +142,16 @@ def test_size_of_a_request_is_never_less_than_what_the_next_run_begins_with(chan
     assert len(payload.data) <= one.size_bytes <= len(payload.data) + 100
 
 
+@pytest.mark.parametrize("text", ["", "x" * 300, "\u2603" * 300])
+def test_size_of_a_confirmation_is_never_less_than_what_the_next_run_begins_with(text: str) -> None:
+    confirmation = Confirmation(
+        status=Status.SUCCESS, count=1_000, batch_id=text, batch_size=1_000, request_id=text, error=text or None
+    )
+    one = Untold(caller=text, confirmation=confirmation)
+    [payload] = DataConverter.default.payload_converter.to_payloads([one])
+    assert len(payload.data) <= one.size_bytes <= len(payload.data) + 100
+
+
 def test_confirmation_with_only_the_fields_of_the_original_is_understood() -> None:
     assert Confirmation.parse(CONFIRMATION) == Confirmation(
         status=Status.SUCCESS, count=3, batch_id="b-1", batch_size=3
@@ -221,6 +231,12 @@ def test_batches_keep_every_request_once_within_their_limits(arrivals: list[tupl
         assert tries == sorted(tries)
 
 
+def test_newest_request_can_be_dropped_from_the_line() -> None:
+    line = Line([queued("a", size=10), queued("b", size=7)])
+    assert line.drop_newest() == queued("b", size=7)
+    assert (ids(line.waiting()), line.size_bytes) == (["a"], 10)
+
+
 def test_remembered_ids_are_bounded_and_the_oldest_go_first() -> None:
     remembered = Remembered(capacity=2)
     for request_id in ("a", "b", "a", "c"):
@@ -276,9 +292,11 @@ def test_limits_that_temporal_could_not_carry_are_refused(changes: dict[str, Any
 
 def test_retries_come_ever_later_up_to_a_limit_and_not_all_at_once() -> None:
     for attempt, longest_s in ((1, 1), (2, 2), (4, 8), (5, 15), (1_000, 15)):
-        delays = {retry_delay(attempt) for _ in range(20)}
-        assert len(delays) > 1
-        assert all(timedelta(seconds=longest_s / 2) <= delay <= timedelta(seconds=longest_s) for delay in delays)
+        assert [retry_delay_s(attempt, jitter) for jitter in (0.0, 0.5, 1.0)] == [
+            longest_s / 2,
+            longest_s * 0.75,
+            longest_s,
+        ]
 
 
 STATS = BatcherStats(
@@ -334,5 +352,9 @@ def test_json_of_the_monitor_has_the_names_of_the_query() -> None:
 
 def test_batch_of_the_settings_that_temporal_could_not_carry_is_refused() -> None:
     assert limits_of(load_settings(max_items=50, max_wait="2s")) == BatcherLimits(max_items=50, max_wait_s=2.0)
-    with pytest.raises(ConfigurationError, match=r"max_items = 1001: a batcher workflow can have 1 to 1000"):
+    with pytest.raises(
+        ConfigurationError, match=r"max_items = 1001: a batcher workflow can have 1 to 1000.*--max-items"
+    ):
         limits_of(load_settings(max_items=1001))
+    with pytest.raises(ConfigurationError, match=r"max_wait = 90000s: .*86400s at most.*--max-wait"):
+        limits_of(load_settings(max_wait="25h", confirm_timeout="26h"))
