@@ -1,12 +1,12 @@
 """What a section of the report is made of, and how figures and samples are brought into its form."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from altair.typing import ChartType
 
 from write_batcher.compare.report.charts import BarPanel
-from write_batcher.compare.report.figures import Figures, number, numbers
+from write_batcher.compare.report.figures import Figures, numbers
 from write_batcher.compare.report.measures import Measure, measure
 from write_batcher.compare.report.words import ABSENT, figure
 from write_batcher.compare.results import Contender, Run, Scenario
@@ -115,16 +115,6 @@ def first_rounds(figures: Figures, scenario: Scenario) -> list[Run]:
 
 def samples_of(run: Run, name: str) -> list[float]:
     return numbers(run.samples.get(name, []))
-
-
-def points_of(run: Run, field: str) -> list[tuple[float, float]]:
-    """(second, figure) of each point that has both, in order."""
-    pairs = [
-        (number(point.get("s")), number(point.get(field)))
-        for point in run.samples.get("points", [])
-        if isinstance(point, Mapping)
-    ]
-    return sorted((second, value) for second, value in pairs if second is not None and value is not None)
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

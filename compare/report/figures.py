@@ -80,7 +80,7 @@ class Figures:
 
     def spread(self, measure: Measure, contender: Contender, database: str | None = None) -> Spread | None:
         """The measure over all rounds; None if nobody measured it."""
-        values = numbers(_figure(run, measure.figure) for run in self.of(measure.scenario, contender, database))
+        values = numbers(number_of(run, measure.figure) for run in self.of(measure.scenario, contender, database))
         if not values:
             return None
         middle = sum(values) if measure.is_harm else median(values)
@@ -88,7 +88,7 @@ class Figures:
 
     def total(self, scenario: Scenario, figure: str, contender: Contender, database: str | None = None) -> float | None:
         """Sum over rounds; None if nobody measured it."""
-        values = numbers(_figure(run, figure) for run in self.of(scenario, contender, database))
+        values = numbers(number_of(run, figure) for run in self.of(scenario, contender, database))
         return sum(values) if values else None
 
     def harmed(self, scenario: Scenario, contender: Contender, database: str | None = None) -> bool:
@@ -97,7 +97,7 @@ class Figures:
             return True
         harms = HARMS.get(scenario, BROKEN_PROMISES)
         return any(
-            (number(_figure(run, harm)) or 0) > 0 for run in self.of(scenario, contender, database) for harm in harms
+            (number(number_of(run, harm)) or 0) > 0 for run in self.of(scenario, contender, database) for harm in harms
         )
 
     def spreads(self, measure: Measure, database: str | None = None) -> dict[Contender, Spread]:
@@ -138,7 +138,7 @@ def best_of(spreads: Mapping[Contender, Spread], measure: Measure, within: float
     ]
 
 
-def _figure(run: Run, figure: str) -> float | None:
+def number_of(run: Run, figure: str) -> float | None:
     """A figure of a run, or one that follows from its figures and samples."""
     match figure:
         case "latency_p50" | "latency_p99":
@@ -147,5 +147,31 @@ def _figure(run: Run, figure: str) -> float | None:
         case "transactions_per_100":
             transactions, rows = number(run.figures.get("transactions")), number(run.figures.get("rows"))
             return 100 * transactions / rows if transactions is not None and rows else None
+        case "caught_up_s":
+            return _caught_up_s(run)
         case _:
             return number(run.figures.get(figure))
+
+
+def _caught_up_s(run: Run) -> float | None:
+    """From the kill of the writer until the last row was there; None when rows are missing in the end."""
+    workflows, rows = number(run.figures.get("workflows")), number(run.figures.get("rows"))
+    killed = number(run.figures.get("killed_at_s"))
+    if workflows is None or rows is None or killed is None:
+        return None
+    if rows - (number(run.figures.get("duplicates")) or 0) < workflows:
+        return None
+    last = max((second for second, _ in points_of(run, "rows")), default=0.0)
+    # What is seen before the writer is back was committed before the kill: then nothing was interrupted.
+    restarted = number(run.figures.get("restarted_at_s"))
+    return last - killed if last > (killed if restarted is None else restarted) else None
+
+
+def points_of(run: Run, field: str) -> list[tuple[float, float]]:
+    """(second, figure) of each point that has both, in order."""
+    pairs = [
+        (number(point.get("s")), number(point.get(field)))
+        for point in run.samples.get("points", [])
+        if isinstance(point, Mapping)
+    ]
+    return sorted((second, value) for second, value in pairs if second is not None and value is not None)

@@ -92,8 +92,8 @@ QUESTIONS = (
     ),
     _Question(
         when="the writing process may be killed",
-        measure=measure(Scenario.CRASH, "recovery_s"),
-        says="From the kill to the next committed write",
+        measure=measure(Scenario.CRASH, "caught_up_s"),
+        says="From the kill until all writes are there",
     ),
     _Question(
         when="some records are bad",

@@ -154,9 +154,9 @@ def test_load_figures_of_foreign_servers_say_none_instead_of_a_number() -> None:
 
 
 def test_recovery_is_until_the_first_row_after_the_kill() -> None:
-    points = [{"s": 0.0, "rows": 0}, {"s": 1.0, "rows": 40}, {"s": 2.01, "rows": 50}, {"s": 6.5, "rows": 60}]
-    assert recovery_s(points, killed_s=2.0) == 4.5
-    assert recovery_s(points[:3], killed_s=2.0) is None
+    points = [{"s": 0.0, "rows": 0}, {"s": 1.0, "rows": 40}, {"s": 2.09, "rows": 50}, {"s": 6.5, "rows": 60}]
+    assert recovery_s(points, killed_s=2.0, rows_at_kill=50) == 4.5
+    assert recovery_s(points[:3], killed_s=2.0, rows_at_kill=50) is None
 
 
 def test_crash_has_several_batches_however_few_callers_there_are() -> None:

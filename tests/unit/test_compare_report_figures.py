@@ -7,7 +7,7 @@ import pytest
 from tests.results_sample import results_of, run, sample_results
 from write_batcher.compare.report.figures import Figures, quantile
 from write_batcher.compare.report.measures import MEASURES, measure
-from write_batcher.compare.results import Contender, Scenario
+from write_batcher.compare.results import Contender, Results, Run, Scenario
 
 DIRECT, SIGNAL, QUEUE, COMPLETION = Contender
 LOAD = Scenario.LOAD
@@ -109,3 +109,30 @@ def test_databases_are_kept_apart() -> None:
 def test_every_figure_that_a_measure_names_is_in_the_sample() -> None:
     figures = Figures(sample_results())
     assert [row for row in MEASURES if not figures.spreads(row)] == []
+
+
+def crash(*rows: int, **figures: float) -> Run:
+    points = [{"s": 2.0 * number, "rows": count} for number, count in enumerate(rows)]
+    known = {"workflows": 9, "rows": rows[-1], "duplicates": 0, "killed_at_s": 3.0, "restarted_at_s": 5.0}
+    return run(Scenario.CRASH, DIRECT, recovery_s=0.5, samples={"points": points}, **known | figures)
+
+
+def test_writes_are_caught_up_when_the_last_row_is_there() -> None:
+    figures = Figures(results_of(crash(0, 3, 3, 5, 5, 9)))
+    spread = figures.spread(measure(Scenario.CRASH, "caught_up_s"), DIRECT)
+    assert spread is not None
+    assert spread.middle == 7.0
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        results_of(crash(0, 3, 3, 5, 5, 8)),
+        results_of(crash(0, 3, 3, 5, 5, 9, duplicates=1)),
+        results_of(crash(0, 3, 9)),  # before the writer was back: nothing was interrupted
+        results_of(run(Scenario.CRASH, DIRECT, recovery_s=1.0)),
+    ],
+    ids=["a row is missing", "one is there twice and another missing", "all were there before", "not looked at"],
+)
+def test_writes_are_never_caught_up_when(results: Results) -> None:
+    assert Figures(results).spread(measure(Scenario.CRASH, "caught_up_s"), DIRECT) is None

@@ -30,6 +30,19 @@ def load(contender: Contender, *, transactions: int, actions: float, latency: fl
     )
 
 
+def crash(contender: Contender, last_s: float, *, recovery_s: float = 1.0) -> Run:
+    return run(
+        CRASH,
+        contender,
+        workflows=2,
+        rows=2,
+        recovery_s=recovery_s,
+        killed_at_s=3.0,
+        restarted_at_s=4.0,
+        samples={"points": [{"s": 0.0, "rows": 0}, {"s": last_s, "rows": 2}]},
+    )
+
+
 def advice_on(verdict: Verdict, words: str) -> Advice:
     return next(advice for advice in verdict.advice if words in advice.when)
 
@@ -106,6 +119,12 @@ def test_advice_tells_databases_apart_where_they_differ() -> None:
     assert advice_on(said, "wait").choose == "direct on sqlite; queue on postgresql"
 
 
+def test_advice_on_a_crash_counts_the_last_write_and_not_the_next_one() -> None:
+    said = advice_on(verdict(crash(DIRECT, 63.0, recovery_s=1.0), crash(QUEUE, 10.0, recovery_s=7.0)), "killed")
+    assert said.choose == "queue"
+    assert said.because == ("7 s for queue, instead of 60 s for direct",)
+
+
 def test_price_is_the_one_that_was_given() -> None:
     price = Price(usd_per_million_actions=10, source="https://example.org", read="today")
     said = judge(results_of(load(QUEUE, transactions=2, actions=3.0)), price)
@@ -154,7 +173,7 @@ def test_assurance_says_how_much_was_counted() -> None:
 
 
 def test_what_was_not_measured_is_said_and_not_judged() -> None:
-    said = verdict(run(CRASH, QUEUE, recovery_s=2.0), run(CRASH, SIGNAL, recovery_s=4.0), run(POISON, SIGNAL))
+    said = verdict(crash(QUEUE, 5.0), crash(SIGNAL, 9.0), run(POISON, SIGNAL, failed_good=0))
     assert [advice.when for advice in said.advice] == ["the writing process may be killed"]
     assert said.missing == (
         "Not measured: load, history growth, ceiling and idle.",
