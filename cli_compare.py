@@ -85,7 +85,8 @@ def run_command(
 ) -> None:
     """Run contenders through scenarios, save DIR/results.json after each run, and draw the report.
 
-    Ends with status 1 when this library lost a write or made one twice, or when something could not be measured.
+    Ends with status 1 when this library lost a write, made one twice or failed a caller that has written, or when
+    something could not be measured.
     """
     chosen = tuple(Scenario) if scenarios in (None, [], [ALL]) else chosen_of(Scenario, scenarios or (), "scenario")
     chosen_contenders = chosen_of(Contender, contenders.split(","), "contender")

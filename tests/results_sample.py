@@ -93,6 +93,7 @@ def _load(contender: Contender, database: str, chance: random.Random) -> dict[st
         "rows": completed,
         "duplicates": 0,
         "lost": 0,
+        "failed_written": 0,
         "seconds": seconds,
         "writes_per_s": round(completed / seconds, 1),
         "transactions": transactions,
@@ -172,6 +173,7 @@ def _crash(contender: Contender, _: str, chance: random.Random) -> dict[str, Any
         "rows": WORKFLOWS + doubled,
         "duplicates": doubled,
         "lost": 0,
+        "failed_written": 0,
         "recovery_s": round(recovery, 2),
         "killed_at_s": killed,
         "restarted_at_s": restarted,
@@ -189,6 +191,7 @@ def _poison(contender: Contender, _: str, __: random.Random) -> dict[str, Any]:
         "completed": WORKFLOWS - bad - spoilt,
         "failed": bad + spoilt,
         "failed_good": spoilt,
+        "failed_written": 0,
         "rows": WORKFLOWS - bad - spoilt,
         "duplicates": 0,
     }

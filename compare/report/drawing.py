@@ -1,6 +1,6 @@
 """What a section of the report is made of, and how figures and samples are brought into its form."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from altair.typing import ChartType
@@ -45,8 +45,10 @@ def bar_row(
     title: str,
     unit: str,
     label: Callable[[float], str] | None = None,
+    remarks: Mapping[Contender, str] | None = None,
 ) -> list[BarPanel]:
-    """A panel per database; empty when nobody has the figure."""
+    """A panel per database; empty when nobody has the figure. `remarks` stand behind labels."""
+    remarks = remarks or {}
     row = measure(scenario, name)
     databases = figures.databases(scenario)
     panels = []
@@ -57,7 +59,8 @@ def bar_row(
                 "value": spread.middle,
                 "low": spread.middle if row.is_harm else spread.low,
                 "high": spread.middle if row.is_harm else spread.high,
-                "label": label(spread.middle) if label else figure(spread.middle, "number"),
+                "label": (label(spread.middle) if label else figure(spread.middle, "number"))
+                + remarks.get(contender, ""),
             }
             for contender, spread in figures.spreads(row, database).items()
         ]

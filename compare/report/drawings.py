@@ -87,7 +87,8 @@ def _draw_growth(figures: Figures) -> Drawing | None:
 
 
 def _draw_ceiling(figures: Figures) -> Drawing | None:
-    row = bar_row(figures, Scenario.CEILING, "writes_per_s", "Writes per second", "writes per second")
+    limits = dict.fromkeys(figures.limited(), " · limited by the producers")
+    row = bar_row(figures, Scenario.CEILING, "writes_per_s", "Writes per second", "writes per second", remarks=limits)
     if not row:
         return None
     rates = figures.spreads(measure(Scenario.CEILING, "writes_per_s"))
@@ -103,6 +104,8 @@ def _draw_ceiling(figures: Figures) -> Drawing | None:
     for name, one in refused.items():
         if one.middle:
             sees += f" {name} refused {figure(one.middle, 'count')}."
+    if limits:
+        sees += f" {listed(limits)} wrote as fast as the producers pushed: what it could write at most is not known."
     written = _rows_written(figures)
 
     def chart(width: int) -> ChartType:
@@ -111,7 +114,7 @@ def _draw_ceiling(figures: Figures) -> Drawing | None:
 
     return Drawing(
         key="ceiling",
-        title="How much one batcher can write",
+        title="How much one batcher writes",
         asks="Producers push as fast as they can, without workflows that call.",
         sees=sees.strip(),
         chart=chart,
@@ -206,7 +209,7 @@ def _draw_poison(figures: Figures) -> Drawing | None:
 
 def _draw_idle(figures: Figures, price: Price) -> Drawing | None:
     def label(value: float) -> str:
-        return f"{figure(value, 'count')} · {figure(price.of_month(value), 'usd')} a month"
+        return f"{figure(value, 'about')} · {figure(price.of_month(value), 'usd')} a month"
 
     row = bar_row(figures, Scenario.IDLE, "actions_per_day", "Temporal actions per idle day", "actions", label=label)
     if not row:

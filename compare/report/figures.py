@@ -5,8 +5,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from write_batcher.compare.report.measures import BROKEN_PROMISES, HARMS, LIBRARY, Measure
-from write_batcher.compare.results import Contender, Results, Run, Scenario
+from write_batcher.compare.report.measures import HARMS, Measure
+from write_batcher.compare.results import (
+    BROKEN_PROMISES,
+    LIBRARY,
+    Contender,
+    Results,
+    Run,
+    Scenario,
+    is_limited_by_producers,
+)
 
 ALIKE_WITHIN = 0.1
 """Two medians this close, as a share of the better one, are called equally good; so are two whose spreads overlap."""
@@ -39,10 +47,11 @@ def quantile(ordered: Sequence[float], share: float) -> float:
 
 
 class Figures:
-    """Asks the runs of a comparison."""
+    """Asks the runs of a comparison. Those that could not be measured are `unmeasured`, and took no part."""
 
     def __init__(self, results: Results) -> None:
-        self.runs = results.runs
+        self.runs = [run for run in results.runs if run.figures]
+        self.unmeasured = [run for run in results.runs if not run.figures]
         self.untrusted = frozenset(
             run.contender
             for run in self.runs
@@ -100,6 +109,11 @@ class Figures:
             (number(number_of(run, harm)) or 0) > 0 for run in self.of(scenario, contender, database) for harm in harms
         )
 
+    def limited(self, database: str | None = None) -> list[Contender]:
+        """Whose ceiling is not known, because in a run the producers were no faster."""
+        limited = {run.contender for run in self.of(Scenario.CEILING, None, database) if _is_limited(run)}
+        return [contender for contender in Contender if contender in limited]
+
     def spreads(self, measure: Measure, database: str | None = None) -> dict[Contender, Spread]:
         """The measure of everybody who has it."""
         found = {
@@ -151,6 +165,10 @@ def number_of(run: Run, figure: str) -> float | None:
             return _caught_up_s(run)
         case _:
             return number(run.figures.get(figure))
+
+
+def _is_limited(run: Run) -> bool:
+    return is_limited_by_producers({name: number(run.figures.get(name)) for name in ("pushed_s", "seconds")})
 
 
 def _caught_up_s(run: Run) -> float | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,19 @@ async def test_what_was_measured_before_an_interruption_is_saved(tmp_path: Path)
 async def test_lost_and_doubled_rows_of_this_library_alone_are_alarming(tmp_path: Path) -> None:
     comparison = stubbed(tmp_path, direct={"lost": 1.0, "duplicates": 2.0}, queue={"lost": 0.0, "duplicates": 0.0})
     assert unsafe_writes(await comparison.run()) == []
-    comparison = stubbed(tmp_path, queue={"duplicates": 1.0})
-    assert [run.contender for run in unsafe_writes(await comparison.run())] == [Contender.QUEUE]
+    for broken in ("lost", "duplicates", "failed_written"):
+        comparison = stubbed(tmp_path, queue={broken: 1.0})
+        assert [run.contender for run in unsafe_writes(await comparison.run())] == [Contender.QUEUE]
+
+
+async def test_interrupted_before_the_first_run_leaves_nothing_in_the_way_of_the_next_comparison(
+    tmp_path: Path,
+) -> None:
+    comparison = stubbed(tmp_path, queue=asyncio.CancelledError())
+    with pytest.raises(asyncio.CancelledError):
+        await comparison.run()
+    comparison._save([])  # as after the baseline
+    assert os.listdir(tmp_path) == []  # noqa: PTH208 - no matter of an event loop
 
 
 @pytest.mark.parametrize(

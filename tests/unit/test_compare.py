@@ -98,7 +98,7 @@ def test_audit_tells_lost_doubled_and_failed_apart() -> None:
         end(5, failure=("Timeout", "late")),
     ]
     found = audit(ends, {"caller-1": 1, "caller-2": 3, "caller-5": 1})
-    assert found.figures() == {"completed": 3, "failed": 2, "rows": 5, "duplicates": 2, "lost": 1}
+    assert found.figures() == {"completed": 3, "failed": 2, "rows": 5, "duplicates": 2, "lost": 1, "failed_written": 1}
     assert (found.failed_good, found.failed_written, found.written) == (1, 1, 3)
     assert found.notes() == [
         "1 callers failed with WriteRejected: check",
@@ -127,6 +127,7 @@ def test_load_figures_are_those_of_the_write_alone() -> None:
         "rows": 2,
         "duplicates": 0,
         "lost": 0,
+        "failed_written": 0,
         "seconds": 4.0,
         "writes_per_s": 0.5,
         "transactions": 1,

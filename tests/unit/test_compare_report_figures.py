@@ -1,6 +1,7 @@
 """Medians, spreads and totals over rounds, and who is best."""
 
 import math
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_figure_that_is_no_number_is_not_measured(value: object) -> None:
 
 
 def test_latencies_are_measured_values_by_nearest_rank() -> None:
-    figures = Figures(results_of(run(LOAD, QUEUE, samples={"latency_ms": [40, 10, 30, 20]})))
+    figures = Figures(results_of(run(LOAD, QUEUE, rows=4, samples={"latency_ms": [40, 10, 30, 20]})))
     p50, p99 = (figures.spread(measure(LOAD, name), QUEUE) for name in ("latency_p50", "latency_p99"))
     assert p50 is not None
     assert p99 is not None
@@ -111,9 +112,15 @@ def test_every_figure_that_a_measure_names_is_in_the_sample() -> None:
     assert [row for row in MEASURES if not figures.spreads(row)] == []
 
 
-def crash(*rows: int, **figures: float) -> Run:
+def crash(*rows: int, **figures: Any) -> Run:
     points = [{"s": 2.0 * number, "rows": count} for number, count in enumerate(rows)]
-    known = {"workflows": 9, "rows": rows[-1], "duplicates": 0, "killed_at_s": 3.0, "restarted_at_s": 5.0}
+    known: dict[str, Any] = {
+        "workflows": 9,
+        "rows": rows[-1],
+        "duplicates": 0,
+        "killed_at_s": 3.0,
+        "restarted_at_s": 5.0,
+    }
     return run(Scenario.CRASH, DIRECT, recovery_s=0.5, samples={"points": points}, **known | figures)
 
 

@@ -170,6 +170,54 @@ def test_assurance_says_how_much_was_counted() -> None:
     )
     assert said.assurance == "signal and queue lost nothing and doubled nothing: 500 rows of 2 runs were counted."
     assert verdict(run(CRASH, QUEUE, recovery_s=1)).assurance is None
+    said = verdict(run(Scenario.GROWTH, QUEUE, writes=70, lost=0), run(CRASH, QUEUE, rows=9, lost=0))
+    assert said.assurance == "queue lost nothing and doubled nothing: 79 rows of 2 runs were counted."
+
+
+@pytest.mark.parametrize("contender", [QUEUE, COMPLETION])
+def test_caller_of_this_library_that_failed_although_it_has_written_is_an_alarm(contender: Contender) -> None:
+    said = verdict(
+        load(contender, transactions=1, actions=1, failed_written=2), load(SIGNAL, transactions=9, actions=3)
+    )
+    assert said.headline == "When many workflows write at once, choose signal."
+    (alarm,) = said.alarms
+    assert "broke its promise: failed 2 callers although written (load, sqlite, round 1)." in alarm
+    assert "failed 2 callers whose rows are there" in advice_on(said, "actions").sentence
+
+
+def test_ceiling_that_the_producers_set_is_none() -> None:
+    ceiling = Scenario.CEILING
+    said = verdict(
+        run(ceiling, SIGNAL, writes_per_s=600, pushed_s=11.0, seconds=16.0),
+        run(ceiling, QUEUE, writes_per_s=4200, pushed_s=2.75, seconds=2.85),
+    )
+    assert advice_on(said, "as it can").because == (
+        "4,200/s (limited by the producers) for queue, instead of 600/s for signal",
+    )
+
+
+def test_run_that_could_not_be_measured_took_no_part_and_is_named() -> None:
+    said = verdict(
+        load(SIGNAL, transactions=1, actions=3),
+        load(QUEUE, transactions=1, actions=3),
+        run(LOAD, DIRECT),
+        run(CRASH, DIRECT),
+        run(LOAD, QUEUE, round=2),
+        run(LOAD, QUEUE, database="postgresql"),
+    )
+    assert all("direct" not in advice.sentence for advice in said.advice)
+    assert said.headline == "When many workflows write at once, choose signal and queue."
+    assert said.missing == (
+        "Not measured: history growth, ceiling, crash, bad records and idle.",
+        "Did not take part: queue-completion.",
+        "Load could not be measured in every run of direct on sqlite, queue on sqlite and queue on postgresql.",
+        "Crash could not be measured in every run of direct on sqlite.",
+    )
+
+
+def test_single_contender_that_was_measured_is_not_chosen_over_one_that_was_not() -> None:
+    said = verdict(load(QUEUE, transactions=1, actions=3), run(LOAD, DIRECT))
+    assert said.headline == "Nothing to compare: queue alone was measured."
 
 
 def test_what_was_not_measured_is_said_and_not_judged() -> None:
