@@ -119,10 +119,12 @@ class Comparison:
     async def _measured(self, step: Step, contender: Contender, known: Baseline) -> Measured:
         settings = settings_of(step.scenario, self._settings, self._scale)
         async with self._servers(contender, settings, step.database) as servers:
-            self._versions(await server_versions(servers, step.database))
+            uses_redis = design_of(contender).uses_redis
+            self._versions(await server_versions(servers, step.database, uses_redis=uses_redis))
             progress = self._view if contender is step.contenders[0] else Silent()
             async with arena(contender, servers, progress) as one:
-                return await unless_ended(one.workers, MEASURES[step.scenario](one, self._scale, known))
+                measured = await unless_ended(one.workers, MEASURES[step.scenario](one, self._scale, known))
+                return replace(measured, notes=[*measured.notes, *one.worker_notes()])
 
     @asynccontextmanager
     async def _servers(self, contender: str, settings: Settings, database: Database) -> AsyncIterator[Servers]:
@@ -135,11 +137,11 @@ class Comparison:
         # A queue of its own, or a run would find the batcher and the backlog of the one before it.
         queue = f"compare-{secrets.token_hex(4)}"
         names = {"queue": queue, "batcher_task_queue": f"{queue}-batcher", "main_task_queue": f"{queue}-main"}
-        async with own_servers(settings.model_copy(update=names)) as servers:
+        async with own_servers(settings.model_copy(update=names), uses_redis=design.uses_redis) as servers:
             try:
                 yield servers
             finally:
-                with contextlib.suppress(RPCError, QueueUnavailable):  # there may be nothing to take away
+                with contextlib.suppress(RPCError, QueueUnavailable, TimeoutError):  # what a run has shown, stands
                     await design.clean_up(servers.client, servers.settings)
 
     def _versions(self, found: dict[str, str]) -> None:

@@ -8,7 +8,14 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
-from write_batcher.cli_compare import TargetDatabase, chosen_of
+from write_batcher.cli_compare import (
+    ADDRESSES,
+    TargetDatabase,
+    chosen_of,
+    ignored_variables,
+    scenarios_of,
+    settings_without,
+)
 from write_batcher.compare.action_counter import parse_actions, settled
 from write_batcher.compare.audit import CallerEnd, audit
 from write_batcher.compare.contenders.design import Order
@@ -182,3 +189,28 @@ def test_unknown_name_is_refused_with_those_there_are(kind: type[Scenario], name
 
 def test_names_are_chosen_once_in_the_order_given() -> None:
     assert chosen_of(Contender, ["queue", " direct", "queue"], "contender") == (Contender.QUEUE, Contender.DIRECT)
+
+
+def test_all_are_all_scenarios_whatever_else_is_named() -> None:
+    assert scenarios_of(["all"]) == scenarios_of(["load", "all"]) == tuple(Scenario)
+    assert scenarios_of(["load"]) == (Scenario.LOAD,)
+    with pytest.raises(ConfigurationError, match="no scenario 'lood'"):
+        scenarios_of(["all", "lood"])
+
+
+def test_environment_sets_nothing_but_the_addresses_of_own_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WRITE_BATCHER_TABLES", "orders:upsert")
+    monkeypatch.setenv("WRITE_BATCHER_MAX_BACKLOG", "many")
+    monkeypatch.setenv("WRITE_BATCHER_DATABASE_URL", "sqlite+aiosqlite:///mine.db")
+    nothing: frozenset[str] = frozenset()
+    settings = settings_without(nothing, max_items=7)
+    assert (settings.tables, settings.max_backlog, settings.max_items) == (("main_writes",), 100_000, 7)
+    assert settings.database_url != "sqlite+aiosqlite:///mine.db"
+    assert ignored_variables(nothing) == [
+        "WRITE_BATCHER_DATABASE_URL",
+        "WRITE_BATCHER_MAX_BACKLOG",
+        "WRITE_BATCHER_TABLES",
+    ]
+    assert settings_without(ADDRESSES).database_url == "sqlite+aiosqlite:///mine.db"
+    assert settings_without(ADDRESSES).tables == ("main_writes",)
+    assert ignored_variables(ADDRESSES) == ["WRITE_BATCHER_MAX_BACKLOG", "WRITE_BATCHER_TABLES"]
