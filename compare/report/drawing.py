@@ -1,5 +1,6 @@
 """What a section of the report is made of, and how figures and samples are brought into its form."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -128,13 +129,14 @@ def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 def rates_of(points: Sequence[tuple[float, float]], start: float) -> Iterator[tuple[float, float]]:
     """(seconds after `start`, rows per second from then on), each second or as often as was looked.
 
-    The points hold how many rows there were in all; between two looks nothing is known to have happened.
+    The points hold how many rows there were in all; between two looks nothing is known to have happened. First and last
+    second may be a part of one: all rows are in some.
     """
     if len(points) < 2:
         return
     step = max(1.0, (points[-1][0] - points[0][0]) / (len(points) - 1))
-    first = -int((start - points[0][0]) // step)
-    last = int((points[-1][0] - start) // step)
+    first = -math.ceil((start - points[0][0]) / step)
+    last = math.floor((points[-1][0] - start) / step) + 1
     for index in range(first, last):
         low, high = (_rows_at(points, start + edge * step) for edge in (index, index + 1))
         yield index * step, max(0.0, high - low) / step

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.results_sample import results_of, run, sample_results
+from write_batcher.compare.report.drawing import rates_of
 from write_batcher.compare.report.figures import Figures, quantile
 from write_batcher.compare.report.measures import MEASURES, measure
 from write_batcher.compare.results import Contender, Results, Run, Scenario
@@ -143,3 +144,12 @@ def test_writes_are_caught_up_when_the_last_row_is_there() -> None:
 )
 def test_writes_are_never_caught_up_when(results: Results) -> None:
     assert Figures(results).spread(measure(Scenario.CRASH, "caught_up_s"), DIRECT) is None
+
+
+def test_rates_hold_every_row_also_those_that_came_at_once_in_the_end() -> None:
+    points = [(0.0, 0.0), (0.9, 15.0), (1.6, 60.0), (8.7, 75.0), (9.4, 150.0)]
+    rates = list(rates_of(points, start=1.7))
+    (second, _), (third, _) = rates[0], rates[1]
+    assert sum(rate for _, rate in rates) * (third - second) == pytest.approx(150)
+    assert rates[-1][1] == 0
+    assert all(rate == 0 for when, rate in rates if 0 <= when < 4)
