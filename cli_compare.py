@@ -121,7 +121,7 @@ def run_command(
         chosen_databases = (there,)
     folder = _new_folder(out)
     if ignored := ignored_variables(taken):
-        say(f"not used here, only flags are: {', '.join(ignored)}")
+        say(f"ignored, for a comparison is set by its flags: {', '.join(ignored)}")
     scale = Scale(
         scenarios=chosen,
         contenders=chosen_contenders,

@@ -129,6 +129,9 @@ async def test_poison_fails_the_caller_of_the_bad_record_alone(arenas: Arenas) -
     for contender, run in zip(Contender, measured, strict=True):
         counted = {name: run.figures[name] for name in ("bad", "failed", "failed_good", "rows", "duplicates")}
         assert counted == {"bad": 1, "failed": 1, "failed_good": 0, "rows": 14, "duplicates": 0}, contender
+    told = " ".join(arenas[Contender.DIRECT].worker_notes())  # of the activity that failed
+    assert "the main worker logged" in told
+    assert "write_directly" in told
 
 
 async def test_idle_contender_without_a_batcher_costs_nothing(arenas: Arenas) -> None:
