@@ -1,17 +1,18 @@
 """The commands of the comparison: `write-batcher compare [SCENARIO...]` and `write-batcher compare report DIR`."""
 
+import os
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperGroup
 
 from write_batcher.cli_common import EXIT_FAILED, run_to_end
 from write_batcher.compare.results import FILE_NAME, Contender, Scenario
-from write_batcher.config import load_settings
+from write_batcher.config import ENV_PREFIX, Settings, load_settings
 from write_batcher.console import make_console, say
 from write_batcher.errors import ConfigurationError
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 RUN = "run"
 ALL = "all"
 RESULTS = Path("compare-results")
+
+ADDRESSES = frozenset({"redis_url", "database_url"})
+"""All that a comparison takes from the environment, and only for own servers: the rest are flags, or as by default."""
 
 
 class TargetDatabase(StrEnum):
@@ -79,25 +83,34 @@ def run_command(
         bool,
         typer.Option(
             "--own-servers",
-            help="Use the servers that the environment names, not embedded ones: actions and their CPU are not known.",
+            help="Use the servers that the environment names, not embedded ones: actions and their CPU are not known. "
+            "Rows and ledger entries stay there.",
         ),
     ] = False,
 ) -> None:
     """Run contenders through scenarios, save DIR/results.json after each run, and draw the report.
 
-    Ends with status 1 when this library lost a write or made one twice, or when something could not be measured.
+    Ends with status 1 when this library lost a write, made one twice or failed a caller that has written, or when
+    something could not be measured.
     """
-    chosen = tuple(Scenario) if scenarios in (None, [], [ALL]) else chosen_of(Scenario, scenarios or (), "scenario")
+    chosen = scenarios_of(scenarios or [ALL])
     chosen_contenders = chosen_of(Contender, contenders.split(","), "contender")
     chosen_databases = chosen_of(TargetDatabase, (databases or ",".join(TargetDatabase)).split(","), "database")
-    settings = load_settings(max_items=max_items, max_wait=max_wait, partitions=1, log_format="json")
+    taken = ADDRESSES if own_servers else frozenset()
+    settings = settings_without(taken, max_items=max_items, max_wait=max_wait, log_format="json")
     try:
         from write_batcher.compare.comparison import Comparison, unsafe_writes
         from write_batcher.compare.scale import Scale
         from write_batcher.compare.servers import database_of
+        from write_batcher.compare.signal_batcher.line import MAX_BATCH_ITEMS
         from write_batcher.console_compare import CompareScreen
     except ModuleNotFoundError as error:
         raise _not_installed(error) from error
+    if Contender.SIGNAL in chosen_contenders and max_items > MAX_BATCH_ITEMS:
+        raise ConfigurationError(
+            f"--max-items {max_items}: a batch of signal holds {MAX_BATCH_ITEMS} at most; "
+            "give that many or fewer, or leave signal out of --contenders"
+        )
     if own_servers:
         there = TargetDatabase(database_of(settings.database_url))
         if databases is not None and chosen_databases != (there,):
@@ -107,6 +120,8 @@ def run_command(
             )
         chosen_databases = (there,)
     folder = _new_folder(out)
+    if ignored := ignored_variables(taken):
+        say(f"ignored, for a comparison is set by its flags: {', '.join(ignored)}")
     scale = Scale(
         scenarios=chosen,
         contenders=chosen_contenders,
@@ -142,6 +157,24 @@ def report_command(
     except ModuleNotFoundError as error:
         raise _not_installed(error) from error
     _report(load_results(folder), folder)
+
+
+def scenarios_of(names: list[str]) -> tuple[Scenario, ...]:
+    """As `chosen_of`; `all` is all of them."""
+    found = chosen_of(Scenario, (name for name in names if name != ALL), "scenario")
+    return tuple(Scenario) if ALL in names else found
+
+
+def settings_without(taken: frozenset[str], **flags: Any) -> Settings:
+    """Of what the environment sets only `taken`: a result must follow from what is recorded with it."""
+    defaults = {name: field.default for name, field in Settings.model_fields.items() if name not in taken}
+    return load_settings(**defaults | flags)
+
+
+def ignored_variables(taken: frozenset[str]) -> list[str]:
+    """The variables of settings that are set, and not `taken`."""
+    used = {f"{ENV_PREFIX}{name.upper()}" for name in taken}
+    return sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in used)
 
 
 def chosen_of(kind: type[E], names: Iterable[str], what: str) -> tuple[E, ...]:

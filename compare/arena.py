@@ -1,8 +1,6 @@
 """One contender with its workers on servers of its own: what a scenario puts it through its paces in."""
 
 import asyncio
-import json
-import logging
 import secrets
 import signal
 from collections.abc import AsyncIterator, Sequence
@@ -26,8 +24,6 @@ from write_batcher.workers.worker_process import Record, WorkerProcess, unless_e
 
 READY_WITHIN = timedelta(seconds=90)  # both workers, and one write through them
 METER_WITHIN = timedelta(seconds=10)
-
-logger = logging.getLogger(__name__)
 
 
 class Progress(Protocol):
@@ -53,6 +49,7 @@ class Arena:
         self.series = f"compare-{secrets.token_hex(4)}-"
         self._stack = stack
         self._workers: dict[str, WorkerProcess] = {}
+        self._warnings: dict[str, list[str]] = {}
         self._told: dict[str, asyncio.Queue[DatabaseUse]] = {role: asyncio.Queue() for role in design.roles}
 
     @property
@@ -158,11 +155,18 @@ class Arena:
                 total = total.plus(await self._told[role].get())
         return total
 
+    def worker_notes(self) -> list[str]:
+        """A sentence on the warnings and errors that each worker has logged."""
+        return [
+            f"the {role} worker logged {len(texts)} warnings and errors, the first: {texts[0]}"
+            for role, texts in self._warnings.items()
+        ]
+
     async def _read(self, role: str, record: Record) -> None:
         if use := record.get("database"):
             self._told[role].put_nowait(DatabaseUse(**use))
         elif record.get("level") in ("WARNING", "ERROR", "CRITICAL"):
-            logger.info("%s, %s worker: %s", self.contender, role, json.dumps(record))
+            self._warnings.setdefault(role, []).append(str(record.get("message", "")))
 
 
 @asynccontextmanager

@@ -50,6 +50,7 @@ class Audit:
             "rows": self.rows,
             "duplicates": self.duplicates,
             "lost": self.lost,
+            "failed_written": self.failed_written,
         }
 
     def notes(self) -> list[str]:

@@ -35,13 +35,15 @@ def package_versions() -> dict[str, str]:
     return {"write-batcher": version("write-batcher"), "temporalio": version("temporalio")}
 
 
-async def server_versions(servers: Servers, database: Database) -> dict[str, str]:
+async def server_versions(servers: Servers, database: Database, *, uses_redis: bool) -> dict[str, str]:
     """What the servers say of themselves."""
     temporal = await servers.client.workflow_service.get_system_info(GetSystemInfoRequest())
-    async with connect(servers.settings.redis_url) as redis:
-        info = await redis.info("server")
-    name = "Valkey" if "valkey_version" in info else "Redis"
-    found = {"Temporal server": temporal.server_version, name: str(info.get("valkey_version", info["redis_version"]))}
+    found = {"Temporal server": temporal.server_version}
+    if uses_redis:
+        async with connect(servers.settings.redis_url) as redis:
+            info = await redis.info("server")
+        name = "Valkey" if "valkey_version" in info else "Redis"
+        found[name] = str(info.get("valkey_version", info["redis_version"]))
     if database == "sqlite":
         return found | {"SQLite": sqlite3.sqlite_version}
     engine = create_async_engine(servers.settings.database_url)

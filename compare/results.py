@@ -1,6 +1,7 @@
 """What a comparison measured: `results.json`. Measuring writes it, the report is drawn from it alone."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -8,6 +9,9 @@ from typing import Any, Self
 
 VERSION = 1
 FILE_NAME = "results.json"
+
+LIMITED_FROM = 0.8
+"""Producers that push for this share of the time in which rows come set the pace, and not the batcher."""
 
 
 class Contender(StrEnum):
@@ -23,18 +27,26 @@ class Contender(StrEnum):
     """This library, confirmation by completing the caller's activity."""
 
 
+LIBRARY = (Contender.QUEUE, Contender.QUEUE_COMPLETION)
+"""Contenders of this library: they promise that a write is made once, and that who fails has not written."""
+BROKEN_PROMISES = ("lost", "duplicates", "failed_written")
+"""Figures that must be 0 in every run of every scenario."""
+
+
 class Scenario(StrEnum):
     """What contenders are put through; the figures and samples that each run of it has."""
 
     LOAD = "load"
     """Many workflows at once.
 
-    Figures: `workflows completed failed rows duplicates lost` (`lost`: completed, but its row is missing),
+    Figures: `workflows completed failed rows duplicates lost failed_written` (`lost`: completed, but its row is
+    missing; `failed_written`: failed, but its row is there),
     `seconds` from the first start to the last end, `writes_per_s`, `transactions connections_opened connections_peak
     database_errors`, `events_per_write bytes_per_write` (histories, the batcher's included), `actions_per_write`,
     `server_cpu_ms_per_write worker_cpu_ms_per_write`, `connection_limit` (None: none). Events, bytes and actions are
-    those of the write alone: what the same workflow costs without it, `settings["baseline"]`, is subtracted. The
-    servers are Temporal and Redis. None: servers that are not embedded do not tell.
+    those of the write alone: what the same workflow costs without it, `settings["baseline"]`, is subtracted. Processor
+    time is all that a workflow takes, of workers, Temporal and Redis; PostgreSQL's is not counted. None: servers that
+    are not embedded do not tell.
     Samples: `latency_ms`, from submit to receipt of each completed workflow. Notes: how many failed, by error type.
     """
     GROWTH = "growth"
@@ -47,20 +59,21 @@ class Scenario(StrEnum):
     """Producers push straight at one batcher, without caller workflows.
 
     Figures: `offered accepted refused rows duplicates lost seconds writes_per_s` (`lost`: accepted, but no row came),
-    and `pushed_s` until all were accepted or refused.
+    and `pushed_s` until all were accepted or refused; see `is_limited_by_producers`.
     Samples: `points`: `{"s", "rows"}`. Notes: where it broke, if it did.
     """
     CRASH = "crash"
     """The process that writes is killed in mid-batch and started again.
 
-    Figures: `workflows completed failed rows duplicates lost recovery_s` (from the kill to the next committed write),
-    `killed_at_s restarted_at_s ended_at_s`. Samples: `points`: `{"s", "rows"}`.
+    Figures: `workflows completed failed rows duplicates lost failed_written recovery_s` (from the kill to the next
+    committed write), `killed_at_s restarted_at_s ended_at_s`. Samples: `points`: `{"s", "rows"}`; from the kill to the
+    last of them, if no row is missing, is how long it took until all was made up for.
     """
     POISON = "poison"
     """Some records are bad.
 
-    Figures: `workflows bad completed failed failed_good rows duplicates lost` (`failed_good`: callers that failed
-    although their record was good).
+    Figures: `workflows bad completed failed failed_good rows duplicates lost failed_written` (`failed_good`: callers
+    that failed although their record was good).
     """
     IDLE = "idle"
     """Nothing to do. Figures: `seconds actions events actions_per_day events_per_day`, the last two extrapolated."""
@@ -122,3 +135,9 @@ class Results:
             return cls(**data, runs=runs)
         except (KeyError, TypeError) as error:
             raise ValueError(f"{folder / FILE_NAME} is not complete: {error!r}; run `write-batcher compare`") from error
+
+
+def is_limited_by_producers(figures: Mapping[str, float | None]) -> bool:
+    """Whether a run of `ceiling` shows how fast was pushed, and not how fast its batcher can write."""
+    pushed_s, seconds = figures.get("pushed_s"), figures.get("seconds")
+    return pushed_s is not None and seconds is not None and pushed_s > LIMITED_FROM * seconds

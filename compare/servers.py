@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from temporalio.client import Client
 
@@ -76,24 +75,19 @@ async def embedded_servers(settings: Settings, database: Database, *, connection
 
 
 @asynccontextmanager
-async def own_servers(settings: Settings) -> AsyncIterator[Servers]:
+async def own_servers(settings: Settings, *, uses_redis: bool) -> AsyncIterator[Servers]:
     """Those that `settings` and Temporal's own variables name. Raises ConfigurationError when one cannot be used."""
     client = await connect_temporal()
-    await (await connect_redis(settings)).aclose()
+    if uses_redis:
+        await (await connect_redis(settings)).aclose()
     await create_table(settings.database_url)
     yield Servers(client=client, settings=settings, environment=os.environ | as_environment(settings))
 
 
 def database_of(database_url: str) -> Database:
     """Which kind of database the URL names. Raises ConfigurationError for one that cannot be compared."""
-    kind = make_url(database_url).get_backend_name()
-    match kind:
-        case "sqlite" | "postgresql":
-            return kind
-        case _:
-            raise ConfigurationError(
-                f"database_url = {hide_password(database_url)}: a comparison writes to sqlite or postgresql"
-            )
+    url, _dialect = parse(database_url)  # which knows these two
+    return "sqlite" if url.get_backend_name() == "sqlite" else "postgresql"
 
 
 async def create_table(database_url: str) -> None:

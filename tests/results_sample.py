@@ -93,6 +93,7 @@ def _load(contender: Contender, database: str, chance: random.Random) -> dict[st
         "rows": completed,
         "duplicates": 0,
         "lost": 0,
+        "failed_written": 0,
         "seconds": seconds,
         "writes_per_s": round(completed / seconds, 1),
         "transactions": transactions,
@@ -157,10 +158,11 @@ def _ceiling(contender: Contender, _: str, chance: random.Random) -> dict[str, A
 def _crash(contender: Contender, _: str, chance: random.Random) -> dict[str, Any]:
     killed, restarted, ended = 8.0, 10.0, 25.0
     recovery = 2.0 + DOWN_S[contender] * chance.uniform(0.9, 1.2)
+    doubled = 2 if contender is Contender.DIRECT else 0
     points, rows = [], 0
     for half in range(int(ended * 2) + 1):
         second = half / 2
-        points.append({"s": second, "rows": min(rows, WORKFLOWS)})
+        points.append({"s": second, "rows": min(rows, WORKFLOWS) if second < ended else WORKFLOWS + doubled})
         if second < killed or second >= killed + recovery:
             per_half_second = 9 if contender is Contender.DIRECT else 11
             rows += max(0, int(per_half_second * chance.uniform(0.6, 1.5)))
@@ -168,9 +170,10 @@ def _crash(contender: Contender, _: str, chance: random.Random) -> dict[str, Any
         "workflows": WORKFLOWS,
         "completed": WORKFLOWS,
         "failed": 0,
-        "rows": WORKFLOWS,
-        "duplicates": 2 if contender is Contender.DIRECT else 0,
+        "rows": WORKFLOWS + doubled,
+        "duplicates": doubled,
         "lost": 0,
+        "failed_written": 0,
         "recovery_s": round(recovery, 2),
         "killed_at_s": killed,
         "restarted_at_s": restarted,
@@ -188,6 +191,7 @@ def _poison(contender: Contender, _: str, __: random.Random) -> dict[str, Any]:
         "completed": WORKFLOWS - bad - spoilt,
         "failed": bad + spoilt,
         "failed_good": spoilt,
+        "failed_written": 0,
         "rows": WORKFLOWS - bad - spoilt,
         "duplicates": 0,
     }

@@ -28,6 +28,7 @@ class Queue(Design):
 
     roles = (MAIN, BATCHER)
     writer = BATCHER
+    uses_redis = True
 
     def __init__(self, confirm_by: ConfirmBy) -> None:
         self._confirm_by = confirm_by
@@ -48,11 +49,13 @@ class Queue(Design):
         return result.latency_ms
 
     async def clean_up(self, client: Client, settings: Settings) -> None:
-        await super().clean_up(client, settings)
-        async with connect(settings.redis_url) as redis:
-            queue = WriteQueue(redis, settings.queue, PARTITION)
-            with translated_errors():
-                await redis.delete(Partitions(redis, settings.queue).key, *queue.keys)
+        try:
+            await super().clean_up(client, settings)
+        finally:
+            async with connect(settings.redis_url) as redis:
+                queue = WriteQueue(redis, settings.queue, PARTITION)
+                with translated_errors():
+                    await redis.delete(Partitions(redis, settings.queue).key, *queue.keys)
 
     @asynccontextmanager
     async def producer(self, client: Client, settings: Settings) -> AsyncIterator[Push]:

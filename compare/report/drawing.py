@@ -1,12 +1,13 @@
 """What a section of the report is made of, and how figures and samples are brought into its form."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from altair.typing import ChartType
 
 from write_batcher.compare.report.charts import BarPanel
-from write_batcher.compare.report.figures import Figures, number, numbers
+from write_batcher.compare.report.figures import Figures, numbers
 from write_batcher.compare.report.measures import Measure, measure
 from write_batcher.compare.report.words import ABSENT, figure
 from write_batcher.compare.results import Contender, Run, Scenario
@@ -45,8 +46,10 @@ def bar_row(
     title: str,
     unit: str,
     label: Callable[[float], str] | None = None,
+    remarks: Mapping[Contender, str] | None = None,
 ) -> list[BarPanel]:
-    """A panel per database; empty when nobody has the figure."""
+    """A panel per database; empty when nobody has the figure. `remarks` stand behind labels."""
+    remarks = remarks or {}
     row = measure(scenario, name)
     databases = figures.databases(scenario)
     panels = []
@@ -57,7 +60,8 @@ def bar_row(
                 "value": spread.middle,
                 "low": spread.middle if row.is_harm else spread.low,
                 "high": spread.middle if row.is_harm else spread.high,
-                "label": label(spread.middle) if label else figure(spread.middle, "number"),
+                "label": (label(spread.middle) if label else figure(spread.middle, "number"))
+                + remarks.get(contender, ""),
             }
             for contender, spread in figures.spreads(row, database).items()
         ]
@@ -117,16 +121,6 @@ def samples_of(run: Run, name: str) -> list[float]:
     return numbers(run.samples.get(name, []))
 
 
-def points_of(run: Run, field: str) -> list[tuple[float, float]]:
-    """(second, figure) of each point that has both, in order."""
-    pairs = [
-        (number(point.get("s")), number(point.get(field)))
-        for point in run.samples.get("points", [])
-        if isinstance(point, Mapping)
-    ]
-    return sorted((second, value) for second, value in pairs if second is not None and value is not None)
-
-
 def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     step = max(1, -(-len(points) // TABLE_POINTS))
     return list(points[::step])
@@ -135,13 +129,14 @@ def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 def rates_of(points: Sequence[tuple[float, float]], start: float) -> Iterator[tuple[float, float]]:
     """(seconds after `start`, rows per second from then on), each second or as often as was looked.
 
-    The points hold how many rows there were in all; between two looks nothing is known to have happened.
+    The points hold how many rows there were in all; between two looks nothing is known to have happened. First and last
+    second may be a part of one: all rows are in some.
     """
     if len(points) < 2:
         return
     step = max(1.0, (points[-1][0] - points[0][0]) / (len(points) - 1))
-    first = -int((start - points[0][0]) // step)
-    last = int((points[-1][0] - start) // step)
+    first = -math.ceil((start - points[0][0]) / step)
+    last = math.floor((points[-1][0] - start) / step) + 1
     for index in range(first, last):
         low, high = (_rows_at(points, start + edge * step) for edge in (index, index + 1))
         yield index * step, max(0.0, high - low) / step

@@ -12,12 +12,11 @@ from write_batcher.compare.report.drawing import (
     bar_row,
     first_rounds,
     further_rows,
-    points_of,
     rates_of,
     thinned,
 )
 from write_batcher.compare.report.drawings_of_load import draw_actions, draw_database, draw_latency
-from write_batcher.compare.report.figures import Figures, number
+from write_batcher.compare.report.figures import Figures, number, number_of, points_of
 from write_batcher.compare.report.measures import measure
 from write_batcher.compare.report.prices import Price
 from write_batcher.compare.report.verdict import harm
@@ -88,7 +87,8 @@ def _draw_growth(figures: Figures) -> Drawing | None:
 
 
 def _draw_ceiling(figures: Figures) -> Drawing | None:
-    row = bar_row(figures, Scenario.CEILING, "writes_per_s", "Writes per second", "writes per second")
+    limits = dict.fromkeys(figures.limited(), " · limited by the producers")
+    row = bar_row(figures, Scenario.CEILING, "writes_per_s", "Writes per second", "writes per second", remarks=limits)
     if not row:
         return None
     rates = figures.spreads(measure(Scenario.CEILING, "writes_per_s"))
@@ -104,6 +104,8 @@ def _draw_ceiling(figures: Figures) -> Drawing | None:
     for name, one in refused.items():
         if one.middle:
             sees += f" {name} refused {figure(one.middle, 'count')}."
+    if limits:
+        sees += f" {listed(limits)} wrote as fast as the producers pushed: what it could write at most is not known."
     written = _rows_written(figures)
 
     def chart(width: int) -> ChartType:
@@ -112,7 +114,7 @@ def _draw_ceiling(figures: Figures) -> Drawing | None:
 
     return Drawing(
         key="ceiling",
-        title="How much one batcher can write",
+        title="How much one batcher writes",
         asks="Producers push as fast as they can, without workflows that call.",
         sees=sees.strip(),
         chart=chart,
@@ -147,8 +149,8 @@ def _draw_crash(figures: Figures) -> Drawing | None:
         restarted = number(run.figures.get("restarted_at_s"))
         band = (0.0, restarted - killed) if killed is not None and restarted is not None else None
         name = f"{run.contender}, {run.database}" if several else str(run.contender)
-        recovery = number(run.figures.get("recovery_s"))
-        back = "" if recovery is None else f", back after {figure(recovery, 's')}"
+        caught_up = number_of(run, "caught_up_s")
+        back = "" if caught_up is None else f", all writes there after {figure(caught_up, 's')}"
         panels.append(
             StepPanel(
                 title=f"{name}{back}",
@@ -160,10 +162,13 @@ def _draw_crash(figures: Figures) -> Drawing | None:
         rows += [(run.database, str(run.contender), f"{second:g}", figure(rate, "number")) for second, rate in rates]
     if not panels:
         return None
-    recoveries = figures.spreads(measure(Scenario.CRASH, "recovery_s"))
-    if recoveries:
-        told = [f"{figure(spread.middle, 's')} with {name}" for name, spread in recoveries.items()]
-        parts.append(f"From the kill to the next committed write it took {listed(told)} (median of all rounds).")
+    for name, says in (
+        ("caught_up_s", "From the kill until all writes were there it took {} (median of all rounds)."),
+        ("recovery_s", "The first write after it was made after {}."),
+    ):
+        if spreads := figures.spreads(measure(Scenario.CRASH, name)):
+            told = [f"{figure(spread.middle, 's')} with {contender}" for contender, spread in spreads.items()]
+            parts.append(says.format(listed(told)))
     for contender in figures.contenders(Scenario.CRASH):
         if figures.harmed(Scenario.CRASH, contender):
             parts.append(f"{contender} {harm(figures, Scenario.CRASH, contender)}.")
@@ -171,7 +176,7 @@ def _draw_crash(figures: Figures) -> Drawing | None:
         key="crash",
         title="What a crash costs",
         asks="Writes per second before, while and after the process that writes is killed (0 s) and started again, "
-        "the shaded time; first round.",
+        "the shaded time; first round. The process of direct runs its workflows as well, and they wait with it.",
         sees=" ".join(parts),
         chart=lambda width: steps(panels, Axis(title="seconds since the kill"), Axis(title="writes/s"), width),
         data=DataTable(columns=("database", "contender", "second", "writes per second"), rows=tuple(rows)),
@@ -204,7 +209,7 @@ def _draw_poison(figures: Figures) -> Drawing | None:
 
 def _draw_idle(figures: Figures, price: Price) -> Drawing | None:
     def label(value: float) -> str:
-        return f"{figure(value, 'count')} · {figure(price.of_month(value), 'usd')} a month"
+        return f"{figure(value, 'about')} · {figure(price.of_month(value), 'usd')} a month"
 
     row = bar_row(figures, Scenario.IDLE, "actions_per_day", "Temporal actions per idle day", "actions", label=label)
     if not row:

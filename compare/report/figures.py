@@ -5,8 +5,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from write_batcher.compare.report.measures import BROKEN_PROMISES, HARMS, LIBRARY, Measure
-from write_batcher.compare.results import Contender, Results, Run, Scenario
+from write_batcher.compare.report.measures import HARMS, Measure
+from write_batcher.compare.results import (
+    BROKEN_PROMISES,
+    LIBRARY,
+    Contender,
+    Results,
+    Run,
+    Scenario,
+    is_limited_by_producers,
+)
 
 ALIKE_WITHIN = 0.1
 """Two medians this close, as a share of the better one, are called equally good; so are two whose spreads overlap."""
@@ -39,10 +47,11 @@ def quantile(ordered: Sequence[float], share: float) -> float:
 
 
 class Figures:
-    """Asks the runs of a comparison."""
+    """Asks the runs of a comparison. Those that could not be measured are `unmeasured`, and took no part."""
 
     def __init__(self, results: Results) -> None:
-        self.runs = results.runs
+        self.runs = [run for run in results.runs if run.figures]
+        self.unmeasured = [run for run in results.runs if not run.figures]
         self.untrusted = frozenset(
             run.contender
             for run in self.runs
@@ -80,7 +89,7 @@ class Figures:
 
     def spread(self, measure: Measure, contender: Contender, database: str | None = None) -> Spread | None:
         """The measure over all rounds; None if nobody measured it."""
-        values = numbers(_figure(run, measure.figure) for run in self.of(measure.scenario, contender, database))
+        values = numbers(number_of(run, measure.figure) for run in self.of(measure.scenario, contender, database))
         if not values:
             return None
         middle = sum(values) if measure.is_harm else median(values)
@@ -88,7 +97,7 @@ class Figures:
 
     def total(self, scenario: Scenario, figure: str, contender: Contender, database: str | None = None) -> float | None:
         """Sum over rounds; None if nobody measured it."""
-        values = numbers(_figure(run, figure) for run in self.of(scenario, contender, database))
+        values = numbers(number_of(run, figure) for run in self.of(scenario, contender, database))
         return sum(values) if values else None
 
     def harmed(self, scenario: Scenario, contender: Contender, database: str | None = None) -> bool:
@@ -97,8 +106,13 @@ class Figures:
             return True
         harms = HARMS.get(scenario, BROKEN_PROMISES)
         return any(
-            (number(_figure(run, harm)) or 0) > 0 for run in self.of(scenario, contender, database) for harm in harms
+            (number(number_of(run, harm)) or 0) > 0 for run in self.of(scenario, contender, database) for harm in harms
         )
+
+    def limited(self, database: str | None = None) -> list[Contender]:
+        """Whose ceiling is not known, because in a run the producers were no faster."""
+        limited = {run.contender for run in self.of(Scenario.CEILING, None, database) if _is_limited(run)}
+        return [contender for contender in Contender if contender in limited]
 
     def spreads(self, measure: Measure, database: str | None = None) -> dict[Contender, Spread]:
         """The measure of everybody who has it."""
@@ -138,7 +152,7 @@ def best_of(spreads: Mapping[Contender, Spread], measure: Measure, within: float
     ]
 
 
-def _figure(run: Run, figure: str) -> float | None:
+def number_of(run: Run, figure: str) -> float | None:
     """A figure of a run, or one that follows from its figures and samples."""
     match figure:
         case "latency_p50" | "latency_p99":
@@ -147,5 +161,35 @@ def _figure(run: Run, figure: str) -> float | None:
         case "transactions_per_100":
             transactions, rows = number(run.figures.get("transactions")), number(run.figures.get("rows"))
             return 100 * transactions / rows if transactions is not None and rows else None
+        case "caught_up_s":
+            return _caught_up_s(run)
         case _:
             return number(run.figures.get(figure))
+
+
+def _is_limited(run: Run) -> bool:
+    return is_limited_by_producers({name: number(run.figures.get(name)) for name in ("pushed_s", "seconds")})
+
+
+def _caught_up_s(run: Run) -> float | None:
+    """From the kill of the writer until the last row was there; None when rows are missing in the end."""
+    workflows, rows = number(run.figures.get("workflows")), number(run.figures.get("rows"))
+    killed = number(run.figures.get("killed_at_s"))
+    if workflows is None or rows is None or killed is None:
+        return None
+    if rows - (number(run.figures.get("duplicates")) or 0) < workflows:
+        return None
+    last = max((second for second, _ in points_of(run, "rows")), default=0.0)
+    # What is seen before the writer is back was committed before the kill: then nothing was interrupted.
+    restarted = number(run.figures.get("restarted_at_s"))
+    return last - killed if last > (killed if restarted is None else restarted) else None
+
+
+def points_of(run: Run, field: str) -> list[tuple[float, float]]:
+    """(second, figure) of each point that has both, in order."""
+    pairs = [
+        (number(point.get("s")), number(point.get(field)))
+        for point in run.samples.get("points", [])
+        if isinstance(point, Mapping)
+    ]
+    return sorted((second, value) for second, value in pairs if second is not None and value is not None)

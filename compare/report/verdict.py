@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from write_batcher.compare.report.figures import Figures, best_of, number
-from write_batcher.compare.report.measures import BROKEN_PROMISES, HARMS, LIBRARY, Measure, measure
+from write_batcher.compare.report.measures import HARMS, Measure, measure
 from write_batcher.compare.report.prices import Price
 from write_batcher.compare.report.words import SCENARIOS, counted, figure, listed
-from write_batcher.compare.results import Contender, Results, Run, Scenario
+from write_batcher.compare.results import BROKEN_PROMISES, LIBRARY, Contender, Results, Run, Scenario
 
 HEADLINE_WITHIN = 0.25
 """Contenders this close in one figure are told apart by the next one: the headline must not hang on a hair."""
@@ -92,8 +92,8 @@ QUESTIONS = (
     ),
     _Question(
         when="the writing process may be killed",
-        measure=measure(Scenario.CRASH, "recovery_s"),
-        says="From the kill to the next committed write",
+        measure=measure(Scenario.CRASH, "caught_up_s"),
+        says="From the kill until all writes are there",
     ),
     _Question(
         when="some records are bad",
@@ -138,16 +138,17 @@ def _broken(figures: Figures, contender: Contender) -> str:
             runs = [run for run in figures.of(scenario, contender, database) if any(_breaks(run))]
             if not runs:
                 continue
-            lost, doubled = map(sum, zip(*map(_breaks, runs), strict=True))
+            lost, doubled, failed = map(sum, zip(*map(_breaks, runs), strict=True))
             parts = [f"lost {counted(lost, 'row')}"] if lost else []
             parts += [f"doubled {counted(doubled, 'row')}"] if doubled else []
+            parts += [f"failed {counted(failed, 'caller')} although written"] if failed else []
             rounds = f"round{'s' if len(runs) > 1 else ''} {listed(str(run.round) for run in runs)}"
             told.append(f"{listed(parts)} ({SCENARIOS[scenario].lower()}, {database}, {rounds})")
     return "; ".join(told)
 
 
 def _breaks(run: Run) -> list[float]:
-    """Rows lost and rows doubled."""
+    """Rows lost, rows doubled, and callers that failed although their row is there."""
     return [max(0, number(run.figures.get(name)) or 0) for name in BROKEN_PROMISES]
 
 
@@ -161,24 +162,31 @@ def _assurance(figures: Figures, unbroken: Sequence[Contender]) -> str | None:
     if not looked_at:
         return None
     names = [contender for contender in Contender if any(run.contender is contender for run in looked_at)]
-    rows = sum(number(run.figures.get("rows")) or 0 for run in looked_at)
+    rows = sum(_rows(run) for run in looked_at)
     return (
         f"{listed(names)} lost nothing and doubled nothing: {counted(rows, 'row')} "
         f"of {counted(len(looked_at), 'run')} were counted."
     )
 
 
+def _rows(run: Run) -> float:
+    """What growth counts are `writes`."""
+    found = (number(run.figures.get(name)) for name in ("rows", "writes"))
+    return next((rows for rows in found if rows is not None), 0)
+
+
 def _headline(figures: Figures, price: Price) -> tuple[str, str]:
     """For many workflows at once, of those that failed none and lost or doubled nothing anywhere: who needs few
     transactions; of those, who needs the fewest actions; if alike, who waits the shortest.
     """
-    took_part = figures.contenders(Scenario.LOAD)
-    if not took_part:
+    databases = figures.databases(Scenario.LOAD)
+    if not databases:
         return "No design can be recommended in general: load was not measured.", ""
+    database = databases[0]
+    took_part = figures.contenders(Scenario.LOAD, database)
     unharmed = [one for one in took_part if not figures.harmed(Scenario.LOAD, one) and not _broken(figures, one)]
     if not unharmed:
         return f"None can be recommended: {listed(took_part)} failed, lost or doubled writes.", ""
-    database = figures.databases(Scenario.LOAD)[0]
     if len(took_part) == 1:
         return f"Nothing to compare: {took_part[0]} alone was measured.", _rests_on(
             figures, unharmed[0], database, price
@@ -244,6 +252,8 @@ def _compared(figures: Figures, row: Measure, database: str, price: Price) -> st
         if one in figures.untrusted or (not row.is_harm and figures.harmed(row.scenario, one, database))
     ]
     told = {contender: _told(row, spread.middle, price) for contender, spread in spreads.items()}
+    if row.scenario is Scenario.CEILING:
+        told |= {one: f"{told[one]} (limited by the producers)" for one in figures.limited(database)}
     ranked = sorted(spreads, key=lambda contender: spreads[contender].middle, reverse=row.better == "more")
     first, others = _grouped(
         ([one for one in ranked if one not in spoilt and (one in winners) is wins] for wins in (True, False)), told
@@ -273,22 +283,36 @@ def _told(row: Measure, value: float, price: Price) -> str:
 
 def harm(figures: Figures, scenario: Scenario, contender: Contender, database: str | None = None) -> str:
     """`failed 120 workflows and lost 3 rows`."""
-    words = {"failed": "workflow", "failed_good": "good caller", "lost": "row", "duplicates": "row"}
+    words = {
+        "failed": ("workflow",),
+        "failed_good": ("good caller",),
+        "failed_written": ("caller whose row is there", "callers whose rows are there"),
+        "lost": ("row",),
+        "duplicates": ("row",),
+    }
     verbs = {"lost": "lost", "duplicates": "doubled"}
     totals = {name: figures.total(scenario, name, contender, database) for name in HARMS.get(scenario, BROKEN_PROMISES)}
-    told = [f"{verbs.get(name, 'failed')} {counted(total, words[name])}" for name, total in totals.items() if total]
+    told = [f"{verbs.get(name, 'failed')} {counted(total, *words[name])}" for name, total in totals.items() if total]
     return listed(told) if told else "broke its promise"
 
 
 def _missing(figures: Figures) -> Iterator[str]:
-    """Scenarios that nobody ran, and contenders that stayed out of a scenario others ran."""
+    """Scenarios that nobody ran, contenders that stayed out of one that others ran, and what failed to be measured."""
     measured = figures.scenarios()
-    if absent := [SCENARIOS[scenario].lower() for scenario in Scenario if scenario not in measured]:
+    tried = {(run.scenario, run.contender) for run in figures.unmeasured}
+    if absent := [SCENARIOS[one].lower() for one in Scenario if one not in measured]:
         yield f"Not measured: {listed(absent)}."
     took_part = figures.contenders()
-    if measured and (strangers := [contender for contender in Contender if contender not in took_part]):
+    entered = {*took_part, *(contender for _, contender in tried)}
+    if measured and (strangers := [contender for contender in Contender if contender not in entered]):
         yield f"Did not take part: {listed(strangers)}."
     for scenario in measured:
-        present = figures.contenders(scenario)
+        present = {*figures.contenders(scenario), *(contender for of, contender in tried if of is scenario)}
         if stayed_out := [contender for contender in took_part if contender not in present]:
             yield f"{SCENARIOS[scenario]} was not measured for {listed(stayed_out)}."
+    for scenario in Scenario:
+        failed = dict.fromkeys(
+            f"{run.contender} on {run.database}" for run in figures.unmeasured if run.scenario is scenario
+        )
+        if failed:
+            yield f"{SCENARIOS[scenario]} could not be measured in every run of {listed(failed)}."

@@ -23,7 +23,7 @@ CONTENDERS = {
 
 
 def figure(value: float | None, kind: str) -> str:
-    """A figure with its unit. Kinds: `count`, `events`, `number`, `rate`, `ms`, `s`, `bytes`, `percent`, `usd`."""
+    """A figure with its unit. Kinds: count, about, events, number, rate, ms, s, bytes, percent, usd."""
     if value is None:
         return ABSENT
     match kind:
@@ -43,6 +43,8 @@ def figure(value: float | None, kind: str) -> str:
             return f"{_short(value)} events"
         case "count":
             return f"{value:,.0f}"
+        case "about":  # extrapolated from a few
+            return f"about {float(f'{value:.2g}'):,.0f}" if value else "0"
         case _:
             return _short(value)
 

@@ -2,6 +2,7 @@
 
 from write_batcher.compare.arena import Arena
 from write_batcher.compare.measuring import Baseline
+from write_batcher.compare.results import is_limited_by_producers
 from write_batcher.compare.scale import Scale
 from write_batcher.compare.scenarios.measured import Measured, refusals
 from write_batcher.compare.scenarios.pushing import RowWatch, beside, push_all, stalled
@@ -23,18 +24,17 @@ async def measure(arena: Arena, scale: Scale, _baseline: Baseline) -> Measured:
     notes = refusals(pushed.refused)
     if not complete:
         notes.append(stalled(pushed.accepted - len(by_workflow)))
-    return Measured(
-        figures={
-            "offered": len(orders),
-            "accepted": pushed.accepted,
-            "refused": pushed.refused.total(),
-            "rows": by_workflow.total(),
-            "duplicates": by_workflow.total() - len(by_workflow),
-            "lost": max(pushed.accepted - len(by_workflow), 0),
-            "seconds": watch.last_s,
-            "pushed_s": round(pushed_s, 3),
-            "writes_per_s": round(len(by_workflow) / watch.last_s, 2) if watch.last_s else None,
-        },
-        samples={"points": watch.points},
-        notes=notes,
-    )
+    figures: dict[str, float | None] = {
+        "offered": len(orders),
+        "accepted": pushed.accepted,
+        "refused": pushed.refused.total(),
+        "rows": by_workflow.total(),
+        "duplicates": by_workflow.total() - len(by_workflow),
+        "lost": max(pushed.accepted - len(by_workflow), 0),
+        "seconds": watch.last_s,
+        "pushed_s": round(pushed_s, 3),
+        "writes_per_s": round(len(by_workflow) / watch.last_s, 2) if watch.last_s else None,
+    }
+    if is_limited_by_producers(figures):
+        notes.append("limited by the producers: what the batcher could write at most is not known")
+    return Measured(figures=figures, samples={"points": watch.points}, notes=notes)

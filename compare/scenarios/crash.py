@@ -29,8 +29,9 @@ async def measure(arena: Arena, scale: Scale, _baseline: Baseline) -> Measured:
                 await asyncio.sleep(LOOK_EVERY.total_seconds())
             await arena.kill_writer()
             killed_s = time.monotonic() - began
-            await watch.look()
-            if watch.count >= scale.workflows:
+            await watch.look()  # what was committed before the kill may be seen only now
+            rows_at_kill = watch.count
+            if rows_at_kill >= scale.workflows:
                 notes.append("all rows were written before the writer could be killed")
             async with beside(watch.keep_looking(every=LOOK_EVERY)):
                 await asyncio.sleep(RESTART_AFTER.total_seconds())
@@ -44,7 +45,7 @@ async def measure(arena: Arena, scale: Scale, _baseline: Baseline) -> Measured:
         figures={
             "workflows": scale.workflows,
             **found.figures(),
-            "recovery_s": recovery_s(watch.points, killed_s),
+            "recovery_s": recovery_s(watch.points, killed_s, rows_at_kill),
             "killed_at_s": round(killed_s, 3),
             "restarted_at_s": round(restarted_s, 3),
             "ended_at_s": round(ended_s, 3),
@@ -54,8 +55,7 @@ async def measure(arena: Arena, scale: Scale, _baseline: Baseline) -> Measured:
     )
 
 
-def recovery_s(points: list[dict[str, float]], killed_s: float) -> float | None:
-    """From the kill to the next row; None when none came. What was committed before it may be seen a look later."""
-    seen_before = killed_s + 2 * LOOK_EVERY.total_seconds()
-    later = [point["s"] - killed_s for point in points if point["s"] > seen_before]
+def recovery_s(points: list[dict[str, float]], killed_s: float, rows_at_kill: int) -> float | None:
+    """From the kill to the next row after the `rows_at_kill` that were there then; None when none came."""
+    later = [point["s"] - killed_s for point in points if point["rows"] > rows_at_kill]
     return round(later[0], 3) if later else None

@@ -2,13 +2,17 @@
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from temporalio.client import Client, WorkflowExecutionStatus
 
 from tests.integration.test_command import run
 from write_batcher.compare.comparison import Comparison, unsafe_writes
+from write_batcher.compare.contenders import design_of
+from write_batcher.compare.contenders.design import Order
 from write_batcher.compare.measuring import Baseline
 from write_batcher.compare.results import Contender, Results, Run, Scenario
 from write_batcher.compare.scale import Scale, Step
@@ -77,8 +81,19 @@ async def test_what_was_measured_before_an_interruption_is_saved(tmp_path: Path)
 async def test_lost_and_doubled_rows_of_this_library_alone_are_alarming(tmp_path: Path) -> None:
     comparison = stubbed(tmp_path, direct={"lost": 1.0, "duplicates": 2.0}, queue={"lost": 0.0, "duplicates": 0.0})
     assert unsafe_writes(await comparison.run()) == []
-    comparison = stubbed(tmp_path, queue={"duplicates": 1.0})
-    assert [run.contender for run in unsafe_writes(await comparison.run())] == [Contender.QUEUE]
+    for broken in ("lost", "duplicates", "failed_written"):
+        comparison = stubbed(tmp_path, queue={broken: 1.0})
+        assert [run.contender for run in unsafe_writes(await comparison.run())] == [Contender.QUEUE]
+
+
+async def test_interrupted_before_the_first_run_leaves_nothing_in_the_way_of_the_next_comparison(
+    tmp_path: Path,
+) -> None:
+    comparison = stubbed(tmp_path, queue=asyncio.CancelledError())
+    with pytest.raises(asyncio.CancelledError):
+        await comparison.run()
+    comparison._save([])  # as after the baseline
+    assert os.listdir(tmp_path) == []  # noqa: PTH208 - no matter of an event loop
 
 
 @pytest.mark.parametrize(
@@ -88,6 +103,7 @@ async def test_lost_and_doubled_rows_of_this_library_alone_are_alarming(tmp_path
         (["run", "load", "--contenders", "que"], ["no contender 'que'", "direct, signal, queue, queue-completion"]),
         (["--own-servers", "--databases", "postgresql"], ["requires embedded servers", "names sqlite"]),
         (["report", "no/such/folder"], ["no/such/folder"]),
+        (["load", "--max-items", "1001"], ["--max-items 1001", "signal holds 1000 at most"]),
     ],
 )
 async def test_wrong_usage_names_the_value_and_what_is_allowed(
@@ -97,6 +113,33 @@ async def test_wrong_usage_names_the_value_and_what_is_allowed(
     assert (status, output, errors.count("\n")) == (2, "", 1)
     for part in wanted:
         assert part in errors
+
+
+async def test_database_url_that_is_none_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+    status, output, errors = await run(
+        "compare", "--own-servers", environment={"WRITE_BATCHER_DATABASE_URL": "nonsense"}
+    )
+    assert (status, output, errors.count("\n")) == (2, "", 1)
+    assert "database URL cannot be parsed" in errors
+
+
+@pytest.mark.parametrize("contender", [Contender.DIRECT, Contender.QUEUE])
+async def test_clean_up_ends_callers_that_an_interrupted_run_left_running(
+    contender: Contender, client: Client, redis_server: RedisServer, name: str
+) -> None:
+    design = design_of(contender)
+    settings = load_settings(
+        redis_url=redis_server.url,
+        queue=name,
+        main_task_queue=f"{name}-main",
+        batcher_task_queue=f"{name}-batcher",
+    )
+    orders = [Order(workflow_id=f"{name}-{number}", item="tea", cents=1) for number in range(3)]
+    callers = [await design.start(client, settings, order) for order in orders]
+    async with asyncio.timeout(30):
+        await design.clean_up(client, settings)
+    ended = [(await caller.describe()).status for caller in callers]
+    assert ended == [WorkflowExecutionStatus.TERMINATED] * 3
 
 
 async def test_comparison_on_own_servers_is_saved_and_reported_without_what_only_embedded_servers_tell(
@@ -117,8 +160,8 @@ async def test_comparison_on_own_servers_is_saved_and_reported_without_what_only
     assert lines[-1] == f"report: {tmp_path / 'results' / 'report.html'}"
     results = json.loads((tmp_path / "results" / "results.json").read_text())
     [measured] = results["runs"]
-    assert (measured["figures"]["transactions"], measured["figures"]["actions_per_write"]) == (1, None)
-    assert measured["figures"]["server_cpu_ms_per_write"] is None
+    assert (measured["figures"]["actions_per_write"], measured["figures"]["server_cpu_ms_per_write"]) == (None, None)
+    assert 1 <= measured["figures"]["transactions"] <= 5
     assert measured["figures"]["events_per_write"] >= 12
     assert {"Temporal server", "SQLite", "temporalio"} <= results["versions"].keys()
     assert results["settings"]["servers"] == "own"

@@ -8,7 +8,14 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
-from write_batcher.cli_compare import TargetDatabase, chosen_of
+from write_batcher.cli_compare import (
+    ADDRESSES,
+    TargetDatabase,
+    chosen_of,
+    ignored_variables,
+    scenarios_of,
+    settings_without,
+)
 from write_batcher.compare.action_counter import parse_actions, settled
 from write_batcher.compare.audit import CallerEnd, audit
 from write_batcher.compare.contenders.design import Order
@@ -98,7 +105,7 @@ def test_audit_tells_lost_doubled_and_failed_apart() -> None:
         end(5, failure=("Timeout", "late")),
     ]
     found = audit(ends, {"caller-1": 1, "caller-2": 3, "caller-5": 1})
-    assert found.figures() == {"completed": 3, "failed": 2, "rows": 5, "duplicates": 2, "lost": 1}
+    assert found.figures() == {"completed": 3, "failed": 2, "rows": 5, "duplicates": 2, "lost": 1, "failed_written": 1}
     assert (found.failed_good, found.failed_written, found.written) == (1, 1, 3)
     assert found.notes() == [
         "1 callers failed with WriteRejected: check",
@@ -127,6 +134,7 @@ def test_load_figures_are_those_of_the_write_alone() -> None:
         "rows": 2,
         "duplicates": 0,
         "lost": 0,
+        "failed_written": 0,
         "seconds": 4.0,
         "writes_per_s": 0.5,
         "transactions": 1,
@@ -154,9 +162,9 @@ def test_load_figures_of_foreign_servers_say_none_instead_of_a_number() -> None:
 
 
 def test_recovery_is_until_the_first_row_after_the_kill() -> None:
-    points = [{"s": 0.0, "rows": 0}, {"s": 1.0, "rows": 40}, {"s": 2.01, "rows": 50}, {"s": 6.5, "rows": 60}]
-    assert recovery_s(points, killed_s=2.0) == 4.5
-    assert recovery_s(points[:3], killed_s=2.0) is None
+    points = [{"s": 0.0, "rows": 0}, {"s": 1.0, "rows": 40}, {"s": 2.09, "rows": 50}, {"s": 6.5, "rows": 60}]
+    assert recovery_s(points, killed_s=2.0, rows_at_kill=50) == 4.5
+    assert recovery_s(points[:3], killed_s=2.0, rows_at_kill=50) is None
 
 
 def test_crash_has_several_batches_however_few_callers_there_are() -> None:
@@ -181,3 +189,28 @@ def test_unknown_name_is_refused_with_those_there_are(kind: type[Scenario], name
 
 def test_names_are_chosen_once_in_the_order_given() -> None:
     assert chosen_of(Contender, ["queue", " direct", "queue"], "contender") == (Contender.QUEUE, Contender.DIRECT)
+
+
+def test_all_are_all_scenarios_whatever_else_is_named() -> None:
+    assert scenarios_of(["all"]) == scenarios_of(["load", "all"]) == tuple(Scenario)
+    assert scenarios_of(["load"]) == (Scenario.LOAD,)
+    with pytest.raises(ConfigurationError, match="no scenario 'lood'"):
+        scenarios_of(["all", "lood"])
+
+
+def test_environment_sets_nothing_but_the_addresses_of_own_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WRITE_BATCHER_TABLES", "orders:upsert")
+    monkeypatch.setenv("WRITE_BATCHER_MAX_BACKLOG", "many")
+    monkeypatch.setenv("WRITE_BATCHER_DATABASE_URL", "sqlite+aiosqlite:///mine.db")
+    nothing: frozenset[str] = frozenset()
+    settings = settings_without(nothing, max_items=7)
+    assert (settings.tables, settings.max_backlog, settings.max_items) == (("main_writes",), 100_000, 7)
+    assert settings.database_url != "sqlite+aiosqlite:///mine.db"
+    assert ignored_variables(nothing) == [
+        "WRITE_BATCHER_DATABASE_URL",
+        "WRITE_BATCHER_MAX_BACKLOG",
+        "WRITE_BATCHER_TABLES",
+    ]
+    assert settings_without(ADDRESSES).database_url == "sqlite+aiosqlite:///mine.db"
+    assert settings_without(ADDRESSES).tables == ("main_writes",)
+    assert ignored_variables(ADDRESSES) == ["WRITE_BATCHER_MAX_BACKLOG", "WRITE_BATCHER_TABLES"]

@@ -1,13 +1,15 @@
 """Medians, spreads and totals over rounds, and who is best."""
 
 import math
+from typing import Any
 
 import pytest
 
 from tests.results_sample import results_of, run, sample_results
+from write_batcher.compare.report.drawing import rates_of
 from write_batcher.compare.report.figures import Figures, quantile
 from write_batcher.compare.report.measures import MEASURES, measure
-from write_batcher.compare.results import Contender, Scenario
+from write_batcher.compare.results import Contender, Results, Run, Scenario
 
 DIRECT, SIGNAL, QUEUE, COMPLETION = Contender
 LOAD = Scenario.LOAD
@@ -37,7 +39,7 @@ def test_figure_that_is_no_number_is_not_measured(value: object) -> None:
 
 
 def test_latencies_are_measured_values_by_nearest_rank() -> None:
-    figures = Figures(results_of(run(LOAD, QUEUE, samples={"latency_ms": [40, 10, 30, 20]})))
+    figures = Figures(results_of(run(LOAD, QUEUE, rows=4, samples={"latency_ms": [40, 10, 30, 20]})))
     p50, p99 = (figures.spread(measure(LOAD, name), QUEUE) for name in ("latency_p50", "latency_p99"))
     assert p50 is not None
     assert p99 is not None
@@ -109,3 +111,45 @@ def test_databases_are_kept_apart() -> None:
 def test_every_figure_that_a_measure_names_is_in_the_sample() -> None:
     figures = Figures(sample_results())
     assert [row for row in MEASURES if not figures.spreads(row)] == []
+
+
+def crash(*rows: int, **figures: Any) -> Run:
+    points = [{"s": 2.0 * number, "rows": count} for number, count in enumerate(rows)]
+    known: dict[str, Any] = {
+        "workflows": 9,
+        "rows": rows[-1],
+        "duplicates": 0,
+        "killed_at_s": 3.0,
+        "restarted_at_s": 5.0,
+    }
+    return run(Scenario.CRASH, DIRECT, recovery_s=0.5, samples={"points": points}, **known | figures)
+
+
+def test_writes_are_caught_up_when_the_last_row_is_there() -> None:
+    figures = Figures(results_of(crash(0, 3, 3, 5, 5, 9)))
+    spread = figures.spread(measure(Scenario.CRASH, "caught_up_s"), DIRECT)
+    assert spread is not None
+    assert spread.middle == 7.0
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        results_of(crash(0, 3, 3, 5, 5, 8)),
+        results_of(crash(0, 3, 3, 5, 5, 9, duplicates=1)),
+        results_of(crash(0, 3, 9)),  # before the writer was back: nothing was interrupted
+        results_of(run(Scenario.CRASH, DIRECT, recovery_s=1.0)),
+    ],
+    ids=["a row is missing", "one is there twice and another missing", "all were there before", "not looked at"],
+)
+def test_writes_are_never_caught_up_when(results: Results) -> None:
+    assert Figures(results).spread(measure(Scenario.CRASH, "caught_up_s"), DIRECT) is None
+
+
+def test_rates_hold_every_row_also_those_that_came_at_once_in_the_end() -> None:
+    points = [(0.0, 0.0), (0.9, 15.0), (1.6, 60.0), (8.7, 75.0), (9.4, 150.0)]
+    rates = list(rates_of(points, start=1.7))
+    (second, _), (third, _) = rates[0], rates[1]
+    assert sum(rate for _, rate in rates) * (third - second) == pytest.approx(150)
+    assert rates[-1][1] == 0
+    assert all(rate == 0 for when, rate in rates if 0 <= when < 4)

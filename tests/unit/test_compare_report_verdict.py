@@ -30,6 +30,19 @@ def load(contender: Contender, *, transactions: int, actions: float, latency: fl
     )
 
 
+def crash(contender: Contender, last_s: float, *, recovery_s: float = 1.0) -> Run:
+    return run(
+        CRASH,
+        contender,
+        workflows=2,
+        rows=2,
+        recovery_s=recovery_s,
+        killed_at_s=3.0,
+        restarted_at_s=4.0,
+        samples={"points": [{"s": 0.0, "rows": 0}, {"s": last_s, "rows": 2}]},
+    )
+
+
 def advice_on(verdict: Verdict, words: str) -> Advice:
     return next(advice for advice in verdict.advice if words in advice.when)
 
@@ -106,6 +119,12 @@ def test_advice_tells_databases_apart_where_they_differ() -> None:
     assert advice_on(said, "wait").choose == "direct on sqlite; queue on postgresql"
 
 
+def test_advice_on_a_crash_counts_the_last_write_and_not_the_next_one() -> None:
+    said = advice_on(verdict(crash(DIRECT, 63.0, recovery_s=1.0), crash(QUEUE, 10.0, recovery_s=7.0)), "killed")
+    assert said.choose == "queue"
+    assert said.because == ("7 s for queue, instead of 60 s for direct",)
+
+
 def test_price_is_the_one_that_was_given() -> None:
     price = Price(usd_per_million_actions=10, source="https://example.org", read="today")
     said = judge(results_of(load(QUEUE, transactions=2, actions=3.0)), price)
@@ -151,10 +170,58 @@ def test_assurance_says_how_much_was_counted() -> None:
     )
     assert said.assurance == "signal and queue lost nothing and doubled nothing: 500 rows of 2 runs were counted."
     assert verdict(run(CRASH, QUEUE, recovery_s=1)).assurance is None
+    said = verdict(run(Scenario.GROWTH, QUEUE, writes=70, lost=0), run(CRASH, QUEUE, rows=9, lost=0))
+    assert said.assurance == "queue lost nothing and doubled nothing: 79 rows of 2 runs were counted."
+
+
+@pytest.mark.parametrize("contender", [QUEUE, COMPLETION])
+def test_caller_of_this_library_that_failed_although_it_has_written_is_an_alarm(contender: Contender) -> None:
+    said = verdict(
+        load(contender, transactions=1, actions=1, failed_written=2), load(SIGNAL, transactions=9, actions=3)
+    )
+    assert said.headline == "When many workflows write at once, choose signal."
+    (alarm,) = said.alarms
+    assert "broke its promise: failed 2 callers although written (load, sqlite, round 1)." in alarm
+    assert "failed 2 callers whose rows are there" in advice_on(said, "actions").sentence
+
+
+def test_ceiling_that_the_producers_set_is_none() -> None:
+    ceiling = Scenario.CEILING
+    said = verdict(
+        run(ceiling, SIGNAL, writes_per_s=600, pushed_s=11.0, seconds=16.0),
+        run(ceiling, QUEUE, writes_per_s=4200, pushed_s=2.75, seconds=2.85),
+    )
+    assert advice_on(said, "as it can").because == (
+        "4,200/s (limited by the producers) for queue, instead of 600/s for signal",
+    )
+
+
+def test_run_that_could_not_be_measured_took_no_part_and_is_named() -> None:
+    said = verdict(
+        load(SIGNAL, transactions=1, actions=3),
+        load(QUEUE, transactions=1, actions=3),
+        run(LOAD, DIRECT),
+        run(CRASH, DIRECT),
+        run(LOAD, QUEUE, round=2),
+        run(LOAD, QUEUE, database="postgresql"),
+    )
+    assert all("direct" not in advice.sentence for advice in said.advice)
+    assert said.headline == "When many workflows write at once, choose signal and queue."
+    assert said.missing == (
+        "Not measured: history growth, ceiling, crash, bad records and idle.",
+        "Did not take part: queue-completion.",
+        "Load could not be measured in every run of direct on sqlite, queue on sqlite and queue on postgresql.",
+        "Crash could not be measured in every run of direct on sqlite.",
+    )
+
+
+def test_single_contender_that_was_measured_is_not_chosen_over_one_that_was_not() -> None:
+    said = verdict(load(QUEUE, transactions=1, actions=3), run(LOAD, DIRECT))
+    assert said.headline == "Nothing to compare: queue alone was measured."
 
 
 def test_what_was_not_measured_is_said_and_not_judged() -> None:
-    said = verdict(run(CRASH, QUEUE, recovery_s=2.0), run(CRASH, SIGNAL, recovery_s=4.0), run(POISON, SIGNAL))
+    said = verdict(crash(QUEUE, 5.0), crash(SIGNAL, 9.0), run(POISON, SIGNAL, failed_good=0))
     assert [advice.when for advice in said.advice] == ["the writing process may be killed"]
     assert said.missing == (
         "Not measured: load, history growth, ceiling and idle.",
