@@ -85,7 +85,8 @@ def _cluster_client(address: RedisAddress, options: dict[str, Any]) -> Redis:
     del options["timeout"]  # an option of a pool that waits
     at_once = options.pop("max_connections")
     startup_nodes = [ClusterNode(host, port) for host, port in address.nodes]
-    return cast(Redis, _Cluster(at_once, startup_nodes=startup_nodes, **options))
+    # At every fifth move of a slot redis-py would close the connections under the commands of everybody else.
+    return cast(Redis, _Cluster(at_once, startup_nodes=startup_nodes, reinitialize_steps=0, **options))
 
 
 class _Cluster(RedisCluster):
@@ -97,12 +98,18 @@ class _Cluster(RedisCluster):
 
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         async with self._free:
+            await (
+                self.initialize()
+            )  # a command that comes earlier would be sent to any server, and be sent on from there
             # redis-py asks one of the servers which argument of a read is its key, before each read; while that server
             # is down it would read from none of the others either, and never look for another one to ask.
             if args[0] == "XREADGROUP":
-                await self.initialize()
                 kwargs["target_nodes"] = self.get_node_from_key(args[args.index(b"STREAMS") + 1])
             return await super().execute_command(*args, **kwargs)
+
+    async def aclose(self) -> None:
+        self._initialize = False  # redis-py closes nothing while it means to look for the servers anew, after an error
+        await super().aclose()
 
 
 @contextmanager

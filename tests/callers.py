@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from redis.asyncio import Redis
@@ -19,7 +19,6 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner, Worker
 
-from tests.redis_servers import AnyRedis
 from tests.support import MemorySink
 from write_batcher.activities.batching import BatchLimits
 from write_batcher.activities.drain import DrainActivities
@@ -31,6 +30,9 @@ from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.workflows.batched_writes import BatchedWrites, OnRejected, WriteOptions
 from write_batcher.workflows.batcher import BatcherInput, BatcherWorkflow, batcher_workflow_id
+
+if TYPE_CHECKING:  # the sandbox of a replay loads this module, and cannot load what makes certificates
+    from tests.redis_servers import AnyRedis
 
 RESULT_TIMEOUT_S = 20
 BOTH = [ConfirmBy.SIGNAL, ConfirmBy.COMPLETION]
@@ -221,7 +223,7 @@ async def reset(client: Client, handle: Handle, task: int) -> Handle:
 
 @asynccontextmanager
 async def batcher(
-    client: Client, name: str, redis: Redis, redis_server: AnyRedis, sink: MemorySink
+    client: Client, name: str, redis: Redis, redis_server: "AnyRedis", sink: MemorySink
 ) -> AsyncIterator[str]:
     """A worker of the batcher; its task queue. Nothing is drained until `start_draining`, but callers can settle."""
     limits = BatchLimits(max_items=10, max_bytes=10_000, max_wait=timedelta(milliseconds=50))
@@ -290,7 +292,7 @@ class Stack:
 
 
 @asynccontextmanager
-async def stacked(client: Client, name: str, redis: Redis, redis_server: AnyRedis) -> AsyncIterator[Stack]:
+async def stacked(client: Client, name: str, redis: Redis, redis_server: "AnyRedis") -> AsyncIterator[Stack]:
     await Partitions(redis, name).announce(1)
     sink = MemorySink()
     async with batcher(client, name, redis, redis_server, sink) as task_queue:

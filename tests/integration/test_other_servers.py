@@ -255,6 +255,29 @@ async def test_partition_is_read_while_the_server_that_redis_py_asks_about_comma
         await down.start()
 
 
+async def test_commands_to_all_servers_of_a_cluster_may_begin_at_once(cluster: Cluster) -> None:
+    async with connect(cluster.url) as redis:
+        await redis.aclose()  # so that it knows no server again
+        queues = [WriteQueue(redis, f"orders-{number}", 0) for number in range(20)]
+        found = await asyncio.gather(*(queue.statistics() for queue in queues))
+    assert [statistics.backlog for statistics in found] == [0] * 20
+
+
+async def test_client_that_saw_a_server_of_a_cluster_die_closes_its_connections_to_the_others(cluster: Cluster) -> None:
+    redis: Any = connect(cluster.url)
+    queues = [WriteQueue(redis, f"orders-{number}", 0) for number in range(20)]
+    for queue in queues:
+        await queue.statistics()
+    down = cluster.masters[0]
+    await down.kill()
+    on_it = next(queue for queue in queues if redis.get_node_from_key(queue.stream_key).port == down.port)
+    with pytest.raises(QueueUnavailable):
+        await on_it.statistics()
+    await redis.aclose()
+    await down.start()
+    assert not any(connection.is_connected for node in redis.get_nodes() for connection in node._connections)
+
+
 async def test_cluster_is_reached_over_tls(tmp_path: Path, name: str) -> None:
     bus_port = str(choose_ports({"bus": None})["bus"])
     arguments = ["--cluster-enabled", "yes", "--tls-cluster", "yes", "--cluster-port", bus_port]
