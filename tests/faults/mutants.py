@@ -113,17 +113,6 @@ MUTANTS = (
         also="no recovery of what no consumer has pending",
     ),
     Mutant(
-        name="linger by cancelling reads",
-        file="activities/take.py",
-        right="            entries = await self._queue.read_new(count=count, block=block)\n",
-        wrong="            try:\n"
-        "                reading = self._queue.read_new(count=count, block=LONGEST_BLOCK)\n"
-        "                entries = await asyncio.wait_for(reading, max(block.total_seconds(), 0.05))\n"
-        "            except TimeoutError:\n"
-        "                entries = []\n",
-        test=f"{FAULTS}/test_redis_away.py::test_slow_redis_is_only_slow",
-    ),
-    Mutant(
         name="heartbeat from a bare timer",
         file="activities/watch.py",
         right="            self.check()\n",
