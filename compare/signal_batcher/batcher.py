@@ -43,9 +43,9 @@ from write_batcher.compare.signal_batcher.wire import (
 )
 from write_batcher.models import CONFIRMATION_SIGNAL
 
-TASK_TIMEOUT = timedelta(
-    seconds=60
-)  # of one workflow task: a worker that takes over replays the whole run in its first
+# Of one workflow task. A worker that takes over replays the whole run in its first: six seconds for 25,000 events. But
+# for so long a batcher also waits for a worker that was killed with a task in its hands.
+TASK_TIMEOUT = timedelta(seconds=30)
 
 WRITE_TIMEOUT = timedelta(seconds=60)  # of one attempt; SqlSink gives up after 45 s by itself
 HEARTBEAT_TIMEOUT = timedelta(seconds=6)
