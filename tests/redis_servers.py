@@ -223,7 +223,7 @@ class Cluster:
         return list(self.masters)
 
     async def start(self) -> None:
-        await asyncio.gather(*(master.start() for master in self.masters))
+        await asyncio.gather(*(master.start() for master in self.masters if not master.running))
         if not self._formed:
             await self._form()
         await eventually(self._is_ok)

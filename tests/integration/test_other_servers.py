@@ -252,7 +252,7 @@ async def test_partition_is_read_while_the_server_that_redis_py_asks_about_comma
         await down.kill()
         async with asyncio.timeout(WITHIN_S):
             assert await queue.read_new(count=BACKLOG, block=QUICK) == []
-        await down.start()
+        await cluster.start()
 
 
 async def test_commands_to_all_servers_of_a_cluster_may_begin_at_once(cluster: Cluster) -> None:
@@ -274,7 +274,7 @@ async def test_client_that_saw_a_server_of_a_cluster_die_closes_its_connections_
     with pytest.raises(QueueUnavailable):
         await on_it.statistics()
     await redis.aclose()
-    await down.start()
+    await cluster.start()
     assert not any(connection.is_connected for node in redis.get_nodes() for connection in node._connections)
 
 
