@@ -147,6 +147,7 @@ def _ceiling(contender: Contender, _: str, chance: random.Random) -> dict[str, A
         "rows": written,
         "duplicates": 0,
         "seconds": 30.0,
+        "pushed_s": 12.0 if is_signal else 29.0,
         "writes_per_s": round(written / 30, 1),
         "samples": {"points": points},
         "notes": ["After 10,000 signals the server refused more: exceeded workflow execution limit"]

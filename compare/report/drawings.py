@@ -87,7 +87,7 @@ def _draw_growth(figures: Figures) -> Drawing | None:
 
 
 def _draw_ceiling(figures: Figures) -> Drawing | None:
-    limits = dict.fromkeys(figures.limited(), " · limited by the producers")
+    limits = dict.fromkeys(figures.limited(), " or more")  # short, for telephones; below it is said why
     row = bar_row(figures, Scenario.CEILING, "writes_per_s", "Writes per second", "writes per second", remarks=limits)
     if not row:
         return None
@@ -150,7 +150,7 @@ def _draw_crash(figures: Figures) -> Drawing | None:
         band = (0.0, restarted - killed) if killed is not None and restarted is not None else None
         name = f"{run.contender}, {run.database}" if several else str(run.contender)
         caught_up = number_of(run, "caught_up_s")
-        back = "" if caught_up is None else f", all writes there after {figure(caught_up, 's')}"
+        back = "" if caught_up is None else f", done after {figure(caught_up, 's')}"
         panels.append(
             StepPanel(
                 title=f"{name}{back}",
@@ -209,7 +209,7 @@ def _draw_poison(figures: Figures) -> Drawing | None:
 
 def _draw_idle(figures: Figures, price: Price) -> Drawing | None:
     def label(value: float) -> str:
-        return f"{figure(value, 'about')} · {figure(price.of_month(value), 'usd')} a month"
+        return f"{figure(value, 'about')} · {figure(price.of_month(value), 'usd')}"
 
     row = bar_row(figures, Scenario.IDLE, "actions_per_day", "Temporal actions per idle day", "actions", label=label)
     if not row:
@@ -219,7 +219,8 @@ def _draw_idle(figures: Figures, price: Price) -> Drawing | None:
     return Drawing(
         key="idle",
         title="What it costs to wait",
-        asks="Nothing is written: actions that the batcher makes all the same, extrapolated to a day.",
+        asks="Nothing is written: actions that the batcher makes all the same, extrapolated to a day; behind the dot, "
+        "USD per month at list price.",
         sees=f"A month of doing nothing costs {listed(told)} at list price.",
         chart=lambda width: bars([row], width),
         data=bar_data([row]),

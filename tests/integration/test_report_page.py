@@ -150,8 +150,8 @@ def test_command_without_the_packages_for_charts_says_what_to_install() -> None:
     ended = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=100)
     assert ended.returncode == 2
     assert ended.stderr == (
-        "write-batcher: the comparison needs altair: "
-        "install it with `pip install 'write-batcher[compare,embedded,postgresql]'`\n"
+        "write-batcher: the comparison needs altair: install it with "
+        "`pip install 'write-batcher[compare,embedded,postgresql]'`\n"
     )
 
 
