@@ -219,6 +219,14 @@ class Arena:
         self.handles += handles
         return handles
 
+    async def start_together(self, count: int) -> list[Handle]:
+        """Start so many callers whose requests are all in the stream before any is taken."""
+        await self.pause()
+        handles = await self.start(count)
+        await self.queued(count)
+        await self.resume()
+        return handles
+
     async def backlog(self) -> int:
         """Entries queued or pending, in all partitions."""
         statistics = [await self.partition(number).statistics() for number in range(self.settings.partitions)]

@@ -20,10 +20,7 @@ async def test_temporal_that_is_killed_during_a_batch_comes_back_to_all_its_call
 ) -> None:
     async with open_arena(target, confirm_by=confirm_by) as arena:
         await arena.run_both()
-        await arena.pause()
-        await arena.start(CALLERS)
-        await arena.queued(CALLERS)
-        await arena.resume()
+        await arena.start_together(CALLERS)
         await arena.written()
         await arena.temporal_server.kill()
         await arena.temporal_server.start()
@@ -35,10 +32,7 @@ async def test_temporal_that_hangs_while_callers_are_confirmed_leaves_their_entr
 ) -> None:
     async with open_arena(sqlite_target) as arena:
         await arena.run_both()
-        await arena.pause()
-        await arena.start(CALLERS)
-        await arena.queued(CALLERS)
-        await arena.resume()
+        await arena.start_together(CALLERS)
         await eventually(lambda: arena.rows() > 0, within_s=60)
         with frozen(arena.temporal_server):
             await arena.written(CALLERS)
@@ -51,10 +45,7 @@ async def test_workers_that_lose_sight_of_temporal_find_it_again(
 ) -> None:
     async with open_arena(sqlite_target) as arena:
         await arena.run_both()
-        await arena.pause()
-        await arena.start(CALLERS)
-        await arena.queued(CALLERS)
-        await arena.resume()
+        await arena.start_together(CALLERS)
         await arena.written()
         arena.temporal_proxy.become(network)
         await arena.written(CALLERS)
