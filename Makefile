@@ -10,7 +10,7 @@ ATHERIS := atheris==3.0.0
 ARGS ?=
 ON_REDIS := stream drain workers operating batched_writes completion settling
 
-.PHONY: demo up compare compare-full test other-servers faults faults-mutants soak fuzz check format lock setup
+.PHONY: demo up compare compare-full test test-all other-servers faults faults-mutants soak fuzz check format lock setup
 
 demo: setup
 	.venv/bin/write-batcher demo --workflows $(WORKFLOWS) --database $(DATABASE) $(ARGS)
@@ -27,6 +27,10 @@ compare-full: setup
 
 test: setup
 	$(PYTHON) -m pytest $(ARGS)
+
+# With what takes too long for every day: all fault tests, and all contenders of the comparison.
+test-all: setup
+	$(PYTHON) -m pytest -m "" $(ARGS)
 
 # Everything that can break, on real processes: a quarter of an hour. `make test` has a part of it.
 faults: setup

@@ -4,8 +4,6 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-import pytest
-
 from tests.databases import Database
 from tests.faults.conftest import OpenArena
 from tests.support import eventually
@@ -41,7 +39,6 @@ async def test_batcher_workflow_that_is_terminated_is_started_again(
         assert (await arena.audit()).completed == 2 * CALLERS
 
 
-@pytest.mark.fast
 async def test_entries_whose_consumer_was_deleted_by_hand_are_found_and_written(
     open_arena: OpenArena, sqlite_target: Database
 ) -> None:

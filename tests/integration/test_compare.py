@@ -28,6 +28,8 @@ from write_batcher.compare.servers import create_table, embedded_servers
 from write_batcher.config import load_settings
 from write_batcher.workers.postgres import PostgresServer
 
+pytestmark = pytest.mark.thorough  # worker processes of all contenders
+
 SCALE = Scale(workflows=15, requests=250, idle=timedelta(seconds=1))
 # A start and two business activities; 17 events, as a replay of MainWorkflow without its write has them.
 BASELINE = Baseline(actions=3.0, events=17.0, bytes=0.0)

@@ -142,6 +142,7 @@ async def test_clean_up_ends_callers_that_an_interrupted_run_left_running(
     assert ended == [WorkflowExecutionStatus.TERMINATED] * 3
 
 
+@pytest.mark.thorough
 async def test_comparison_on_own_servers_is_saved_and_reported_without_what_only_embedded_servers_tell(
     temporal_server: TemporalServer, redis_server: RedisServer, database_url: str, tmp_path: Path
 ) -> None:

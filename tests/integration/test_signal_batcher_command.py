@@ -109,6 +109,7 @@ async def test_monitor_goes_on_until_it_is_told_to_end(environment: dict[str, st
     }
 
 
+@pytest.mark.thorough
 async def test_batcher_worker_killed_in_the_middle_of_a_batch_loses_nothing(
     client: Client,
     environment: dict[str, str],
