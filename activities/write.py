@@ -5,15 +5,16 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Awaitable
+from collections.abc import Coroutine
 from dataclasses import replace
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from write_batcher.activities.answer import Answer
 from write_batcher.activities.backoff import Backoff
 from write_batcher.activities.batching import Taken
 from write_batcher.activities.progress import Progress
+from write_batcher.activities.shielded import to_its_end
 from write_batcher.activities.sinks.protocol import Sink
 from write_batcher.activities.take import ClosedBatch
 from write_batcher.activities.watch import Watch
@@ -99,10 +100,10 @@ class Writer:
         that ended in between.
         """
         if alone is None:
-            return await _to_its_end(self._sink.write(batch))
+            return await self._to_its_end(self._sink.write(batch))
         await self._queue.begin_alone(alone.entry)
         try:
-            receipts = await _to_its_end(self._sink.write(batch))
+            receipts = await self._to_its_end(self._sink.write(batch))
         except SinkUnavailable:
             await self._queue.end_alone(alone.entry)
             raise
@@ -114,13 +115,18 @@ class Writer:
         """Processes ended while they wrote this entry alone. The ledger tells whether one of them succeeded before."""
         reason = f"{DEATHS_ALONE} drains ended while they wrote it alone"
         with self._watch.step("settling an entry", WRITE_LIMIT):
-            receipt = await _to_its_end(self._sink.settle(taken.request, refused=reason))
+            receipt = await self._to_its_end(self._sink.settle(taken.request, refused=reason))
         logger.error("entry %s is given up, %s: %s", taken.entry.entry_id, reason, receipt.outcome.value)
         return Answer(
             entry=taken.entry,
             reply=taken.request.reply,
             receipt=replace(receipt, queue=self._partition.queue, attempt=taken.request.attempt),
         )
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
+        # A commit that has begun cannot be taken back; one that hangs is given up, or the drain could neither fail nor
+        # stop.
+        return await to_its_end(work, within=GIVE_UP_WITHIN)
 
     async def _written(self, batch: Batch, alone: Taken | None) -> tuple[list[WriteReceipt], int] | None:
         """Receipts of the committed batch, and how many milliseconds that took."""
@@ -176,16 +182,3 @@ class Writer:
 def shortened(error: str | None) -> str | None:
     """An error that fits into a confirmation."""
     return None if error is None else error[:MAX_ERROR_CHARS]
-
-
-async def _to_its_end(work: Awaitable[T]) -> T:
-    """Await `work` even when cancelled meanwhile: a commit that has begun cannot be taken back. One that hangs is
-    given up, or the drain could neither fail nor stop.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task}, timeout=GIVE_UP_WITHIN.total_seconds())
-        task.cancel()
-        raise

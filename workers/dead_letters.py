@@ -1,6 +1,5 @@
 """An operator's decisions on dead letters: put them back to be written after all, or discard them."""
 
-import asyncio
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from redis.asyncio import Redis
 from temporalio.converter import DataConverter
 
 from write_batcher.activities.confirm import Confirmer, Delivery
+from write_batcher.activities.shielded import to_its_end
 from write_batcher.errors import ConfigurationError, InvalidEntry, OperationFailed, QueueUnavailable
 from write_batcher.models import Outcome, ReplyAddress, WriteReceipt, WriteRequest
 from write_batcher.queue.codec import Codec, Fields, decode_reply
@@ -163,12 +163,7 @@ class QueueLetters:
         None when it was gone already. Raises OperationFailed when Temporal refuses to tell any caller.
         """
         # Once deleted, nobody else knows of the caller any more: it is told also when the command is interrupted.
-        discarding = asyncio.create_task(self._discard(letter, confirmer), name=f"discard {letter.letter_id}")
-        try:
-            return await asyncio.shield(discarding)
-        except asyncio.CancelledError:
-            await asyncio.wait({discarding})
-            raise
+        return await to_its_end(self._discard(letter, confirmer), name=f"discard {letter.letter_id}")
 
     async def _discard(self, letter: Letter, confirmer: Confirmer) -> Told | None:
         letters = self._of(letter.letter_id.partition)

@@ -11,6 +11,7 @@ from sqlalchemy import Table
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from write_batcher.activities.shielded import to_its_end
 from write_batcher.activities.sinks import ledger
 from write_batcher.activities.sinks.addresses import parse
 from write_batcher.activities.sinks.dialects import Dialect, Refusal, shown
@@ -158,7 +159,8 @@ class SqlSink:
     async def _ask(self, work: Coroutine[Any, Any, T], limit: timedelta) -> T:
         """The answer of the database. Raises `SinkUnavailable` when it cannot give one."""
         try:
-            return await _to_its_end(work, limit if self._dialect.cancellable else None)
+            limited = _limited(work, limit if self._dialect.cancellable else None)
+            return await to_its_end(limited, name="write-batcher-transaction")
         except (SQLAlchemyError, OSError) as error:
             why = self._dialect.reason_of(error)
             raise SinkUnavailable(f"Database {shown(self._engine.url)} cannot be written: {why}.") from error
@@ -256,20 +258,8 @@ def _invalid(request: WriteRequest, batch_id: str | None, error: InvalidRequest)
     )
 
 
-async def _to_its_end(work: Coroutine[Any, Any, T], limit: timedelta | None) -> T:
-    """Await `work` to its end even if cancelled, and only then be cancelled.
-
-    Past its limit it is cut off. Raises TimeoutError then.
-    """
-    task = asyncio.create_task(_limited(work, limit), name="write-batcher-transaction")
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
-
-
 async def _limited(work: Coroutine[Any, Any, T], limit: timedelta | None) -> T:
+    """The result of `work`, which is cut off at the limit. Raises TimeoutError then."""
     task = asyncio.create_task(work)
     await asyncio.wait([task], timeout=limit.total_seconds() if limit else None)
     if limit is None or task.done():
