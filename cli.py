@@ -1,6 +1,5 @@
 """The command `write-batcher`. Drivers are imported inside the commands, so that `--help` answers at once."""
 
-import json
 import os
 import sys
 import traceback
@@ -23,7 +22,7 @@ from write_batcher.cli_dead_letters import dead_letters_app
 from write_batcher.cli_queue import monitor_command, queue_app
 from write_batcher.cli_signal_batcher import signal_batcher_app
 from write_batcher.config import Settings
-from write_batcher.console import Screen, complain, demo_json, outcomes_as_dict
+from write_batcher.console import Screen, complain, demo_json
 from write_batcher.errors import ConfigurationError, WriteBatcherError
 
 BATCHES = ("max_items", "max_wait", "max_bytes", "partitions")
@@ -151,10 +150,7 @@ def start_command(
                 screen.say(f"started {workflows} workflows, {series}0 to {series}{workflows - 1}")
                 return True
             outcomes = await wait_for(handles, on_ended=screen.ended)
-        if as_json:
-            screen.say(json.dumps(outcomes_as_dict(workflows, outcomes)))
-        else:
-            screen.show_outcomes(workflows, outcomes)
+        screen.show_outcomes(workflows, outcomes, as_json=as_json)
         return outcomes.failed == 0
 
     if not run_to_end(run()):

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import sys
 from collections import deque
 from datetime import timedelta
@@ -12,7 +11,7 @@ import typer
 
 from write_batcher.cli_common import EXIT_FAILED, refresh_of, run_to_end, with_settings
 from write_batcher.config import Settings
-from write_batcher.console import Screen, complain, make_console, outcomes_as_dict, say
+from write_batcher.console import Screen, complain, make_console, say
 from write_batcher.errors import OperationFailed
 
 if TYPE_CHECKING:
@@ -80,10 +79,7 @@ def start_command(
         with Screen(workflows) as screen:
             handles = await start_main_workflows(client, settings, new_series(), workflows, on_started=screen.started)
             outcomes = await wait_for(handles, on_ended=screen.ended)
-        if as_json:
-            screen.say(json.dumps(outcomes_as_dict(workflows, outcomes)))
-        else:
-            screen.show_outcomes(workflows, outcomes)
+        screen.show_outcomes(workflows, outcomes, as_json=as_json)
         return outcomes.failed == 0
 
     if not run_to_end(run()):

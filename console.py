@@ -23,14 +23,7 @@ class Screen:
 
     def __init__(self, workflows: int, *, wait: bool = True) -> None:
         self._console = make_console()
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
+        self._progress = progress_bars(self._console)
         self._started = self._progress.add_task("workflows started", total=workflows)
         self._ended = self._progress.add_task("workflows ended", total=workflows, visible=wait)
 
@@ -88,12 +81,27 @@ class Screen:
             ]
         )
 
-    def show_outcomes(self, workflows: int, outcomes: "Outcomes") -> None:
-        """The table at the end of a start."""
+    def show_outcomes(self, workflows: int, outcomes: "Outcomes", *, as_json: bool) -> None:
+        """The table at the end of a start, or one line of JSON."""
+        if as_json:
+            self.say(json.dumps(outcomes_as_dict(workflows, outcomes)))
+            return
         self._table([*_outcome_rows(workflows, outcomes), *_latency_rows(outcomes)])
 
     def _table(self, rows: Rows) -> None:
         print_rows(self._console, rows)
+
+
+def progress_bars(console: Console) -> Progress:
+    """Bars with a description, how many of how many, and the time; only on a terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
 
 
 def make_console() -> Console:

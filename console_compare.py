@@ -3,11 +3,9 @@
 from types import TracebackType
 from typing import Self
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
 from write_batcher.compare.results import Run, Scenario
 from write_batcher.compare.scale import Scale, steps
-from write_batcher.console import make_console
+from write_batcher.console import make_console, progress_bars
 
 SHOWN = {
     Scenario.LOAD: ("rows", "failed", "lost", "duplicates", "writes_per_s", "transactions", "actions_per_write"),
@@ -25,14 +23,7 @@ class CompareScreen:
 
     def __init__(self, scale: Scale) -> None:
         self._console = make_console()
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
+        self._progress = progress_bars(self._console)
         runs = sum(len(step.contenders) for step in steps(scale))
         self._number, self._total = 0, runs
         self._runs = self._progress.add_task("runs", total=runs)

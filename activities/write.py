@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from write_batcher.activities.answer import Answer
 from write_batcher.activities.backoff import Backoff
+from write_batcher.activities.batch_log import log_batch
 from write_batcher.activities.batching import Taken
 from write_batcher.activities.progress import Progress
 from write_batcher.activities.shielded import to_its_end
@@ -19,7 +20,7 @@ from write_batcher.activities.sinks.protocol import Sink
 from write_batcher.activities.take import ClosedBatch
 from write_batcher.activities.watch import Watch
 from write_batcher.errors import QueueUnavailable, SinkContractBroken, SinkUnavailable
-from write_batcher.models import Batch, Outcome, PartitionRef, WriteReceipt
+from write_batcher.models import Batch, PartitionRef, WriteReceipt
 from write_batcher.queue.stream import WriteQueue
 
 WRITE_LIMIT = timedelta(seconds=60)  # of one attempt; databases give up earlier by themselves
@@ -27,8 +28,6 @@ DEATHS_ALONE = 7  # processes that ended while writing one entry alone; then it 
 GIVE_UP_WITHIN = timedelta(seconds=10)  # how long a cancelled write may take to end
 BACKOFF = Backoff(0.2, 15.0)
 MAX_ERROR_CHARS = 500  # a confirmation must stay tiny
-
-OUTCOMES = (Outcome.WRITTEN, Outcome.DUPLICATE, Outcome.REJECTED, Outcome.WITHDRAWN)
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -156,27 +155,10 @@ class Writer:
             )
 
     def _report(self, batch: Batch, receipts: list[WriteReceipt], write_ms: int) -> None:
-        outcomes = {outcome.value: sum(receipt.outcome is outcome for receipt in receipts) for outcome in OUTCOMES}
+        outcomes = log_batch(logger, batch.batch_id, batch.flush_reason, receipts, write_ms)
         self._progress.count(batches=1, **outcomes)
         self._progress.tally({f"batches_{batch.flush_reason.value}": 1, "batched": len(receipts)})
         self._progress.tally_latency("write", write_ms)
-        logger.info(
-            "batch %s: %d requests (%s) in %d ms, %s",
-            batch.batch_id,
-            len(receipts),
-            batch.flush_reason.value,
-            write_ms,
-            ", ".join(f"{number} {outcome}" for outcome, number in outcomes.items() if number),
-            extra={
-                "batch": {
-                    "batch_id": batch.batch_id,
-                    "size": len(receipts),
-                    "flush_reason": batch.flush_reason.value,
-                    "write_ms": write_ms,
-                    **outcomes,
-                }
-            },
-        )
 
 
 def shortened(error: str | None) -> str | None:

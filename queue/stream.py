@@ -108,7 +108,7 @@ class WriteQueue:
         """Create the group at the beginning of the stream: created at its end, earlier entries would be invisible."""
         with translated_errors():
             # Asked first: a server that is out of memory refuses to create even what is there.
-            if await self._has_group():
+            if await self._group() is not None:
                 return
             try:
                 await self._redis.xgroup_create(self.stream_key, GROUP, id="0", mkstream=True)
@@ -116,14 +116,15 @@ class WriteQueue:
                 if not str(error).startswith("BUSYGROUP"):
                     raise
 
-    async def _has_group(self) -> bool:
+    async def _group(self) -> dict[str, Any] | None:
+        """What the server tells of the group; None when there is none."""
         try:
             groups: Any = await self._redis.xinfo_groups(self.stream_key)
         except ResponseError as error:
             if str(error).startswith("no such key"):
-                return False
+                return None
             raise
-        return any(group["name"] == GROUP.encode() for group in groups)
+        return next((group for group in groups if group["name"] == GROUP.encode()), None)
 
     async def claim_foreign(self) -> None:
         """Take over what another consumer name left pending (somebody read by hand); `read_pending` returns it then."""
@@ -147,8 +148,10 @@ class WriteQueue:
         that no consumer has pending any more, because somebody deleted it (XGROUP DELCONSUMER).
         """
         with translated_errors():
-            groups: Any = await self._redis.xinfo_groups(self.stream_key)
-            last = next((group["last-delivered-id"] for group in groups if group["name"] == GROUP.encode()), b"0-0")
+            group = await self._group()
+            if group is None:
+                return []
+            last = group["last-delivered-id"]
             found: Any = await self._redis.xrange(
                 self.stream_key, min="-" if after == "0" else f"({after}", max=last, count=count
             )

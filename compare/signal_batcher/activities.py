@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from write_batcher.activities.batch_log import log_batch
 from write_batcher.activities.sinks.protocol import Sink
 from write_batcher.compare.signal_batcher.wire import SignalledWrite
 from write_batcher.errors import SinkUnavailable
@@ -71,7 +71,7 @@ class BatchActivities:
         except SinkUnavailable as error:
             logger.warning("batch %s is not written, tried %d times: %s", batch.batch_id, batch.attempt, error)
             raise ApplicationError(str(error), type=type(error).__name__) from error
-        _report(batch, receipts, round((time.monotonic() - started) * 1000))
+        log_batch(logger, batch.batch_id, batch.flush_reason, receipts, round((time.monotonic() - started) * 1000))
         return [_answer(batch.batch_id, receipt) for _, receipt in zip(requests, receipts, strict=True)]
 
     @activity.defn
@@ -88,7 +88,7 @@ class BatchActivities:
 
         receipts = await _with_heartbeats(settle())
         logger.error("batch %s is given up: %s", batch.batch_id, given_up.reason)
-        _report(batch, receipts, 0)
+        log_batch(logger, batch.batch_id, batch.flush_reason, receipts, 0)
         return [_answer(batch.batch_id, receipt) for receipt in receipts]
 
     def _request(self, request: SignalledWrite) -> WriteRequest:
@@ -107,27 +107,6 @@ def _answer(batch_id: str, receipt: WriteReceipt) -> Answer:
     if receipt.outcome in (Outcome.WRITTEN, Outcome.DUPLICATE):
         return Answer(batch_id=receipt.batch_id or batch_id)
     return Answer(batch_id=batch_id, error=(receipt.error or receipt.outcome.value)[:MAX_ERROR_CHARS])
-
-
-def _report(batch: SignalledBatch, receipts: list[WriteReceipt], write_ms: int) -> None:
-    outcomes = Counter(receipt.outcome.value for receipt in receipts)
-    logger.info(
-        "batch %s: %d requests (%s) in %d ms, %s",
-        batch.batch_id,
-        len(receipts),
-        batch.flush_reason.value,
-        write_ms,
-        ", ".join(f"{number} {outcome}" for outcome, number in outcomes.items()),
-        extra={
-            "batch": {
-                "batch_id": batch.batch_id,
-                "size": len(receipts),
-                "flush_reason": batch.flush_reason.value,
-                "write_ms": write_ms,
-                **{outcome.value: outcomes[outcome.value] for outcome in Outcome if outcome is not Outcome.QUEUED},
-            }
-        },
-    )
 
 
 async def _with_heartbeats(work: Coroutine[Any, Any, T]) -> T:

@@ -1,0 +1,34 @@
+"""The line that a written batch leaves in the log."""
+
+import logging
+from collections.abc import Sequence
+
+from write_batcher.models import FlushReason, Outcome, WriteReceipt
+
+# Those that a batch can have.
+OUTCOMES = (Outcome.WRITTEN, Outcome.DUPLICATE, Outcome.REJECTED, Outcome.WITHDRAWN)
+
+
+def log_batch(
+    logger: logging.Logger, batch_id: str, reason: FlushReason, receipts: Sequence[WriteReceipt], write_ms: int
+) -> dict[str, int]:
+    """For people a sentence, for machines the figures as `batch`; returns how many requests had which outcome."""
+    outcomes = {outcome.value: sum(receipt.outcome is outcome for receipt in receipts) for outcome in OUTCOMES}
+    logger.info(
+        "batch %s: %d requests (%s) in %d ms, %s",
+        batch_id,
+        len(receipts),
+        reason.value,
+        write_ms,
+        ", ".join(f"{number} {outcome}" for outcome, number in outcomes.items() if number),
+        extra={
+            "batch": {
+                "batch_id": batch_id,
+                "size": len(receipts),
+                "flush_reason": reason.value,
+                "write_ms": write_ms,
+                **outcomes,
+            }
+        },
+    )
+    return outcomes
