@@ -5,14 +5,19 @@ import contextlib
 import functools
 import inspect
 import signal
-from collections.abc import Callable, Coroutine
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from write_batcher.config import ENV_PREFIX, Settings, as_text, load_settings, parse_duration
-from write_batcher.errors import ConfigurationError, TemporalUnavailable
+from write_batcher.console import complain
+from write_batcher.errors import ConfigurationError, OperationFailed, QueueUnavailable, TemporalUnavailable
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -86,3 +91,34 @@ def refresh_of(every: str) -> timedelta:
     if refresh < SHORTEST_REFRESH:
         raise ConfigurationError(f"--every = {every!r} is too often; write 100ms or more, such as 2s")
     return refresh
+
+
+async def look_again_and_again(
+    look: Callable[[], Awaitable[None]],
+    *,
+    live: Callable[[str | None], "RenderableType"] | None,
+    show: Callable[[], None],
+    refresh: timedelta,
+) -> None:
+    """Look for ever, through outages of what is looked at: they are when people look. Then `live` is drawn anew, with
+    the problem if there is one; without it `show` tells of each look, and problems are complained of.
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    drawn = Live(console=Console(highlight=False), auto_refresh=False) if live else None
+    with drawn or contextlib.nullcontext():
+        while True:
+            problem = None
+            try:
+                await look()
+            except (QueueUnavailable, OperationFailed) as error:
+                problem = str(error)
+            if drawn and live:
+                drawn.update(live(problem), refresh=True)
+            elif problem:
+                complain(problem)
+            else:
+                show()
+            sys.stdout.flush()
+            await asyncio.sleep(refresh.total_seconds())

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -10,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from write_batcher.cli_common import EXIT_FAILED, refresh_of, run_to_end, with_settings
+from write_batcher.cli_common import EXIT_FAILED, look_again_and_again, refresh_of, run_to_end, with_settings
 from write_batcher.config import Settings
 from write_batcher.console import complain, make_console, say
-from write_batcher.errors import ConfigurationError, OperationFailed, QueueUnavailable
+from write_batcher.errors import ConfigurationError, OperationFailed
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -122,32 +121,22 @@ async def _show_once(monitor: "Monitor", as_json: bool, only: int | None = None)
 
 
 async def _show_live(monitor: "Monitor", as_json: bool, refresh: timedelta) -> None:
-    """Again and again, through outages of Redis and Temporal: they are when people look."""
-    from rich.console import Console
-    from rich.live import Live
-
     from write_batcher.console_operating import live_view, print_views, views_json
 
     console = make_console()
-    drawn = Live(console=Console(highlight=False), auto_refresh=False) if console.is_terminal and not as_json else None
     views: list[PartitionView] = []
-    with drawn or contextlib.nullcontext():
-        while True:
-            problem = None
-            try:
-                views = await monitor.look()
-            except (QueueUnavailable, OperationFailed) as error:
-                problem = str(error)
-            if drawn:
-                drawn.update(live_view(console, views, problem), refresh=True)
-            elif problem:
-                complain(problem)
-            elif as_json:
-                say(views_json(monitor.queue, views))
-            else:
-                print_views(console, views)
-            sys.stdout.flush()
-            await asyncio.sleep(refresh.total_seconds())
+
+    async def look() -> None:
+        views[:] = await monitor.look()
+
+    def show() -> None:
+        if as_json:
+            say(views_json(monitor.queue, views))
+        else:
+            print_views(console, views)
+
+    live = (lambda problem: live_view(console, views, problem)) if console.is_terminal and not as_json else None
+    await look_again_and_again(look, live=live, show=show, refresh=refresh)
 
 
 def _steer(settings: Settings, verb: str, partition: str | None) -> None:

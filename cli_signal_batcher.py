@@ -2,17 +2,15 @@
 
 import asyncio
 import contextlib
-import sys
 from collections import deque
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from write_batcher.cli_common import EXIT_FAILED, refresh_of, run_to_end, with_settings
+from write_batcher.cli_common import EXIT_FAILED, look_again_and_again, refresh_of, run_to_end, with_settings
 from write_batcher.config import Settings
-from write_batcher.console import Screen, complain, make_console, say
-from write_batcher.errors import OperationFailed
+from write_batcher.console import Screen, make_console, say
 
 if TYPE_CHECKING:
     from write_batcher.compare.signal_batcher.monitor import BatcherView, Monitor
@@ -119,31 +117,21 @@ def monitor_command(
 
 
 async def _show_live(monitor: "Monitor", as_json: bool, refresh: timedelta) -> None:
-    """Again and again, through outages of Temporal: they are when people look."""
-    from rich.console import Console
-    from rich.live import Live
-
     from write_batcher.console_signal_batcher import batchers_json, live_batchers, print_batchers, runs_followed
 
     console = make_console()
-    drawn = Live(console=Console(highlight=False), auto_refresh=False) if console.is_terminal and not as_json else None
     views: list[BatcherView] = []
     followed: deque[str] = deque(maxlen=NOTES)
-    with drawn or contextlib.nullcontext():
-        while True:
-            problem = None
-            try:
-                views = await monitor.look()
-                followed.extend(runs_followed(views))
-            except OperationFailed as error:
-                problem = str(error)
-            if drawn:
-                drawn.update(live_batchers(views, followed, problem), refresh=True)
-            elif problem:
-                complain(problem)
-            elif as_json:
-                say(batchers_json(views))
-            else:
-                print_batchers(console, views)
-            sys.stdout.flush()
-            await asyncio.sleep(refresh.total_seconds())
+
+    async def look() -> None:
+        views[:] = await monitor.look()
+        followed.extend(runs_followed(views))
+
+    def show() -> None:
+        if as_json:
+            say(batchers_json(views))
+        else:
+            print_batchers(console, views)
+
+    live = (lambda problem: live_batchers(views, followed, problem)) if console.is_terminal and not as_json else None
+    await look_again_and_again(look, live=live, show=show, refresh=refresh)
