@@ -17,7 +17,6 @@ They are wrapped around the product's own steps by the worker process of the tes
 
 import functools
 import os
-import random
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -39,26 +38,20 @@ Method = Callable[..., Awaitable[Any]]
 
 @dataclass
 class CrashPoint:
-    """Ends the process at `point`: when it is reached for the `times`-th time, or each time with a `probability`."""
+    """Ends the process at `point` when it is reached for the `times`-th time."""
 
     point: str
     times: int = 1
-    probability: float = 0.0
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """`after_commit`, `after_commit:3` for the third time, `after_commit@0.1` for one time in ten."""
-        point, _, probability = text.partition("@")
-        point, _, times = point.partition(":")
+        """`after_commit`, or `after_commit:3` for the third time."""
+        point, _, times = text.partition(":")
         if point not in POINTS:
             raise ValueError(f"there is no crash point {point!r}, only {', '.join(POINTS)}")
-        return cls(point=point, times=int(times or 1), probability=float(probability or 0))
+        return cls(point=point, times=int(times or 1))
 
     def reached(self) -> None:
-        if self.probability:
-            if random.random() < self.probability:
-                _die()
-            return
         self.times -= 1
         if self.times == 0:
             _die()

@@ -24,6 +24,20 @@ async def test_batcher_that_dies_in_a_batch_is_replaced_and_every_caller_gets_it
         assert arena.rows() == CALLERS
 
 
+async def test_batcher_that_dies_before_it_sets_a_refused_record_aside_does_so_the_next_time(
+    open_arena: OpenArena, target: Database, confirm_by: ConfirmBy
+) -> None:
+    async with open_arena(target, confirm_by=confirm_by) as arena:
+        _, batcher = await arena.run_both("--crash", "before_dead")
+        await arena.start(CALLERS)
+        await arena.start(1, cents=-1)
+        assert await batcher.ended() < 0
+        await arena.run("batcher")
+        told = await arena.audit()
+        assert (told.completed, told.kinds) == (CALLERS, {"WriteRejected": 1})
+        assert await arena.dead_letters(1)
+
+
 @pytest.mark.parametrize("point", ["before_append", "after_append:3"])
 async def test_caller_side_that_dies_around_an_append_writes_once(
     open_arena: OpenArena, target: Database, confirm_by: ConfirmBy, point: str

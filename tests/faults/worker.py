@@ -30,7 +30,7 @@ ENSURE_EVERY = timedelta(seconds=2)
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("role", choices=["main", "batcher"])
-    parser.add_argument("--crash", action="append", default=[], metavar="POINT[:TIMES][@PROBABILITY]")
+    parser.add_argument("--crash", action="append", default=[], metavar="POINT[:TIMES]")
     parser.add_argument("--die-of-item", metavar="ITEM", help="end the process when a batch with this item is written")
     parser.add_argument("--block-s", type=float, default=0.0, help="block the event loop once, after a commit")
     parser.add_argument("--kill-heartbeat", action="store_true", help="end the heartbeat after the first batch")
