@@ -21,7 +21,7 @@ from temporalio.service import RPCError
 
 from tests.databases import Database, PostgresDatabase
 from tests.faults.audit import Handle, Told, check_database, check_stream, told
-from tests.faults.proxy import Proxy
+from tests.proxy import Proxy
 from tests.support import eventually
 from write_batcher.config import ENV_PREFIX, Settings, as_environment
 from write_batcher.errors import QueueUnavailable
@@ -38,6 +38,7 @@ ROOT = Path(__file__).parents[2]
 
 # Nobody submits anew: resubmission would hide what the drain has lost.
 NO_RESUBMISSION = timedelta(minutes=20)
+RESUBMITTING = timedelta(seconds=16)  # after half of it, callers submit anew: for what Redis itself has lost
 
 
 @dataclass(frozen=True, slots=True)

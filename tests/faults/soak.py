@@ -28,7 +28,7 @@ from temporalio.service import RPCError
 from tests.databases import PostgresDatabase
 from tests.faults.arena import Arena, Worker, arena
 from tests.faults.audit import Told, check_database, check_stream, told
-from tests.faults.proxy import Network
+from tests.proxy import Network
 from write_batcher.models import ConfirmBy
 from write_batcher.workers.local import RedisServer, TemporalServer
 from write_batcher.workers.postgres import PostgresServer

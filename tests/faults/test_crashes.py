@@ -3,6 +3,7 @@
 import pytest
 
 from tests.databases import Database
+from tests.faults.arena import NO_RESUBMISSION, RESUBMITTING
 from tests.faults.conftest import OpenArena
 from write_batcher.models import ConfirmBy
 
@@ -42,7 +43,9 @@ async def test_batcher_that_dies_before_it_sets_a_refused_record_aside_does_so_t
 async def test_caller_side_that_dies_around_an_append_writes_once(
     open_arena: OpenArena, target: Database, confirm_by: ConfirmBy, point: str
 ) -> None:
-    async with open_arena(target, confirm_by=confirm_by) as arena:
+    # An activity that waits for its completion is not missed when its process dies: its timeout submits it anew.
+    confirm_timeout = RESUBMITTING if confirm_by is ConfirmBy.COMPLETION else NO_RESUBMISSION
+    async with open_arena(target, confirm_by=confirm_by, confirm_timeout=confirm_timeout) as arena:
         caller = await arena.run("main", "--crash", point)
         await arena.run("batcher")
         await arena.batcher_ready()

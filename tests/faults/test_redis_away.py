@@ -1,26 +1,24 @@
-"""Redis is slow, silent, full, killed, or has forgotten: callers wait or submit anew, and nothing is lost."""
+"""Redis is slow, silent, full, killed, loading, or no longer the primary: callers wait, and nothing is lost."""
 
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.databases import Database, PostgresDatabase
-from tests.faults.arena import Arena
+from tests.faults.arena import RESUBMITTING, Arena
 from tests.faults.conftest import OpenArena
-from tests.faults.proxy import Network, Proxy
+from tests.proxy import Network
 from tests.support import eventually
 from write_batcher.models import ConfirmBy
 from write_batcher.workers.local import RedisServer
 from write_batcher.workers.server import HOST, Server
 
 CALLERS = 12
-RESUBMITTING = timedelta(seconds=16)  # after half of it, callers submit anew: for what Redis itself has lost
 
 
 @contextmanager
@@ -90,6 +88,33 @@ async def test_redis_that_is_killed_and_comes_back_has_lost_nothing(
         assert (await arena.audit()).completed == 2 * CALLERS
 
 
+async def test_redis_that_is_still_loading_its_data_is_asked_again(
+    open_arena: OpenArena, sqlite_target: Database, tmp_path: Path
+) -> None:
+    # Microseconds for each key of a snapshot; and how often it answers meanwhile that it is loading.
+    slow = ("--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024")
+    async with (
+        RedisServer(tmp_path / "slow", extra=slow) as server,
+        open_arena(sqlite_target, redis_server=server) as arena,
+    ):
+        _, batcher = await arena.run_both()
+        await arena.start(CALLERS)
+        await arena.written()
+        await arena.redis.mset({f"filler-{number}": "x" * 100 for number in range(5_000)})
+        await arena.redis.bgrewriteaof()
+
+        async def is_snapshot() -> bool:
+            state = await arena.redis.info("persistence")
+            return (state["aof_rewrite_in_progress"], state["aof_rewrites"]) == (0, 1)
+
+        await eventually(is_snapshot)
+        await server.kill()
+        await arena.start(CALLERS)
+        await server.start()
+        await eventually(lambda: batcher.says("loading the dataset"))
+        assert (await arena.audit()).completed == 2 * CALLERS
+
+
 async def test_redis_that_hangs_is_given_up_and_asked_again(open_arena: OpenArena, sqlite_target: Database) -> None:
     async with open_arena(sqlite_target) as arena:
         _, batcher = await arena.run_both()
@@ -99,104 +124,6 @@ async def test_redis_that_hangs_is_given_up_and_asked_again(open_arena: OpenAren
             await arena.start(CALLERS)
             await eventually(lambda: batcher.says("trying again"), within_s=30)
         assert (await arena.audit()).completed == 2 * CALLERS
-
-
-async def test_what_redis_lost_with_the_tail_of_its_file_is_submitted_anew(
-    open_arena: OpenArena, target: Database, confirm_by: ConfirmBy
-) -> None:
-    async with open_arena(target, confirm_by=confirm_by, confirm_timeout=RESUBMITTING) as arena:
-        _, batcher = await arena.run_both()
-        await batcher.stop()
-        await arena.start(CALLERS)
-        await arena.queued(CALLERS)
-        await arena.redis_server.kill()
-        _cut_tail(arena.redis_server.folder, bytes_of_each=1_000)
-        await arena.redis_server.start()
-        assert await arena.backlog() < CALLERS
-        await arena.run("batcher")
-        assert (await arena.audit(counters=False)).completed == CALLERS
-
-
-def _cut_tail(folder: Path, *, bytes_of_each: int) -> None:
-    [file] = folder.glob("redis/appendonlydir/*.incr.aof")
-    assert file.stat().st_size > bytes_of_each
-    os.truncate(file, file.stat().st_size - bytes_of_each)
-
-
-@pytest.mark.parametrize("forgetting", ["FLUSHALL", "DEL", "XGROUP DESTROY"])
-async def test_what_redis_forgets_is_submitted_anew(
-    open_arena: OpenArena, sqlite_target: Database, forgetting: str
-) -> None:
-    async with open_arena(sqlite_target, confirm_timeout=RESUBMITTING, max_wait=timedelta(seconds=2)) as arena:
-        await arena.run_both()
-        await arena.start(CALLERS)
-        await arena.written()  # the first batch, by its size; the rest of them wait in the stream
-        match forgetting:
-            case "FLUSHALL":
-                await arena.redis.flushall()
-            case "DEL":
-                await arena.redis.delete(arena.queue.stream_key)
-            case _:
-                await arena.redis.xgroup_destroy(arena.queue.stream_key, "batcher")
-        await arena.start(CALLERS)
-        assert (await arena.audit(counters=False)).completed == 2 * CALLERS
-
-
-async def test_group_that_somebody_destroyed_misses_nothing_that_was_appended_before_it_is_back(
-    open_arena: OpenArena, sqlite_target: Database
-) -> None:
-    async with open_arena(sqlite_target) as arena:
-        _, batcher = await arena.run_both()
-        await batcher.stop()
-        await arena.start(CALLERS)
-        await arena.queued(CALLERS)
-        await arena.redis.xgroup_destroy(arena.queue.stream_key, "batcher")
-        await arena.run("batcher")
-        assert (await arena.audit()).completed == CALLERS
-
-
-async def test_redis_without_a_file_that_restarts_is_refilled_by_the_callers(
-    open_arena: OpenArena, sqlite_target: Database, tmp_path: Path
-) -> None:
-    async with (
-        RedisServer(tmp_path / "forgetful", extra=("--appendonly", "no")) as forgetful,
-        open_arena(sqlite_target, redis_server=forgetful, confirm_timeout=RESUBMITTING) as arena,
-    ):
-        _, batcher = await arena.run_both()
-        await batcher.stop()
-        await arena.start(CALLERS)
-        await arena.queued(CALLERS)
-        await forgetful.kill()
-        await forgetful.start()
-        assert await arena.backlog() == 0
-        await arena.run("batcher")
-        assert (await arena.audit(counters=False)).completed == CALLERS
-
-
-async def test_failover_to_a_replica_that_lags_loses_nothing_that_callers_wait_for(
-    open_arena: OpenArena, sqlite_target: Database, tmp_path: Path
-) -> None:
-    async with (
-        RedisServer(tmp_path / "primary") as primary,
-        Proxy(primary.port) as replication,
-        RedisServer(tmp_path / "replica", extra=("--replicaof", HOST, str(replication.port))) as replica,
-        open_arena(sqlite_target, redis_server=primary, confirm_timeout=RESUBMITTING) as arena,
-        open_arena(sqlite_target, redis_server=replica) as on_replica,
-    ):
-        _, batcher = await arena.run_both()
-        await batcher.stop()
-        await arena.start(CALLERS)
-        await on_replica.queued(CALLERS)
-        replication.become(Network.SILENT)
-        await arena.start(CALLERS)
-        await arena.queued(2 * CALLERS)
-        await primary.kill()
-        await on_replica.redis.slaveof()
-        assert await on_replica.backlog() == CALLERS
-        arena.redis_proxy.target_port = replica.port
-        arena.redis = on_replica.redis
-        await arena.run("batcher")
-        assert (await arena.audit(counters=False)).completed == 2 * CALLERS
 
 
 async def test_primary_that_becomes_a_replica_during_a_read_is_left(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.databases import PostgresDatabase
 from tests.faults.conftest import OpenArena
-from tests.faults.proxy import Network
+from tests.proxy import Network
 from tests.support import eventually
 from write_batcher.workers.local import RedisServer
 

@@ -6,8 +6,8 @@ import pytest
 
 from tests.databases import Database
 from tests.faults.conftest import OpenArena
-from tests.faults.proxy import Network
 from tests.faults.test_redis_away import frozen
+from tests.proxy import Network
 from tests.support import eventually
 from write_batcher.models import ConfirmBy
 from write_batcher.workers.local import TemporalServer

@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
 
 import pytest
 from google.protobuf.any_pb2 import Any
@@ -14,6 +16,7 @@ from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
+from tests.proxy import Proxy
 from tests.redis_servers import AnyRedis
 from tests.support import FakeTemporal, MemorySink, eventually
 from tests.unit.test_stream_scripts import dead_letters, state_of
@@ -45,6 +48,8 @@ from write_batcher.queue.codec import Codec
 from write_batcher.queue.connections import connect
 from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.stream import PartitionStatistics, StreamEntry, WriteQueue
+from write_batcher.workers.local import RedisServer
+from write_batcher.workers.server import HOST
 
 CODEC = Codec(FakeTemporal.data_converter)
 NEVER = timedelta(minutes=5)
@@ -728,6 +733,27 @@ async def test_drain_goes_on_when_redis_was_killed(breakable: tuple[Stage, AnyRe
         await stage.append("b")
         await eventually(stage.is_empty)
     assert stage.sink.row_ids == ["a", "b"]
+
+
+async def test_entries_that_come_later_than_the_drain_lingers_are_not_left_behind(tmp_path: Path, name: str) -> None:
+    """A read that is cancelled when its time is up leaves what is on its way pending, and nobody has it in hand."""
+    async with (
+        RedisServer(tmp_path) as server,
+        Proxy(server.port) as slow,
+        connect(server.url) as redis,
+        connect(f"redis://{HOST}:{slow.port}", longest_block=take_module.LONGEST_BLOCK) as reader,
+    ):
+        slow.delay_s = 4 * take_module.LONGEST_BLOCK.total_seconds()
+        stage = stage_on(redis, reader, name)
+        async with stage.draining():
+            await eventually(partial(is_blocked, redis))  # it has looked for pending ones, which would recover them
+            await stage.append("a", "b")
+            await eventually(stage.is_empty)
+    assert stage.sink.row_ids == ["a", "b"]
+
+
+async def is_blocked(redis: Redis) -> bool:
+    return bool((await redis.info("clients"))["blocked_clients"])
 
 
 async def test_drain_returns_when_its_time_is_over(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
