@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
+import hypothesis
 import pytest
 from redis.asyncio import Redis
 from temporalio.client import Client
@@ -18,6 +19,12 @@ from write_batcher.activities import take
 from write_batcher.queue.connections import connect
 from write_batcher.workers.local import TemporalServer
 from write_batcher.workers.postgres import PostgresServer
+
+# A machine that others use too makes any input slow to generate or to take now and then.
+hypothesis.settings.register_profile(
+    "shared machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("shared machine")
 
 TIME_SKIPPING = ("--dynamic-config-value", "frontend.WorkflowTimeSkippingEnabled=true")
 

@@ -27,7 +27,11 @@ async def connect_temporal() -> Client:
     try:
         config = ClientConfig.load_client_connect_config()
     except (RuntimeError, ValueError, OSError) as error:
-        raise ConfigurationError(f"the Temporal profile cannot be read: {error}") from error
+        reason, _, _ = str(error).partition("\n")  # the lines behind it quote the file, in which an API key may stand
+        raise ConfigurationError(
+            f"the Temporal profile cannot be read: {reason}; "
+            "correct the file that TEMPORAL_CONFIG_FILE names, or that of `temporal config`"
+        ) from None
     address = config.setdefault("target_host", DEFAULT_TEMPORAL_ADDRESS)
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT.total_seconds()):

@@ -87,6 +87,8 @@ class Arena:
     redis_proxy: Proxy
     database_proxy: Proxy | None
     """None for SQLite, which is a file."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Variables that its workers have beside those of its settings and servers."""
     workers: list[Worker] = field(default_factory=list)
     handles: list[Handle] = field(default_factory=list)
     started: int = 0
@@ -115,6 +117,7 @@ class Arena:
             "TEMPORAL_NAMESPACE": NAMESPACE,
             "TEMPORAL_CONFIG_FILE": os.devnull,
             "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [inherited.get("PYTHONPATH")])]),
+            **self.environment,
         }
         worker = Worker(role, await processes.spawn(command, log=log, environment=environment), log)
         self.workers.append(worker)

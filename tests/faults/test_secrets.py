@@ -1,4 +1,4 @@
-"""Passwords stay where they belong: in no log, also when everything fails."""
+"""Passwords and API keys stay where they belong: in no log, also when everything fails."""
 
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from write_batcher.workers.local import RedisServer
 
 CALLERS = 12
 REDIS_PASSWORD = "redis-s3cret"  # noqa: S105
+API_KEY = "temporal-s3cret"
 
 
 async def test_no_secret_reaches_a_log_through_outages_of_everything(
@@ -21,6 +22,7 @@ async def test_no_secret_reaches_a_log_through_outages_of_everything(
         RedisServer(tmp_path / "guarded", password=REDIS_PASSWORD) as guarded,
         open_arena(postgres_target, redis_server=guarded) as arena,
     ):
+        arena.environment = {"TEMPORAL_API_KEY": API_KEY, "TEMPORAL_TLS": "false"}
         _, batcher = await arena.run_both()
         await arena.start(CALLERS)
         await arena.written()
@@ -34,10 +36,12 @@ async def test_no_secret_reaches_a_log_through_outages_of_everything(
             proxy.become(Network.UP)
         await arena.start(1, cents=-1)
         await arena.audit()
-        arena.redis_proxy.become(Network.REFUSING)
-        late = await arena.run("batcher")  # one that cannot even begin says why
-        assert await late.ended() != 0
+        for proxy in (arena.redis_proxy, arena.temporal_proxy):
+            proxy.become(Network.REFUSING)
+            late = await arena.run("batcher")  # one that cannot even begin says why
+            assert await late.ended() != 0
+            proxy.become(Network.UP)
         logs = "".join(worker.log.read_text() for worker in arena.workers)
     assert len(logs) > 1_000
-    for secret in (REDIS_PASSWORD, database_password):
+    for secret in (REDIS_PASSWORD, database_password, API_KEY):
         assert secret not in logs

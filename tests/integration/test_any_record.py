@@ -39,7 +39,7 @@ records = st.fixed_dictionaries(columns) | st.dictionaries(
 tables = st.sampled_from(["orders"] * 5 + ["no such table", ""])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.tuples(tables, records), min_size=1, max_size=20))
 def test_rows_are_what_the_receipts_say_whatever_the_records_are(
     redis_server: AnyRedis, submitted: list[tuple[str, dict[str, Any]]]

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 from temporalio.client import Client, WorkflowExecutionStatus
 
+from tests.databases import PostgresDatabase
 from tests.integration.test_command import run
 from write_batcher.compare.comparison import Comparison, unsafe_writes
 from write_batcher.compare.contenders import design_of
@@ -144,25 +146,31 @@ async def test_clean_up_ends_callers_that_an_interrupted_run_left_running(
 
 @pytest.mark.thorough
 async def test_comparison_on_own_servers_is_saved_and_reported_without_what_only_embedded_servers_tell(
-    temporal_server: TemporalServer, redis_server: RedisServer, database_url: str, tmp_path: Path
+    temporal_server: TemporalServer, postgres: PostgresDatabase, tmp_path: Path
 ) -> None:
-    environment = {
-        "TEMPORAL_ADDRESS": temporal_server.address,
-        "WRITE_BATCHER_REDIS_URL": redis_server.url,
-        "WRITE_BATCHER_DATABASE_URL": database_url,
-    }
+    secrets = ("redis-s3cret", "temporal-s3cret", str(make_url(postgres.url).password))
     chosen = ("--contenders", "queue", "--workflows", "5", "--max-wait", "500ms", "--own-servers")
-    status, output, errors = await run(
-        "compare", "load", *chosen, "--out", str(tmp_path / "results"), environment=environment, within_s=110
-    )
+    async with RedisServer(tmp_path / "guarded", password=secrets[0]) as redis_server:
+        environment = {
+            "TEMPORAL_ADDRESS": temporal_server.address,
+            "TEMPORAL_API_KEY": secrets[1],
+            "TEMPORAL_TLS": "false",
+            "WRITE_BATCHER_REDIS_URL": redis_server.url,
+            "WRITE_BATCHER_DATABASE_URL": postgres.url,
+        }
+        status, output, errors = await run(
+            "compare", "load", *chosen, "--out", str(tmp_path / "results"), environment=environment, within_s=110
+        )
     assert (status, errors) == (0, "")
     lines = output.splitlines()
-    assert lines[0].startswith("[1/1] load, sqlite, queue: rows 5, failed 0, lost 0, duplicates 0")
+    assert lines[0].startswith("[1/1] load, postgresql, queue: rows 5, failed 0, lost 0, duplicates 0")
     assert lines[-1] == f"report: {tmp_path / 'results' / 'report.html'}"
     results = json.loads((tmp_path / "results" / "results.json").read_text())
     [measured] = results["runs"]
     assert (measured["figures"]["actions_per_write"], measured["figures"]["server_cpu_ms_per_write"]) == (None, None)
     assert 1 <= measured["figures"]["transactions"] <= 5
     assert measured["figures"]["events_per_write"] >= 12
-    assert {"Temporal server", "SQLite", "temporalio"} <= results["versions"].keys()
+    assert {"Temporal server", "PostgreSQL", "temporalio"} <= results["versions"].keys()
     assert results["settings"]["servers"] == "own"
+    files = [file.read_bytes() for file in (tmp_path / "results").rglob("*") if file.is_file()]
+    assert [secret for secret in secrets if secret.encode() in b"".join([output.encode(), *files])] == []

@@ -31,14 +31,14 @@ batches = st.lists(requests, max_size=6, unique_by=lambda request: request.reque
 histories = st.lists(st.one_of(batches, st.builds(Settle, requests)), max_size=8)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(histories)
 def test_rows_are_what_the_receipts_say_on_sqlite(history: History) -> None:
     with tempfile.TemporaryDirectory() as folder:
         check(SqliteDatabase(Path(folder)), history)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(history=histories)
 def test_rows_are_what_the_receipts_say_on_postgresql(postgres_server: PostgresServer, history: History) -> None:
     check(PostgresDatabase.fresh(postgres_server), history)

@@ -447,9 +447,13 @@ async def test_connecting_names_a_namespace_that_does_not_exist(
 async def test_connecting_names_a_temporal_profile_that_cannot_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "temporal.toml").write_text("[profile", "utf-8")
+    (tmp_path / "temporal.toml").write_text('[profile.default]\napi_key = "s3cret\n', "utf-8")
     monkeypatch.setenv("TEMPORAL_CONFIG_FILE", str(tmp_path / "temporal.toml"))
-    assert "the Temporal profile cannot be read" in await refusal_of_temporal()
+    message = await refusal_of_temporal()
+    assert "the Temporal profile cannot be read" in message
+    assert "line 2" in message
+    assert "s3cret" not in message
+    assert "\n" not in message
 
 
 async def test_connecting_names_the_address_of_a_redis_that_is_not_there(free_port: int) -> None:

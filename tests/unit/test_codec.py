@@ -212,7 +212,7 @@ field_names = st.sampled_from([b"v", b"id", b"reply", b"payload", b"control"]) |
 
 
 @given(st.dictionaries(field_names, field_values, max_size=6), st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 async def test_any_fields_are_a_request_or_an_invalid_entry(fields: Fields, complete: bool) -> None:
     if complete:
         fields = entry() | fields
@@ -225,7 +225,7 @@ async def test_any_fields_are_a_request_or_an_invalid_entry(fields: Fields, comp
 
 
 @given(field_values)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_reply_is_an_address_or_none_or_an_invalid_entry(value: bytes) -> None:
     try:
         address = decode_reply({b"reply": value})

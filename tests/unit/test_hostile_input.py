@@ -4,19 +4,25 @@ import asyncio
 import contextlib
 import json
 import logging
+from collections.abc import Coroutine, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from temporalio.converter import DataConverter
+from typer.main import get_command
+from typer.testing import CliRunner
 
+from write_batcher import cli, cli_common, cli_compare, cli_dead_letters, cli_queue, cli_signal_batcher
 from write_batcher.config import Settings, load_settings, parse_duration
-from write_batcher.errors import ConfigurationError, InvalidEntry
+from write_batcher.errors import ConfigurationError, InvalidEntry, WriteBatcherError
 from write_batcher.models import ReplyAddress, WriteRequest
 from write_batcher.queue.codec import Codec, decode_reply
 from write_batcher.queue.stream import StreamEntry
+from write_batcher.workers import logs
 from write_batcher.workers.dead_letters import LetterId
 from write_batcher.workflows import inbox as inbox_module
 from write_batcher.workflows.inbox import Inbox, Write
@@ -122,3 +128,59 @@ def test_duration_is_understood_or_refused(text: str) -> None:
 def test_dead_letter_id_is_understood_or_refused(text: str) -> None:
     with contextlib.suppress(ConfigurationError):
         assert LetterId.parse(str(LetterId.parse(text))) == LetterId.parse(text)
+
+
+class Begun(Exception):
+    """The command line has been accepted."""
+
+
+def begin(main: Coroutine[Any, Any, Any]) -> None:
+    main.close()
+    raise Begun
+
+
+def options_of(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every option of every command below this one that takes a value."""
+    for name, below in getattr(command, "commands", {}).items():
+        yield from options_of(below, (*path, name))
+    for parameter in command.params if not hasattr(command, "commands") else []:
+        if parameter.param_type_name == "option" and not parameter.is_flag:
+            yield path, parameter.opts[0]
+
+
+OPTIONS = list(options_of(get_command(cli.app)))
+COMMANDS = sorted({path for path, _option in OPTIONS})
+arguments = st.text(st.characters(exclude_characters="/\0"), max_size=20)  # nothing outside of this folder, and no NUL
+
+
+@pytest.fixture
+def _nothing_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for module in (cli, cli_compare, cli_dead_letters, cli_queue, cli_signal_batcher):
+        monkeypatch.setattr(module, "run_to_end", begin)
+    monkeypatch.setattr(logs, "log_to_stderr", lambda _form: None)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("_nothing_begins")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(OPTIONS), arguments)
+def test_option_is_taken_or_refused(option: tuple[tuple[str, ...], str], value: str) -> None:
+    path, name = option
+    check_command_line(*path, name, value)
+
+
+@pytest.mark.usefixtures("_nothing_begins")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(COMMANDS), st.lists(arguments, max_size=3))
+def test_arguments_are_taken_or_refused(path: tuple[str, ...], values: list[str]) -> None:
+    check_command_line(*path, *values)
+
+
+def check_command_line(*arguments: str) -> None:
+    """It begins, is refused with a sentence, or shows help."""
+    ended = CliRunner().invoke(cli.app, arguments)
+    if isinstance(ended.exception, WriteBatcherError):
+        assert str(ended.exception)
+    elif not isinstance(ended.exception, Begun):
+        assert ended.exit_code in (0, cli_common.EXIT_USAGE), ended.exception
+        assert ended.output

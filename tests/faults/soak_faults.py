@@ -1,0 +1,163 @@
+"""What a soak breaks: worker processes, servers and networks, each on a track of its own, so that faults meet."""
+
+import asyncio
+import contextlib
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from signal import SIGCONT, SIGKILL, SIGSTOP
+
+from temporalio.service import RPCError
+
+from tests.faults.arena import Arena, Worker
+from tests.proxy import Network, Proxy
+from write_batcher.workers.server import Server
+
+FAULT_EVERY_S = (5.0, 25.0)  # on each track
+DOWN_S = (1.0, 8.0)
+SLOW_S = 0.5  # added to each reply
+RESTART_S = 1.0
+CRASHING_SHARE = 1 / 3  # of the workers that replace dead ones
+LATEST_CRASH = 30  # the point is reached at most so many times
+WORKERS = Counter({"main": 2, "batcher": 2})
+POINTS = {
+    "main": ("before_append", "after_append"),
+    "batcher": ("before_commit", "after_commit", "mid_confirm", "before_ack", "after_ack", "before_dead"),
+}
+
+Fault = Callable[[random.Random], Awaitable[None]]
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)  # noqa: T201
+
+
+@dataclass
+class Faults:
+    """From `begin` to `end`, on the monotonic clock. The seed decides which faults come and when."""
+
+    arena: Arena
+    servers: Mapping[str, Server]
+    proxies: Mapping[str, Proxy]
+    seed: int
+    begin: float
+    end: float
+    counts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def quiet(self) -> bool:
+        return time.monotonic() < self.begin
+
+    @property
+    def over(self) -> bool:
+        return time.monotonic() > self.end
+
+    @property
+    def workers(self) -> list[Worker]:
+        return [worker for worker in self.arena.workers if worker.alive]
+
+    async def supervise(self) -> None:
+        """Start a worker for each one that ended, as a service manager does: some of them with a crash point."""
+        chance = random.Random(f"{self.seed}/workers")
+        noted: set[Path] = set()
+        while True:
+            for worker in self.arena.workers:
+                if not worker.alive and worker.log not in noted:
+                    noted.add(worker.log)
+                    self._note_end(worker)
+            for role in (WORKERS - Counter(worker.role for worker in self.workers)).elements():
+                options: tuple[str, ...] = ()
+                if not self.quiet and not self.over and chance.random() < CRASHING_SHARE:
+                    options = "--crash", f"{chance.choice(POINTS[role])}:{chance.randint(1, LATEST_CRASH)}"
+                    self.counts[f"{role} worker with a crash point"] += 1
+                await self.arena.run(role, *options)
+            await asyncio.sleep(RESTART_S)
+
+    def _note_end(self, worker: Worker) -> None:
+        if worker.process.returncode not in (0, -SIGKILL):  # neither asked to end nor killed, as crash points do too
+            last = worker.log.read_text().strip().rpartition("\n")[2]
+            say(f"a {worker.role} worker ended with status {worker.process.returncode}: {last}")
+            self.counts[f"{worker.role} worker ended by itself"] += 1
+
+    async def run(self) -> None:
+        """Return when all faults are over and everything is up again."""
+        await asyncio.sleep(max(self.begin - time.monotonic(), 0))
+        say("from now on things break")
+        processes: dict[str, Fault] = {
+            "worker killed": self._kill_worker,
+            "worker frozen": self._freeze_worker,
+            "worker replaced": self._replace_worker,
+            "batcher workflow terminated": self._terminate_batcher,
+        }
+        servers: dict[str, Fault] = {}
+        for name, server in self.servers.items():
+            servers |= {f"{name} killed": partial(_kill, server), f"{name} frozen": partial(_freeze_server, server)}
+        networks: dict[str, Fault] = {}
+        for name, proxy in self.proxies.items():
+            networks |= {
+                f"network to {name} {network.value}": partial(_disturb, proxy, network)
+                for network in Network
+                if network is not Network.UP
+            }
+            networks[f"network to {name} slow"] = partial(_slow_down, proxy)
+        async with asyncio.TaskGroup() as group:
+            for track, faults in (("processes", processes), ("servers", servers), ("networks", networks)):
+                group.create_task(self._follow(track, faults))
+
+    async def _follow(self, track: str, faults: Mapping[str, Fault]) -> None:
+        chance = random.Random(f"{self.seed}/{track}")
+        while not self.over:
+            await asyncio.sleep(chance.uniform(*FAULT_EVERY_S))
+            name = chance.choice(list(faults))
+            say(name)
+            self.counts[name] += 1
+            await faults[name](chance)
+
+    async def _kill_worker(self, chance: random.Random) -> None:
+        await chance.choice(self.workers).kill()
+
+    async def _freeze_worker(self, chance: random.Random) -> None:
+        await _freeze(chance.choice(self.workers).process.pid, chance)
+
+    async def _replace_worker(self, chance: random.Random) -> None:
+        worker = chance.choice(self.workers)
+        await self.arena.run(worker.role)
+        await worker.stop()
+
+    async def _terminate_batcher(self, _chance: random.Random) -> None:
+        with contextlib.suppress(RPCError):  # Temporal is away, or nobody has started it again yet
+            await self.arena.client.get_workflow_handle(self.arena.batcher_workflow_id).terminate()
+
+
+async def _kill(server: Server, chance: random.Random) -> None:
+    await server.kill()
+    await asyncio.sleep(chance.uniform(*DOWN_S))
+    await server.start()
+
+
+async def _freeze_server(server: Server, chance: random.Random) -> None:
+    await _freeze(server.pid, chance)
+
+
+async def _freeze(pid: int, chance: random.Random) -> None:
+    with contextlib.suppress(ProcessLookupError):  # a crash point came first
+        os.kill(pid, SIGSTOP)
+        await asyncio.sleep(chance.uniform(*DOWN_S))
+        os.kill(pid, SIGCONT)
+
+
+async def _disturb(proxy: Proxy, network: Network, chance: random.Random) -> None:
+    proxy.become(network)
+    await asyncio.sleep(chance.uniform(*DOWN_S))
+    proxy.become(Network.UP)
+
+
+async def _slow_down(proxy: Proxy, chance: random.Random) -> None:
+    proxy.delay_s = SLOW_S
+    await asyncio.sleep(chance.uniform(*DOWN_S))
+    proxy.delay_s = 0.0
