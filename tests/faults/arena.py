@@ -124,9 +124,10 @@ class Arena:
         return worker
 
     async def run_both(self, *batcher_options: str) -> tuple[Worker, Worker]:
-        """A worker of the callers and one of the batcher, which is ready."""
+        """A worker of the callers and one of the batcher, both ready: one that begins in an outage gives up."""
         both = await self.run("main"), await self.run("batcher", *batcher_options)
         await self.batcher_ready()
+        await eventually(lambda: both[0].says("main worker:"), within_s=60)
         return both
 
     async def pause(self) -> None:

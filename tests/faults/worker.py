@@ -22,8 +22,10 @@ from write_batcher.workers.batcher import run_batcher_worker
 from write_batcher.workers.logs import log_to_stderr
 from write_batcher.workers.main import run_main_worker
 from write_batcher.workflows import batcher
+from write_batcher.workflows import main as main_workflow
 
 HEARTBEAT_TIMEOUT = timedelta(seconds=3)  # so that a test need not wait long for the successor of a dead drain
+STEP_TIMEOUT = timedelta(seconds=15)  # nor for business steps that died with their worker
 ENSURE_EVERY = timedelta(seconds=2)
 
 
@@ -36,6 +38,7 @@ def main() -> None:
     parser.add_argument("--kill-heartbeat", action="store_true", help="end the heartbeat after the first batch")
     arguments = parser.parse_args()
     batcher.HEARTBEAT_TIMEOUT = HEARTBEAT_TIMEOUT
+    main_workflow.STEP_TIMEOUT = STEP_TIMEOUT
     batcher_worker.ENSURE_EVERY = ENSURE_EVERY
     for crash in arguments.crash:
         crash_points.arm(crash_points.CrashPoint.parse(crash))
