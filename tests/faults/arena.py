@@ -16,11 +16,11 @@ from typing import Any
 import psycopg
 from redis.asyncio import Redis
 from sqlalchemy import make_url
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError
 
 from tests.databases import Database, PostgresDatabase
-from tests.faults.audit import Handle, Told, check_database, check_stream, told
+from tests.faults.audit import Handle, Told, check, told
 from tests.proxy import Proxy
 from tests.support import eventually
 from write_batcher.config import ENV_PREFIX, Settings, as_environment
@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[2]
 
 # Nobody submits anew: resubmission would hide what the drain has lost.
 NO_RESUBMISSION = timedelta(minutes=20)
-RESUBMITTING = timedelta(seconds=16)  # after half of it, callers submit anew: for what Redis itself has lost
+RESUBMITTING = timedelta(seconds=30)  # after half of it, callers submit anew: for what Redis itself has lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +96,12 @@ class Arena:
 
     @property
     def queue(self) -> WriteQueue:
-        return self.partition(0)
+        return self.queues[0]
 
-    def partition(self, number: int) -> WriteQueue:
-        return WriteQueue(self.redis, self.name, number)
+    @property
+    def queues(self) -> list[WriteQueue]:
+        """All partitions."""
+        return [WriteQueue(self.redis, self.name, number) for number in range(self.settings.partitions)]
 
     @property
     def batcher_workflow_id(self) -> str:
@@ -234,8 +236,7 @@ class Arena:
 
     async def backlog(self) -> int:
         """Entries queued or pending, in all partitions."""
-        statistics = [await self.partition(number).statistics() for number in range(self.settings.partitions)]
-        return sum(one.backlog for one in statistics)
+        return sum([(await queue.statistics()).backlog for queue in self.queues])
 
     def rows(self) -> int:
         try:
@@ -248,17 +249,24 @@ class Arena:
         when Redis has lost some.
         """
         told_them = await self.ended(within_s=within_s)
-        check_database(self.database, told_them)
-        for number in range(self.settings.partitions):
-            await check_stream(self.partition(number), self.redis, counters=counters)
+        await check(self.database, self.redis, self.queues, told_them, counters=counters)
         return told_them
 
     async def end(self) -> None:
-        """Kill what is left of the workers, and leave nothing in Temporal that another test's workers could meet."""
+        """Kill what is left of the workers, and leave nothing running in Temporal, which other tests use too."""
         for worker in self.workers:
             if worker.alive:
                 worker.send(signal.SIGCONT)
                 await worker.kill()
+        if self.temporal_server.running:
+            partitions = [PartitionRef(queue=self.name, partition=number) for number in range(self.settings.partitions)]
+            batchers = [self.client.get_workflow_handle(batcher_workflow_id(partition)) for partition in partitions]
+            await asyncio.gather(*(_terminate(handle) for handle in (*batchers, *self.handles)))
+
+
+async def _terminate(handle: WorkflowHandle[Any, Any]) -> None:
+    with contextlib.suppress(RPCError):  # it has ended
+        await handle.terminate()
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
@@ -19,6 +19,7 @@ from write_batcher.workflows.main import MainResult, MainWorkflow
 Handle = WorkflowHandle[MainWorkflow, MainResult]
 
 NOT_WRITTEN = ("WriteRejected", "WriteNotSubmitted", "WriteNotConfirmed")
+LEDGER_OF = {"WriteRejected": Outcome.REJECTED, "WriteNotConfirmed": Outcome.WITHDRAWN}
 ASK_AGAIN_S = 0.2
 
 
@@ -68,25 +69,17 @@ async def told(handles: Iterable[Handle], *, within_s: float) -> Told:
     return told
 
 
-def check_database(database: Database, told: Told) -> None:
-    """Each row is there as often as its caller was told, and each receipt names the batch that the ledger knows."""
-    rows = Counter(dict(database.query("SELECT workflow_id, count(*) FROM main_writes GROUP BY workflow_id")))
-    doubled = {caller: number for caller, number in rows.items() if number > 1}
-    assert not doubled, f"doubled: {doubled}"
-    lost = [caller for caller in told.results if rows[caller] == 0]
-    assert not lost, f"lost: {lost}"
-    lied_to = [caller for caller, (kind, _) in told.failures.items() if kind in NOT_WRITTEN and rows[caller]]
-    assert not lied_to, f"written although their callers were told otherwise: {lied_to}"
-    ledger = {
-        request_id: (Outcome(outcome), batch_id)
-        for request_id, outcome, batch_id in database.ledger("request_id, outcome, batch_id")
-    }
-    for caller, result in told.results.items():
-        assert ledger[result.request_id] == (Outcome.WRITTEN, result.batch_id), f"{caller} has another receipt"
+async def check(database: Database, redis: Redis, queues: Sequence[WriteQueue], told: Told, *, counters: bool) -> None:
+    """The whole audit. The streams come first: what is still in them may be written after its caller was told."""
+    for queue in queues:
+        await check_stream(queue, redis)
+    check_database(database, told)
+    if counters:
+        await check_counters(database, queues)
 
 
-async def check_stream(queue: WriteQueue, redis: Redis, *, counters: bool = True) -> None:
-    """The stream, its pending list and its markers are empty. The counters add up, unless Redis lost some."""
+async def check_stream(queue: WriteQueue, redis: Redis) -> None:
+    """The stream, its pending list and its markers are empty."""
 
     async def is_empty() -> bool:
         statistics = await queue.statistics()
@@ -94,7 +87,47 @@ async def check_stream(queue: WriteQueue, redis: Redis, *, counters: bool = True
         return (statistics.backlog, statistics.pending, markers) == (0, 0, 0)
 
     await eventually(is_empty, within_s=60)
-    if counters:
-        counted = (await queue.statistics()).counters
-        fates = sum(counted.get(name, 0) for name in ("written", "duplicate", "rejected", "withdrawn", "dead"))
-        assert counted.get("appended", 0) == fates, counted
+
+
+def check_database(database: Database, told: Told) -> None:
+    """Rows, ledger and callers agree: each write is there once, or its caller was told otherwise."""
+    rows = Counter(dict(database.query("SELECT workflow_id, count(*) FROM main_writes GROUP BY workflow_id")))
+    doubled = {caller: number for caller, number in rows.items() if number > 1}
+    assert not doubled, f"doubled: {doubled}"
+    lost = [caller for caller in told.results if rows[caller] == 0]
+    assert not lost, f"lost: {lost}"
+    lied_to = [caller for caller, (kind, _) in told.failures.items() if kind in NOT_WRITTEN and rows[caller]]
+    assert not lied_to, f"written although their callers were told otherwise: {lied_to}"
+    nobodys = rows.keys() - told.results.keys() - told.failures.keys()
+    assert not nobodys, f"rows of callers that nobody started: {nobodys}"
+    ledger = {
+        request_id: (Outcome(outcome), batch_id)
+        for request_id, outcome, batch_id in database.ledger("request_id, outcome, batch_id")
+    }
+    for caller, result in told.results.items():
+        assert ledger[result.request_id] == (Outcome.WRITTEN, result.batch_id), f"{caller} has another receipt"
+    written = {_caller_of(request_id) for request_id, (outcome, _) in ledger.items() if outcome is Outcome.WRITTEN}
+    assert written == rows.keys(), f"either a row or an entry in the ledger: {written ^ rows.keys()}"
+    outcomes = {_caller_of(request_id): outcome for request_id, (outcome, _) in ledger.items()}
+    for caller, (kind, _) in told.failures.items():
+        assert outcomes.get(caller) is LEDGER_OF.get(kind, outcomes.get(caller)), f"{caller} was told {kind}"
+
+
+def _caller_of(request_id: str) -> str:
+    """Default request ids are `<workflow id>/<run>/<number>`."""
+    return request_id.rsplit("/", 2)[0]
+
+
+async def check_counters(database: Database, queues: Sequence[WriteQueue]) -> None:
+    """They add up, and agree with the database and the dead letters. Not when Redis has lost some."""
+    counted: Counter[str] = Counter()
+    dead = 0
+    for queue in queues:
+        statistics = await queue.statistics()
+        counted.update(statistics.counters)
+        dead += statistics.dead
+    fates = sum(counted[name] for name in ("written", "duplicate", "rejected", "withdrawn", "dead"))
+    assert counted["appended"] == fates, counted
+    rows = database.count("main_writes")
+    assert counted["written"] <= rows <= counted["written"] + counted["duplicate"], (rows, counted)
+    assert counted["rejected"] + counted["dead"] == dead, (dead, counted)

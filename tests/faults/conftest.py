@@ -13,6 +13,7 @@ from write_batcher.workers.local import RedisServer, TemporalServer
 from write_batcher.workers.postgres import PostgresServer
 
 FAULTS = Path(__file__).parent
+LIMIT_S = 300  # of one test; its own deadlines tell more about what did not happen, and must come first
 
 OpenArena = Callable[..., AbstractAsyncContextManager[Arena]]
 
@@ -20,8 +21,10 @@ OpenArena = Callable[..., AbstractAsyncContextManager[Arena]]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Most fault tests take ten seconds and more: they are left to `make faults`."""
     for item in items:
-        if FAULTS in item.path.parents and item.get_closest_marker("fast") is None:
-            item.add_marker("thorough")
+        if FAULTS in item.path.parents:
+            item.add_marker(pytest.mark.timeout(LIMIT_S))
+            if item.get_closest_marker("fast") is None:
+                item.add_marker("thorough")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
-"""Wrong variants of the product, each of which a named test must find: `python -m tests.faults.mutants [NAME...]`.
+"""Tries wrong variants of the product: `python -m tests.faults.mutants [NAME...]`.
 
-Each is applied to a copy of the sources, where its test runs and has to fail. A mutant that survives, or a text that
-is no longer in the sources, ends the command with status 1. That the tests pass without mutants, `make faults` shows.
+First each test must pass on the sources as they are. Then each mutant is applied to a copy of them, where its test has
+to fail, and to show what the mutant does: a test that fails for another reason has found nothing. A mutant that
+survives, or whose text is no longer in the sources, ends the command with status 1.
 """
 
 import os
@@ -10,223 +11,84 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+
+from tests.faults.mutant_list import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("activities", "queue", "tests", "workers", "workflows", "compare")
-TEST_LIMIT_S = 60  # what hangs has failed
-FAULTS, INTEGRATION = "tests/faults", "tests/integration"
-CRASHES = f"{FAULTS}/test_crashes.py::test_batcher_that_dies_in_a_batch_is_replaced_and_every_caller_gets_its_receipt"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mutant:
-    """In `file`, `right` stands once; with `wrong` instead, `test` fails. `also` names a mutant without which this one
-    harms nobody: what it breaks is guarded twice.
-    """
-
-    name: str
-    file: str
-    right: str
-    wrong: str
-    test: str
-    also: str | None = None
+class Unusable(Exception):
+    """A test or a mutant that tells nothing."""
 
 
-MUTANTS = (
-    Mutant(
-        name="acknowledge before commit",
-        file="activities/write.py",
-        right="        alone = closed.items[0] if closed.alone else None\n",
-        wrong="        alone = closed.items[0] if closed.alone else None\n"
-        '        await self._queue.acknowledge([(taken.entry, "written") for taken in closed.items])\n',
-        test=f"{CRASHES}[sqlite-before_commit]",
-    ),
-    Mutant(
-        name="acknowledge before confirm",
-        file="activities/answer.py",
-        right="        deliveries = await asyncio.gather(",
-        wrong="        await self._queue.acknowledge([(one.entry, one.receipt.outcome.value) for one in answers])\n"
-        "        deliveries = await asyncio.gather(",
-        test=f"{CRASHES}[sqlite-mid_confirm]",
-    ),
-    Mutant(
-        name="no recovery of the pending list",
-        file="activities/take.py",
-        right='        self._pending_after = "0"\n',
-        wrong="        self._pending_after = None\n",
-        test=f"{CRASHES}[sqlite-after_commit]",
-    ),
-    Mutant(
-        name="no recovery of what no consumer has pending",
-        file="activities/take.py",
-        right='            self._delivered_after = None if entries else "0"\n',
-        wrong="            self._delivered_after = None\n",
-        test=f"{FAULTS}/test_deploys.py::test_entries_whose_consumer_was_deleted_by_hand_are_found_and_written",
-    ),
-    Mutant(
-        name="no look into the ledger",
-        file="activities/sinks/sql.py",
-        right="            if earlier is not None and earlier.binds(item.row):\n                receipts[",
-        wrong="            if False:\n                receipts[",
-        test=f"{CRASHES}[sqlite-after_commit]",
-    ),
-    Mutant(
-        name="resubmit under a new id",
-        file="workflows/batched_writes.py",
-        right="                receipt = await self._ask(write, submit_within=half, deadline=deadline)\n",
-        wrong="                write = replace(write, request_id=self._inbox.next_request_id())\n"
-        "                self._inbox.expect(write)\n"
-        "                receipt = await self._ask(write, submit_within=half, deadline=deadline)\n",
-        test=f"{INTEGRATION}/test_batched_writes.py::"
-        "test_submit_that_nobody_confirms_is_repeated_once_under_the_same_id",
-    ),
-    Mutant(
-        name="settle without the ledger",
-        file="activities/sinks/sql.py",
-        right="        return await self._ask(self._settle(row), SETTLE_LIMIT)\n",
-        wrong="        return row.receipt()\n",
-        test=f"{FAULTS}/test_callers.py::"
-        "test_caller_whose_time_is_up_has_not_written_and_writes_when_it_is_reset[sqlite-]",
-    ),
-    Mutant(
-        name="MULTI instead of a script to acknowledge",
-        file="queue/stream.py",
-        right="            return int(await self._acknowledge(keys=self.keys, args=args))\n",
-        wrong="            pipeline = self._redis.pipeline(transaction=True)\n"
-        "            for entry, _outcome in entries:\n"
-        "                pipeline.xack(self.stream_key, GROUP, entry.entry_id)\n"
-        "                pipeline.xdel(self.stream_key, entry.entry_id)\n"
-        "                pipeline.hdel(self.live_key, entry.request_id.decode())\n"
-        "            await pipeline.execute()\n"
-        "            return len(entries)\n",
-        # Redis 6.2, because Valkey does not refuse it.
-        test=f"{INTEGRATION}/test_other_servers.py::"
-        "test_server_out_of_memory_refuses_appends_and_drains_all_the_same[redis6]",
-    ),
-    Mutant(
-        name="linger by cancelling reads",
-        file="activities/take.py",
-        right="            entries = await self._queue.read_new(count=count, block=block)\n",
-        wrong="            entries = []\n"
-        "            try:\n"
-        "                async with asyncio.timeout(block.total_seconds() or 0.001):\n"
-        "                    entries = await self._queue.read_new(count=count, block=10 * LONGEST_BLOCK)\n"
-        "            except TimeoutError:\n"
-        "                pass\n",
-        test=f"{INTEGRATION}/test_drain.py::test_entries_that_come_later_than_the_drain_lingers_are_not_left_behind",
-    ),
-    Mutant(
-        name="a confirmation that failed is taken for final",
-        file="activities/confirm.py",
-        right="        case _:\n            return Delivery.UNKNOWN\n",
-        wrong="        case _:\n            return Delivery.NO_CALLER\n",
-        test=f"{FAULTS}/test_temporal_away.py::"
-        "test_temporal_that_hangs_while_callers_are_confirmed_leaves_their_entries_pending",
-    ),
-    Mutant(
-        name="a signal handler that takes one argument",
-        file="workflows/inbox.py",
-        right="def on_confirmation(self, receipts: Any = None, *_rest: Any) -> None:",
-        wrong="def on_confirmation(self, receipts: list[WriteReceipt]) -> None:",
-        test=f"{FAULTS}/test_callers.py::test_caller_is_not_confused_by_nonsense",
-    ),
-    Mutant(
-        name="group created at the end of the stream",
-        file="queue/stream.py",
-        right='xgroup_create(self.stream_key, GROUP, id="0", mkstream=True)',
-        wrong='xgroup_create(self.stream_key, GROUP, id="$", mkstream=True)',
-        test=f"{FAULTS}/test_redis_forgets.py::"
-        "test_group_that_somebody_destroyed_misses_nothing_that_was_appended_before_it_is_back",
-        also="no recovery of what no consumer has pending",
-    ),
-    Mutant(
-        name="heartbeat from a bare timer",
-        file="activities/watch.py",
-        right="            self.check()\n",
-        wrong="",
-        test=f"{INTEGRATION}/test_drain.py::test_write_that_hangs_stalls_the_drain",
-    ),
-    Mutant(
-        name="ledger rows in the order of their arrival",
-        file="activities/sinks/ledger.py",
-        right="        for row in sorted(rows, key=lambda row: row.request_id)\n",
-        wrong="        for row in rows\n",
-        test=f"{INTEGRATION}/test_sql_sink_postgresql.py::test_overlapping_batches_in_opposite_orders_never_deadlock",
-    ),
-    Mutant(
-        name="append without looking for the same request",
-        file="queue/scripts.py",
-        right="    if fields[i] == 'reply' and fields[i + 1] == reply then return {0, known} end\n",
-        wrong="",
-        test=f"{FAULTS}/test_redis_away.py::test_append_whose_answer_is_lost_is_not_appended_twice[sqlite]",
-    ),
-    Mutant(
-        name="one bad record rejects its whole batch",
-        file="activities/sinks/sql.py",
-        right="        refusals = await insert_records(connection, self._dialect, records)\n",
-        wrong="        refusals = await insert_records(connection, self._dialect, records)\n"
-        "        if refusals:\n"
-        "            refusals = dict.fromkeys((one.request_id for one in records), *refusals.values())\n",
-        test=f"{FAULTS}/test_poison.py::test_bad_record_of_a_batch_fails_its_caller_alone[sqlite]",
-    ),
-    Mutant(
-        name="a poisonous entry is never given up",
-        file="activities/write.py",
-        right="await self._queue.deaths_alone(alone.entry) >= DEATHS_ALONE",
-        wrong="await self._queue.deaths_alone(alone.entry) >= DEATHS_ALONE * 1000",
-        test=f"{FAULTS}/test_poison.py::test_record_that_kills_the_process_is_isolated_and_dies_alone",
-    ),
-)
-
-
-def killed(mutant: Mutant) -> bool:
-    """Whether its test fails on a copy of the sources with the mutant in it. ValueError for one that is stale."""
+def failure_of(test: str, mutants: Sequence[Mutant] = ()) -> str | None:
+    """What the test prints when it fails on a copy of the sources with these mutants in it; None when it passes."""
     with tempfile.TemporaryDirectory(prefix="write-batcher-mutant-") as temporary:
         copy = Path(temporary) / "write_batcher"
         copy.mkdir()
         for name in SOURCES:
-            if (ROOT / name).exists():
-                shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         for file in (*ROOT.glob("*.py"), ROOT / "pyproject.toml", ROOT / "README.md"):
             shutil.copy(file, copy)
-        for one in (mutant, *(other for other in MUTANTS if other.name == mutant.also)):
-            source = copy / one.file
+        for mutant in mutants:
+            source = copy / mutant.file
             text = source.read_text()
-            if text.count(one.right) != 1:
-                raise ValueError(f"{one.name}: {one.file} has its text {text.count(one.right)} times, not once")
-            source.write_text(text.replace(one.right, one.wrong))
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", mutant.test]
+            if text.count(mutant.right) != 1:
+                raise Unusable(
+                    f"{mutant.file} has the text of {mutant.name!r} {text.count(mutant.right)} times, not once"
+                )
+            source.write_text(text.replace(mutant.right, mutant.wrong))
         # The copy comes before the installed package, which is a link to the sources.
         path = os.pathsep.join([temporary, str(copy)])
         run = subprocess.run(
-            [*command, f"--timeout={TEST_LIMIT_S}", "-m", ""],
+            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "", test],
             cwd=copy,
             env=os.environ | {"PYTHONPATH": path},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            text=True,
             check=False,
         )
-        if run.returncode not in (0, 1):  # no such test, or it could not be collected
-            raise ValueError(f"{mutant.name}: pytest ended with {run.returncode}:\n{run.stdout.decode()[-2000:]}")
-        if b" skipped" in run.stdout:
-            raise ValueError(f"{mutant.name}: this machine cannot run {mutant.test}:\n{run.stdout.decode()[-2000:]}")
-        return run.returncode == 1
+        if run.returncode not in (0, 1) or " skipped" in run.stdout:  # no such test, or this machine cannot run it
+            raise Unusable(f"pytest ended with {run.returncode}:\n{run.stdout[-2000:]}")
+        return run.stdout if run.returncode else None
+
+
+def verdict_on_test(test: str) -> str:
+    return "sound" if failure_of(test) is None else "BROKEN"
+
+
+def verdict_on_mutant(mutant: Mutant) -> str:
+    failure = failure_of(mutant.test, [mutant, *(other for other in MUTANTS if other.name == mutant.also)])
+    if failure is None:
+        return "SURVIVED"
+    return (
+        "killed" if mutant.symptom in failure else f"FAILED OTHERWISE, without {mutant.symptom!r}:\n{failure[-2000:]}\n"
+    )
 
 
 def main() -> None:
     wanted = sys.argv[1:]
     mutants = [mutant for mutant in MUTANTS if not wanted or mutant.name in wanted]
-    survivors = 0
-    for mutant in mutants:
+    tests = sorted({mutant.test for mutant in mutants})
+    work = [(partial(verdict_on_test, test), test) for test in tests]
+    work += [(partial(verdict_on_mutant, mutant), f"{mutant.name}  {mutant.test}") for mutant in mutants]
+    verdicts: Counter[str] = Counter()
+    for look, name in work:
         begun = time.monotonic()
-        dead = killed(mutant)
-        survivors += not dead
-        seconds = time.monotonic() - begun
-        print(f"{'killed' if dead else 'SURVIVED':8}  {seconds:4.0f} s  {mutant.name}  {mutant.test}", flush=True)  # noqa: T201
-    print(f"{len(mutants) - survivors} of {len(mutants)} mutants killed")  # noqa: T201
-    sys.exit(1 if survivors or not mutants else 0)
+        try:
+            verdict = look()
+        except Unusable as error:
+            verdict = f"UNUSABLE, {error}\n"
+        verdicts[verdict] += 1
+        print(f"{verdict:8}  {time.monotonic() - begun:4.0f} s  {name}", flush=True)  # noqa: T201
+    print(f"{verdicts['sound']} of {len(tests)} tests sound, {verdicts['killed']} of {len(mutants)} mutants killed")  # noqa: T201
+    sys.exit(0 if mutants and verdicts.keys() == {"sound", "killed"} else 1)
 
 
 if __name__ == "__main__":

@@ -26,9 +26,9 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from tests.databases import PostgresDatabase
 from tests.faults.arena import Arena, arena
-from tests.faults.audit import Handle, Told, check_database, check_stream, told
+from tests.faults.audit import Handle, Told, check, told
 from tests.faults.soak_faults import Faults, say
-from tests.faults.soak_memory import Memory
+from tests.faults.soak_memory import REDIS, Memory
 from write_batcher.models import ConfirmBy
 from write_batcher.workers.local import RedisServer, TemporalServer
 from write_batcher.workers.postgres import PostgresServer
@@ -40,6 +40,8 @@ BAD_EVERY = 50  # callers, of which one has a record that the database refuses
 QUIET_SHARE = 1 / 6
 SAMPLE_EVERY_S = 2.0
 ENDS_WITHIN_S = 900.0  # a caller: its timeouts to submit, to confirm and to settle, and outages of Temporal
+OUT_OF_TIME = ("WriteNotConfirmed", "WriteOutcomeUnknown")  # in outages that are longer than callers wait
+FAILING_SHARE = 0.01  # of the good callers
 BOTH = (ConfirmBy.SIGNAL, ConfirmBy.COMPLETION)
 
 
@@ -109,26 +111,33 @@ class Soak:
             quiet = self.faults.quiet
             for name, pid in processes:
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    self.memory.note(name, psutil.Process(pid).memory_info().rss, quiet=quiet)
+                    used = psutil.Process(pid).memory_info().rss
+                    self.memory.note(name, used, writes=self.told.completed, quiet=quiet)
             with contextlib.suppress(RedisError, OSError):  # it may have been killed in this moment
-                used = (await self.arena.redis.info("memory"))["used_memory_dataset"]
-                self.memory.note("data in Redis", used, quiet=quiet)
+                await self._measure_redis(quiet=quiet)
             await asyncio.sleep(SAMPLE_EVERY_S)
 
+    async def _measure_redis(self, *, quiet: bool) -> None:
+        used = (await self.arena.redis.info("memory"))["used_memory_dataset"]
+        self.memory.note(REDIS, used, writes=self.told.completed, quiet=quiet)
+
     async def _audit(self) -> None:
-        check_database(self.arena.database, self.told)
-        for number in range(self.arena.settings.partitions):
-            await check_stream(self.arena.partition(number), self.arena.redis)
+        await check(self.arena.database, self.arena.redis, self.arena.queues, self.told, counters=True)
         written = self.bad & self.told.results.keys()
         assert not written, f"records that the database refuses, and that were written: {written}"
         rejected = {caller for caller, (kind, _) in self.told.failures.items() if kind == "WriteRejected"}
         assert rejected <= self.bad, f"rejected although their records are good: {rejected - self.bad}"
+        failed = {caller: failure for caller, failure in self.told.failures.items() if caller not in self.bad}
+        strange = {caller: failure for caller, failure in failed.items() if failure[0] not in OUT_OF_TIME}
+        assert not strange, f"failed by something else than time: {strange}"
+        assert len(failed) <= FAILING_SHARE * self.told.completed, f"{len(failed)} good callers failed"
+        await self._measure_redis(quiet=False)
         self.memory.check()
 
     async def summary(self) -> str:
         counters: Counter[str] = Counter()
-        for number in range(self.arena.settings.partitions):
-            counters.update((await self.arena.partition(number).statistics()).counters)
+        for queue in self.arena.queues:
+            counters.update((await queue.statistics()).counters)
         faults = ", ".join(f"{number} {name}" for name, number in sorted(self.faults.counts.items()))
         return (
             f"workflows {self.told.completed + len(self.told.failures)}, writes {self.arena.rows()}, "

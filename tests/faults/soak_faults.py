@@ -20,6 +20,8 @@ from write_batcher.workers.server import Server
 
 FAULT_EVERY_S = (5.0, 25.0)  # on each track
 DOWN_S = (1.0, 8.0)
+LONG_S = (30.0, 90.0)  # beyond most limits of the product's own
+LONG_SHARE = 0.05
 SLOW_S = 0.5  # added to each reply
 RESTART_S = 1.0
 CRASHING_SHARE = 1 / 3  # of the workers that replace dead ones
@@ -30,7 +32,8 @@ POINTS = {
     "batcher": ("before_commit", "after_commit", "mid_confirm", "before_ack", "after_ack", "before_dead"),
 }
 
-Fault = Callable[[random.Random], Awaitable[None]]
+Fault = Callable[[float, float], Awaitable[None]]
+"""Takes which of the processes it is for, from 0 to 1, and how many seconds it lasts."""
 
 
 def say(text: str) -> None:
@@ -59,6 +62,7 @@ class Faults:
 
     @property
     def workers(self) -> list[Worker]:
+        """Those that live."""
         return [worker for worker in self.arena.workers if worker.alive]
 
     async def supervise(self) -> None:
@@ -112,52 +116,61 @@ class Faults:
     async def _follow(self, track: str, faults: Mapping[str, Fault]) -> None:
         chance = random.Random(f"{self.seed}/{track}")
         while not self.over:
-            await asyncio.sleep(chance.uniform(*FAULT_EVERY_S))
-            name = chance.choice(list(faults))
-            say(name)
+            # All is drawn whatever is then made of it: the next fault must not depend on how many workers live now.
+            gap_s, name, pick = chance.uniform(*FAULT_EVERY_S), chance.choice(list(faults)), chance.random()
+            seconds = chance.uniform(*(LONG_S if chance.random() < LONG_SHARE else DOWN_S))
+            await asyncio.sleep(gap_s)
+            say(f"{name}, for {seconds:.0f} s where it lasts")
             self.counts[name] += 1
-            await faults[name](chance)
+            await faults[name](pick, seconds)
 
-    async def _kill_worker(self, chance: random.Random) -> None:
-        await chance.choice(self.workers).kill()
+    def _picked(self, pick: float) -> Worker | None:
+        """One of those that live, if there are any now."""
+        living = self.workers
+        return living[int(pick * len(living))] if living else None
 
-    async def _freeze_worker(self, chance: random.Random) -> None:
-        await _freeze(chance.choice(self.workers).process.pid, chance)
+    async def _kill_worker(self, pick: float, _seconds: float) -> None:
+        if worker := self._picked(pick):
+            await worker.kill()
 
-    async def _replace_worker(self, chance: random.Random) -> None:
-        worker = chance.choice(self.workers)
-        await self.arena.run(worker.role)
-        await worker.stop()
+    async def _freeze_worker(self, pick: float, seconds: float) -> None:
+        if worker := self._picked(pick):
+            await _freeze(worker.process.pid, seconds)
 
-    async def _terminate_batcher(self, _chance: random.Random) -> None:
+    async def _replace_worker(self, pick: float, _seconds: float) -> None:
+        if worker := self._picked(pick):
+            await self.arena.run(worker.role)
+            await worker.stop()
+
+    async def _terminate_batcher(self, _pick: float, _seconds: float) -> None:
         with contextlib.suppress(RPCError):  # Temporal is away, or nobody has started it again yet
             await self.arena.client.get_workflow_handle(self.arena.batcher_workflow_id).terminate()
 
 
-async def _kill(server: Server, chance: random.Random) -> None:
+async def _kill(server: Server, _pick: float, seconds: float) -> None:
     await server.kill()
-    await asyncio.sleep(chance.uniform(*DOWN_S))
+    await asyncio.sleep(seconds)
     await server.start()
 
 
-async def _freeze_server(server: Server, chance: random.Random) -> None:
-    await _freeze(server.pid, chance)
+async def _freeze_server(server: Server, _pick: float, seconds: float) -> None:
+    await _freeze(server.pid, seconds)
 
 
-async def _freeze(pid: int, chance: random.Random) -> None:
+async def _freeze(pid: int, seconds: float) -> None:
     with contextlib.suppress(ProcessLookupError):  # a crash point came first
         os.kill(pid, SIGSTOP)
-        await asyncio.sleep(chance.uniform(*DOWN_S))
+        await asyncio.sleep(seconds)
         os.kill(pid, SIGCONT)
 
 
-async def _disturb(proxy: Proxy, network: Network, chance: random.Random) -> None:
+async def _disturb(proxy: Proxy, network: Network, _pick: float, seconds: float) -> None:
     proxy.become(network)
-    await asyncio.sleep(chance.uniform(*DOWN_S))
+    await asyncio.sleep(seconds)
     proxy.become(Network.UP)
 
 
-async def _slow_down(proxy: Proxy, chance: random.Random) -> None:
+async def _slow_down(proxy: Proxy, _pick: float, seconds: float) -> None:
     proxy.delay_s = SLOW_S
-    await asyncio.sleep(chance.uniform(*DOWN_S))
+    await asyncio.sleep(seconds)
     proxy.delay_s = 0.0

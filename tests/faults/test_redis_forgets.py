@@ -2,6 +2,7 @@
 
 import os
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.faults.conftest import OpenArena
 from tests.proxy import Network, Proxy
 from tests.support import eventually
 from write_batcher.models import ConfirmBy
+from write_batcher.queue.stream import GROUP
 from write_batcher.workers.local import RedisServer
 from write_batcher.workers.server import HOST
 
@@ -70,23 +72,48 @@ async def _logged(arena: Arena) -> int:
     return _log_of(arena).stat().st_size
 
 
+@pytest.mark.parametrize("forgetting", ["FLUSHALL", "DEL"])
+async def test_requests_that_redis_forgets_are_submitted_anew(
+    open_arena: OpenArena, target: Database, confirm_by: ConfirmBy, forgetting: str
+) -> None:
+    async with open_arena(target, confirm_by=confirm_by, confirm_timeout=RESUBMITTING) as arena:
+        _, batcher = await arena.run_both()
+        await batcher.stop()
+        await arena.start(CALLERS)
+        await arena.queued(CALLERS)
+        await _forget(arena, forgetting)
+        assert await arena.backlog() == 0
+        await arena.run("batcher")
+        assert (await arena.audit(counters=False)).completed == CALLERS
+
+
 @pytest.mark.parametrize("forgetting", ["FLUSHALL", "DEL", "XGROUP DESTROY"])
-async def test_what_redis_forgets_is_submitted_anew(
+async def test_batcher_whose_stream_is_forgotten_while_it_reads_keeps_its_batch_and_goes_on(
     open_arena: OpenArena, sqlite_target: Database, forgetting: str
 ) -> None:
-    async with open_arena(sqlite_target, confirm_timeout=RESUBMITTING, max_wait=timedelta(seconds=2)) as arena:
+    async with open_arena(sqlite_target, max_wait=timedelta(seconds=3)) as arena:
         await arena.run_both()
         await arena.start(CALLERS)
-        await arena.written()  # the first batch, by its size; the rest of them wait in the stream
-        match forgetting:
-            case "FLUSHALL":
-                await arena.redis.flushall()
-            case "DEL":
-                await arena.redis.delete(arena.queue.stream_key)
-            case _:
-                await arena.redis.xgroup_destroy(arena.queue.stream_key, "batcher")
+        await arena.written()  # the first batch, by its size; the others wait for more, in the hand of the drain
+        await eventually(partial(_all_are_taken, arena, CALLERS))
+        await _forget(arena, forgetting)
         await arena.start(CALLERS)
         assert (await arena.audit(counters=False)).completed == 2 * CALLERS
+
+
+async def _all_are_taken(arena: Arena, requests: int) -> bool:
+    statistics = await arena.queue.statistics()
+    return statistics.counters["appended"] == requests and statistics.backlog == statistics.pending
+
+
+async def _forget(arena: Arena, forgetting: str) -> None:
+    match forgetting:
+        case "FLUSHALL":
+            await arena.redis.flushall()
+        case "DEL":
+            await arena.redis.delete(arena.queue.stream_key)
+        case _:
+            await arena.redis.xgroup_destroy(arena.queue.stream_key, GROUP)
 
 
 async def test_group_that_somebody_destroyed_misses_nothing_that_was_appended_before_it_is_back(
@@ -97,7 +124,7 @@ async def test_group_that_somebody_destroyed_misses_nothing_that_was_appended_be
         await batcher.stop()
         await arena.start(CALLERS)
         await arena.queued(CALLERS)
-        await arena.redis.xgroup_destroy(arena.queue.stream_key, "batcher")
+        await arena.redis.xgroup_destroy(arena.queue.stream_key, GROUP)
         await arena.run("batcher")
         assert (await arena.audit()).completed == CALLERS
 
