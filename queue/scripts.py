@@ -80,6 +80,16 @@ return forget(ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
 """
 )
 
+# ARGV: entry. A script, so that it can be noted under maxmemory: refused, what is written alone would never be written,
+# and no memory would come free.
+BEGIN_ALONE = (
+    _KEYS
+    + """
+redis.call('HDEL', alone, '')  -- the first write, which needs no memory
+return redis.call('HINCRBY', alone, ARGV[1], 1)
+"""
+)
+
 # ARGV: dead letter. Puts it back under its own id; `first` keeps the time of its first append. Returns the new entry's
 # id, or nothing when the dead letter is gone.
 REPLAY = (

@@ -83,6 +83,7 @@ class WriteQueue:
         self._acknowledge = redis.register_script(scripts.ACKNOWLEDGE)
         self._claim_foreign = redis.register_script(scripts.CLAIM_FOREIGN)
         self._dead_letter = redis.register_script(scripts.DEAD_LETTER)
+        self._begin_alone = redis.register_script(scripts.BEGIN_ALONE)
         self._now = redis.register_script(scripts.NOW)
 
     async def append(self, fields: Fields, *, max_backlog: int) -> str:
@@ -192,7 +193,7 @@ class WriteQueue:
     async def begin_alone(self, entry: StreamEntry) -> None:
         """Note that `entry` is about to be written alone."""
         with translated_errors():
-            await self._redis.hincrby(self.alone_key, entry.entry_id, 1)
+            await self._begin_alone(keys=self.keys, args=[entry.entry_id])
 
     async def end_alone(self, entry: StreamEntry) -> None:
         """The process has survived writing `entry` alone."""

@@ -17,7 +17,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
 from tests.proxy import Proxy
-from tests.redis_servers import AnyRedis
+from tests.redis_servers import AnyRedis, tell_all
 from tests.support import FakeTemporal, MemorySink, eventually
 from tests.unit.test_stream_scripts import dead_letters, state_of
 from write_batcher.activities import answer as answer_module
@@ -791,9 +791,9 @@ async def test_partition_that_was_cut_off_does_not_retire_while_its_batch_is_hel
 async def deliver_often(stage: Stage, times: int) -> None:
     """As drains do that are killed while they hold what they read."""
     await stage.queue.ensure_group()
-    await stage.queue.read_new(count=100, block=timedelta(0))
+    await stage.queue.read_new(count=1000, block=timedelta(0))
     for _ in range(times - 1):
-        await stage.queue.read_pending(after="0", count=100)
+        await stage.queue.read_pending(after="0", count=1000)
 
 
 async def test_entries_that_were_delivered_often_are_written_alone_and_the_others_together(stage: Stage) -> None:
@@ -829,6 +829,20 @@ async def test_outage_does_not_count_against_an_entry_that_is_written_alone(stag
         stage.sink.outage = None
         await eventually(stage.is_empty)
     assert stage.sink.row_ids == ["a"]
+
+
+async def test_what_is_written_alone_is_written_although_the_server_is_out_of_memory(
+    breakable: tuple[Stage, AnyRedis],
+) -> None:
+    stage, server = breakable
+    suspects = [f"suspect-{number}" for number in range(150)]  # more than one read returns
+    await stage.append(*suspects)
+    await deliver_often(stage, ALONE_AFTER)
+    await stage.append("fresh")
+    await tell_all(server, "CONFIG SET", "maxmemory", 1)
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    assert sorted(stage.sink.row_ids) == sorted([*suspects, "fresh"])
 
 
 async def test_request_that_is_older_than_the_ledger_remembers_is_not_written(stage: Stage) -> None:

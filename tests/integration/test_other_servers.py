@@ -114,6 +114,7 @@ async def test_server_out_of_memory_refuses_appends_and_drains_all_the_same(serv
     try:
         with pytest.raises(QueueFull, match="out of memory"):
             await stage.append("c")
+        await stage.queue.begin_alone(first)
         assert await stage.queue.acknowledge(decided([first])) == 1
         await stage.queue.dead_letter(second, "rejected", "no such table")
     finally:

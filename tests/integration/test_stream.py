@@ -184,6 +184,7 @@ async def test_server_out_of_memory_refuses_appends_and_drains_all_the_same(
 
     with pytest.raises(QueueFull, match="out of memory"):
         await own_queue.append(fields("c"), max_backlog=BACKLOG)
+    await own_queue.begin_alone(first)
     assert await own_queue.acknowledge(decided([first])) == 1
     await own_queue.dead_letter(second, "rejected", "no such table")
     assert await state_of(own_queue) == (0, 0, 1)

@@ -219,6 +219,18 @@ class ScriptSuite:
         assert len(kept) == 3_502
         assert (await queue.statistics()).backlog == 0
 
+    async def test_processes_that_end_while_they_write_an_entry_alone_are_counted_until_one_survives(
+        self, redis: Redis, queue: WriteQueue
+    ) -> None:
+        await queue.append(fields("a"), max_backlog=BACKLOG)
+        [entry] = await take(queue)
+        assert await queue.deaths_alone(entry) == 0
+        await queue.begin_alone(entry)
+        await queue.begin_alone(entry)
+        assert await queue.deaths_alone(entry) == 2
+        await queue.end_alone(entry)
+        assert not await redis.exists(queue.alone_key)
+
     async def test_statistics_count_queued_pending_and_dead(self, queue: WriteQueue) -> None:
         assert await state_of(queue) == (0, 0, 0)
         for request_id in ("a", "b", "c"):
