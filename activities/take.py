@@ -60,6 +60,7 @@ class Taker:
         self._refuse = refuse
         self._stopping = stopping
         self._recovery_wanted = True
+        self._redelivery_wanted = False
         self._pending_after: str | None = None  # set while the entries delivered before are read again
         self._delivered_after: str | None = None  # and then those of them that no consumer has pending
         self._line: deque[Taken | FlushMark] = deque()
@@ -76,7 +77,7 @@ class Taker:
     def release(self, entries: Iterable[StreamEntry], *, redeliver: bool) -> None:
         """Entries whose way has ended. `redeliver` takes them again: they are still pending."""
         self._in_hand.difference_update(entry.entry_id for entry in entries)
-        self._recovery_wanted |= redeliver
+        self._redelivery_wanted |= redeliver
 
     async def next_batch(self) -> ClosedBatch | None:
         """The next batch with at least one request, or None once stopped and empty-handed. Stopping takes nothing more
@@ -156,7 +157,11 @@ class Taker:
                 self._delivered_after = entries[-1].entry_id if entries else None
                 return entries, False
             block = LONGEST_BLOCK
-            if due is not None:
+            if self._redelivery_wanted:
+                # After this read, not before it: entries that come back again and again must not hold up the new ones.
+                self._redelivery_wanted, self._recovery_wanted = False, True
+                block = timedelta(0)
+            elif due is not None:
                 left = timedelta(seconds=due - asyncio.get_running_loop().time())
                 block = min(block, max(left, timedelta(0)))
             entries = await self._queue.read_new(count=count, block=block)

@@ -31,7 +31,13 @@ from write_batcher.activities.batching import BatchLimits
 from write_batcher.activities.drain import Drain
 from write_batcher.activities.take import ALONE_AFTER
 from write_batcher.activities.write import DEATHS_ALONE
-from write_batcher.errors import ConfigurationError, SinkContractBroken, SinkUnavailable, StageStalled
+from write_batcher.errors import (
+    ConfigurationError,
+    QueueUnavailable,
+    SinkContractBroken,
+    SinkUnavailable,
+    StageStalled,
+)
 from write_batcher.models import (
     Batch,
     ConfirmBy,
@@ -843,6 +849,25 @@ async def test_what_is_written_alone_is_written_although_the_server_is_out_of_me
     async with stage.draining():
         await eventually(stage.is_empty)
     assert sorted(stage.sink.row_ids) == sorted([*suspects, "fresh"])
+
+
+async def test_entries_that_come_back_again_and_again_do_not_hold_up_new_ones(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stage.append("a", "b", "c")
+    await deliver_often(stage, ALONE_AFTER)
+    await stage.append("fresh")
+    stage.max_items = 2  # fewer than come back
+
+    async def refuse(entry: StreamEntry) -> None:
+        raise QueueUnavailable("refused")
+
+    begin_alone = stage.queue.begin_alone
+    monkeypatch.setattr(stage.queue, "begin_alone", refuse)
+    async with stage.draining():
+        await eventually(lambda: stage.sink.row_ids == ["fresh"])
+        monkeypatch.setattr(stage.queue, "begin_alone", begin_alone)
+        await eventually(stage.is_empty)
 
 
 async def test_request_that_is_older_than_the_ledger_remembers_is_not_written(stage: Stage) -> None:
