@@ -100,9 +100,10 @@ class Taker:
                     oldest = batch.oldest
                 overdue = due is not None and due <= asyncio.get_running_loop().time()
                 room = batch.room
+                in_hand = frozenset(self._in_hand)  # before the read: what is answered meanwhile is not taken again
                 entries, complete = await self._read(room, due)
                 suspects = await self._delivered_often(entries) if not complete else frozenset()
-                await self._admit(entries, suspects, batch.line)
+                await self._admit([one for one in entries if one.entry_id not in in_hand], suspects, batch.line)
                 failures = 0
                 reason = batch.fill()
                 if reason is None and overdue and complete and len(entries) < room:
@@ -186,8 +187,6 @@ class Taker:
         """Decode `entries` into `line`. What is not there yet when this raises is taken again by the next recovery."""
         done: list[StreamEntry] = []
         for entry in entries:
-            if entry.entry_id in self._in_hand:
-                continue
             if not entry.fields:  # deleted while it was pending
                 done.append(entry)
             elif entry.fields == CONTROL_FLUSH:

@@ -277,6 +277,27 @@ async def test_taker_does_not_take_twice_what_is_in_hand(queue: WriteQueue) -> N
     assert taking.taker.in_hand == 2
 
 
+async def test_taker_does_not_take_again_what_is_answered_while_it_is_read(
+    queue: WriteQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taking = Taking(queue, max_items=1)
+    await append_request(queue, "a")
+    assert await taking.batch() == ["a"]
+    deliveries = queue.deliveries
+
+    async def answered_meanwhile(entries: list[StreamEntry]) -> dict[str, int]:
+        await queue.acknowledge(decided(entries))
+        taking.taker.release(entries, redeliver=False)
+        return await deliveries(entries)
+
+    monkeypatch.setattr(queue, "deliveries", answered_meanwhile)
+    taking.taker.release([], redeliver=True)
+    next_batch = asyncio.create_task(taking.batch())
+    await eventually(lambda: taking.taker.in_hand == 0)
+    await append_request(queue, "b")
+    assert await next_batch == ["b"]
+
+
 async def test_taker_takes_again_what_was_released_for_redelivery(queue: WriteQueue) -> None:
     taking = Taking(queue, max_items=1)
     await append_request(queue, "a")
