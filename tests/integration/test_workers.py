@@ -293,14 +293,20 @@ async def have_ended(client: Client, settings: Settings, *partitions: int) -> bo
 
 
 @pytest.mark.usefixtures("quick_reads")
-async def test_drain_announces_the_partitions_again_when_redis_lost_them(
-    client: Client, redis: Redis, settings: Settings, sink: MemorySink, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("value", [None, "abc", "0"])
+async def test_drain_announces_the_partitions_again_when_redis_lost_or_garbled_them(
+    client: Client,
+    redis: Redis,
+    settings: Settings,
+    sink: MemorySink,
+    monkeypatch: pytest.MonkeyPatch,
+    value: str | None,
 ) -> None:
     monkeypatch.setattr(drain_module, "PARTITIONS_EVERY", QUICK)
     await start_batching(client, redis, settings)
     key = f"write-batcher:{settings.queue}:partitions"
     async with make_batcher_worker(client, settings, redis, sink):
-        await redis.delete(key)
+        await (redis.delete(key) if value is None else redis.set(key, value))
         await eventually(lambda: holds(redis, key, b"1"))
 
 

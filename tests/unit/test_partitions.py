@@ -2,9 +2,11 @@ from collections import Counter
 
 import pytest
 from fakeredis import FakeAsyncRedis
+from redis.asyncio import Redis
 
-from write_batcher.errors import QueueUnavailable
-from write_batcher.queue.partitions import Partitions
+from write_batcher.config import load_settings
+from write_batcher.errors import ConfigurationError, QueueUnavailable
+from write_batcher.queue.partitions import MAX_PARTITIONS, Partitions
 from write_batcher.queue.routing import partition_of
 
 
@@ -30,8 +32,13 @@ def test_keys_spread_evenly(partitions: int) -> None:
 
 
 @pytest.fixture
-def partitions() -> Partitions:
-    return Partitions(FakeAsyncRedis(), "orders")
+def redis() -> Redis:
+    return FakeAsyncRedis()
+
+
+@pytest.fixture
+def partitions(redis: Redis) -> Partitions:
+    return Partitions(redis, "orders")
 
 
 async def test_number_that_nobody_announced_names_the_missing_batcher(partitions: Partitions) -> None:
@@ -59,3 +66,32 @@ async def test_announced_number_is_not_replaced_by_the_configured_one(partitions
     await partitions.announce(2)
     assert await partitions.announced_or(4) == 2
     assert await partitions.count() == 2
+
+
+garbage = pytest.mark.parametrize(
+    "value", ["abc", "", "0", "-1", "1.5", "1_0", " 4", "1001", "9" * 5000], ids=lambda value: value[:8]
+)
+
+
+@garbage
+async def test_number_that_is_none_counts_as_not_announced(redis: Redis, partitions: Partitions, value: str) -> None:
+    await redis.set(partitions.key, value)
+    assert await partitions.known() == 0
+    assert await partitions.announced_or(4) == 4
+    await redis.set(partitions.key, value)
+    assert await partitions.announce(3) == 3
+    assert await partitions.count() == 3
+
+
+@garbage
+async def test_number_that_is_none_is_named_with_its_key(redis: Redis, partitions: Partitions, value: str) -> None:
+    await redis.set(partitions.key, value)
+    with pytest.raises(QueueUnavailable, match=f"write-batcher:orders:partitions holds b'{value[:80]}' instead of"):
+        await partitions.count()
+
+
+async def test_as_many_partitions_as_the_setting_allows_may_be_announced(partitions: Partitions) -> None:
+    assert load_settings(partitions=MAX_PARTITIONS).partitions == MAX_PARTITIONS
+    with pytest.raises(ConfigurationError):
+        load_settings(partitions=MAX_PARTITIONS + 1)
+    assert await partitions.announce(MAX_PARTITIONS) == await partitions.count() == MAX_PARTITIONS
