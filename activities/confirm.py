@@ -1,8 +1,10 @@
 """Delivers receipts to their callers, by signal or by completing an activity."""
 
 import asyncio
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from enum import Enum
 
@@ -17,7 +19,7 @@ from write_batcher.models import CONFIRMATION_SIGNAL, ReplyAddress, WriteReceipt
 CONCURRENCY = 32  # more only queues in the server
 RPC_TIMEOUT = timedelta(seconds=5)  # per attempt; one hung call must not hold up the others
 CALL_LIMIT = timedelta(seconds=60)  # of a call with all the attempts of the SDK, which give up after about 10 s
-RECEIPTS_PER_SIGNAL = 500  # of at most about 1.5 kB each, far below the 2 MB that a signal may have
+SIGNAL_BYTES = 500_000  # of receipts, far below the 2 MB that a signal may have, also when a payload codec adds to them
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +43,14 @@ class Confirmer:
         self._slots = asyncio.Semaphore(CONCURRENCY)
 
     async def deliver(self, caller: ReplyAddress, receipts: Sequence[WriteReceipt]) -> Delivery:
-        """Send one caller its `receipts`, in one call unless there are hundreds. Raises ConfigurationError when no
+        """Send one caller its `receipts`, in one call unless there are very many. Raises ConfigurationError when no
         caller can be reached.
         """
-        for first in range(0, len(receipts), RECEIPTS_PER_SIGNAL):
+        for part in _parts(receipts):
             async with self._slots:
                 try:
                     with self._watch.step("confirming to one caller", CALL_LIMIT):
-                        await self._send(caller, list(receipts[first : first + RECEIPTS_PER_SIGNAL]))
+                        await self._send(caller, part)
                 except RPCError as error:
                     return _delivery(error, caller, self._client.namespace)
                 except OSError as error:  # a payload codec that asks a key server
@@ -77,6 +79,19 @@ class Confirmer:
         # Without a run id: the attempt in each receipt decides who is meant, also after a reset.
         workflow = self._client.get_workflow_handle(caller.workflow_id)
         await workflow.signal(CONFIRMATION_SIGNAL, receipts, rpc_timeout=RPC_TIMEOUT)
+
+
+def _parts(receipts: Sequence[WriteReceipt]) -> Iterator[list[WriteReceipt]]:
+    part: list[WriteReceipt] = []
+    part_bytes = 0
+    for receipt in receipts:
+        size = len(json.dumps(asdict(receipt)))
+        if part and part_bytes + size > SIGNAL_BYTES:
+            yield part
+            part, part_bytes = [], 0
+        part.append(receipt)
+        part_bytes += size
+    yield part
 
 
 def _delivery(error: RPCError, caller: ReplyAddress, namespace: str) -> Delivery:

@@ -14,11 +14,19 @@ from write_batcher.activities.confirm import Confirmer
 from write_batcher.activities.own_queue import check_queue
 from write_batcher.activities.progress import Progress
 from write_batcher.activities.sinks.protocol import PrunableSink, Sink
-from write_batcher.activities.take import LONGEST_BLOCK, ClosedBatch, Taker
+from write_batcher.activities.take import LONGEST_BLOCK, ClosedBatch, Taker, check_reply
 from write_batcher.activities.watch import Watch
 from write_batcher.activities.write import Writer, shortened
 from write_batcher.errors import InvalidEntry, QueueUnavailable, SinkUnavailable
-from write_batcher.models import DrainEnd, DrainProgress, DrainResult, Outcome, PartitionRef, WriteReceipt
+from write_batcher.models import (
+    MAX_REQUEST_ID_BYTES,
+    DrainEnd,
+    DrainProgress,
+    DrainResult,
+    Outcome,
+    PartitionRef,
+    WriteReceipt,
+)
 from write_batcher.queue.codec import Codec, decode_reply
 from write_batcher.queue.connections import connect
 from write_batcher.queue.partitions import Partitions
@@ -176,17 +184,20 @@ class Drain:
 
     async def _refuse(self, entry: StreamEntry, reason: str) -> None:
         """An entry that nobody can decode: its caller is told so, if its reply address can be read."""
-        logger.error("entry %s of %s goes to the dead letters: %s", entry.entry_id, self._queue.stream_key, reason)
+        error = shortened(reason)  # it may quote the entry
+        logger.error("entry %s of %s goes to the dead letters: %s", entry.entry_id, self._queue.stream_key, error)
         try:
+            check_reply(entry)
             reply = decode_reply(entry.fields)
         except InvalidEntry:
             reply = None
         receipt = WriteReceipt(
-            request_id=entry.request_id.decode(errors="replace"),
+            # A longer one is nobody's, and would fit into no signal.
+            request_id=entry.request_id[:MAX_REQUEST_ID_BYTES].decode(errors="replace"),
             outcome=Outcome.REJECTED,
             queue=self.partition.queue,
             attempt=reply.attempt if reply else None,
-            error=shortened(reason),
+            error=error,
         )
         await self._answers.put([Answer(entry=entry, reply=reply, receipt=receipt, undecodable=True)])
 

@@ -459,6 +459,33 @@ async def test_caller_of_an_undecodable_entry_is_told_so(stage: Stage) -> None:
     assert (receipt.error or "").startswith("not a write request")
 
 
+@pytest.mark.parametrize("field", ["v", "id", "reply", "payload"])
+async def test_huge_garbage_is_one_dead_letter_and_stops_nobody(
+    stage: Stage, caplog: pytest.LogCaptureFixture, field: str
+) -> None:
+    huge = await stage.fields("huge", "caller") | {field.encode(): b"x" * 64 * 1024 * 1024}
+    await stage.append("before")
+    await stage.redis.xadd(stage.queue.stream_key, huge)  # type: ignore[arg-type] # invariant
+    await stage.append("after")
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    assert await state_of(stage.queue) == (0, 0, 1)
+    await stage.redis.delete(stage.queue.dead_key)
+    assert sorted(stage.sink.row_ids) == ["after", "before"]
+    assert len(str(stage.temporal.receipts("caller"))) < 2000
+    assert len(caplog.text) < 10_000
+
+
+async def test_caller_with_an_address_that_no_signal_can_carry_is_not_told(stage: Stage) -> None:
+    await stage.append_attempt("huge", replace(NEW, attempt="x" * 2_000_000))
+    await stage.append("a")
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    [dead] = await dead_letters(stage.redis, stage.queue)
+    assert dead[b"dead-reason"].endswith(b"bytes; 8192 are allowed")
+    assert (stage.sink.row_ids, stage.temporal.receipts("caller")) == (["a"], [])
+
+
 async def test_caller_that_no_longer_exists_is_acknowledged(stage: Stage) -> None:
     stage.temporal.fail("a", GONE)
     await stage.append("a")

@@ -7,6 +7,7 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
 from temporalio.api.common.v1 import GrpcStatus
 from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure, NotFoundFailure
+from temporalio.converter import DataConverter
 from temporalio.service import RPCError, RPCStatusCode
 
 from tests.support import FakeTemporal, eventually
@@ -20,6 +21,7 @@ RECEIPT = WriteReceipt(request_id="r1", outcome=Outcome.WRITTEN, batch_id="b1")
 CALLER = ReplyAddress(workflow_id="caller", run_id="run", attempt="first")
 WAITING = replace(CALLER, mode=ConfirmBy.COMPLETION, activity_id="5")
 WITHIN_S = 5
+MAX_SIGNAL_BYTES = 2 * 1024 * 1024  # Temporal's
 
 
 def rpc_error(status: RPCStatusCode, *details: Message) -> RPCError:
@@ -46,15 +48,14 @@ async def test_receipts_of_a_caller_arrive_in_one_signal() -> None:
     assert temporal.signals == [("caller", [RECEIPT, second])]
 
 
-async def test_very_many_receipts_go_in_several_signals_none_of_them_too_large() -> None:
+@pytest.mark.parametrize("error", [None, "x" * 500, "\U0001f4a5" * 500], ids=["short", "long", "long in JSON"])
+async def test_very_many_receipts_go_in_several_signals_none_of_them_too_large(error: str | None) -> None:
     temporal = FakeTemporal()
-    receipts = [RECEIPT] * (2 * confirm.RECEIPTS_PER_SIGNAL + 1)
+    receipts = [replace(RECEIPT, request_id=str(number), error=error) for number in range(10_000)]
     assert await Confirmer(temporal.client, Watch()).deliver(CALLER, receipts) is Delivery.DELIVERED
-    assert [len(sent) for _caller, sent in temporal.signals] == [
-        confirm.RECEIPTS_PER_SIGNAL,
-        confirm.RECEIPTS_PER_SIGNAL,
-        1,
-    ]
+    assert [receipt for _caller, sent in temporal.signals for receipt in sent] == receipts
+    payloads = await DataConverter.default.encode([sent for _caller, sent in temporal.signals])
+    assert max(payload.ByteSize() for payload in payloads) < MAX_SIGNAL_BYTES / 2
 
 
 @pytest.mark.parametrize(
