@@ -8,11 +8,15 @@ from datetime import timedelta
 from typing import Any, cast
 
 from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel, SSLConnection
+from redis.asyncio import BlockingConnectionPool, Connection, Redis, RedisCluster, Sentinel, SSLConnection
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import SentinelConnectionPool
+from redis.asyncio.sentinel import (
+    SentinelConnectionPool,
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
 from redis.backoff import NoBackoff
 
 from write_batcher.errors import QueueFull, QueueUnavailable
@@ -27,6 +31,39 @@ _CODE = re.compile(r"(?:Error running script .*?: -?)?(?P<code>[A-Z]+)\b")
 
 class GroupMissing(QueueUnavailable):
     """The consumer group is gone: the stream was deleted, or Redis lost its data."""
+
+
+class _LeavesReplicas:
+    """A connection that ends when its server says that it is a replica. After a failover behind one address the old
+    primary keeps its connections, and they would never lead to the new one.
+    """
+
+    async def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super().read_response(*args, **kwargs)  # type: ignore[misc] # of the connection
+        except exceptions.ResponseError as error:
+            if _code_of(error) != "READONLY":
+                raise
+            await self.disconnect()  # type: ignore[attr-defined] # of the connection
+            raise exceptions.ConnectionError(
+                f"the server is a replica, no longer or not the primary: {error}"
+            ) from error
+
+
+class _ServerConnection(_LeavesReplicas, Connection):
+    pass
+
+
+class _ServerSSLConnection(_LeavesReplicas, SSLConnection):
+    pass
+
+
+class _PrimaryConnection(_LeavesReplicas, SentinelManagedConnection):
+    pass
+
+
+class _PrimarySSLConnection(_LeavesReplicas, SentinelManagedSSLConnection):
+    pass
 
 
 def connect(url: str, *, longest_block: timedelta = timedelta(0)) -> Redis:
@@ -48,11 +85,13 @@ def connect(url: str, *, longest_block: timedelta = timedelta(0)) -> Redis:
         "decode_responses": False,  # one value that is not UTF-8 would jam the consumer for ever
         **parse_url(address.first),
     }
+    with_tls = options.pop("connection_class", None) is SSLConnection
     if address.kind is Kind.SERVER:
-        return Redis.from_pool(BlockingConnectionPool(**options))
+        connection_class = _ServerSSLConnection if with_tls else _ServerConnection
+        return Redis.from_pool(BlockingConnectionPool(connection_class=connection_class, **options))
     for name in ("host", "port"):
         options.pop(name, None)
-    options["ssl"] = options.pop("connection_class", None) is SSLConnection
+    options["ssl"] = with_tls
     if address.kind is Kind.SENTINEL:
         return _sentinel_client(address, options)
     return _cluster_client(address, options)
@@ -68,7 +107,12 @@ def _sentinel_client(address: RedisAddress, options: dict[str, Any]) -> Redis:
         address.nodes,
         sentinel_kwargs={**shared, **{name.removeprefix("sentinel_"): value for name, value in own.items()}},
     )
-    client: Redis = sentinel.master_for(address.service, connection_pool_class=_PrimaryPool, **options)
+    client: Redis = sentinel.master_for(
+        address.service,
+        connection_pool_class=_PrimaryPool,
+        connection_class=_PrimarySSLConnection if options["ssl"] else _PrimaryConnection,
+        **options,
+    )
     return client
 
 
@@ -126,8 +170,7 @@ def translated_errors() -> Iterator[None]:
             f"Redis says MOVED {error}: it is a cluster, write redis+cluster:// in its URL"
         ) from error
     except exceptions.ResponseError as error:
-        found = _CODE.match(str(error))
-        match found and found["code"]:
+        match _code_of(error):
             case "NOGROUP" | "UNBLOCKED":
                 raise GroupMissing(str(error)) from error
             case "OOM":  # without a class of its own when Redis 6.2 raises it from a script
@@ -141,3 +184,10 @@ def translated_errors() -> Iterator[None]:
         # finished: the task would go on, and whoever waits for its end (a TaskGroup) would wait for ever.
         if task and task.cancelling() > cancelled_before:
             raise asyncio.CancelledError
+
+
+def _code_of(error: exceptions.ResponseError) -> str | None:
+    if isinstance(error, exceptions.ReadOnlyError):  # redis-py takes the code off when it has a class for it
+        return "READONLY"
+    found = _CODE.match(str(error))
+    return found["code"] if found else None

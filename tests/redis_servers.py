@@ -152,6 +152,10 @@ class TlsServer(OneServer):
     def url(self) -> str:
         return f"rediss://:{QUOTED}@{HOST}:{self.port}/0?ssl_ca_certs={self.certificate}"
 
+    def share_certificate(self, other: "TlsServer") -> None:
+        """Before it starts: so that one file is enough to trust both."""
+        self.certificate, self._key = other.certificate, other._key
+
     async def _prepare(self, program: Path) -> None:
         if not self.certificate.exists():
             make_certificate(self.certificate, self._key)

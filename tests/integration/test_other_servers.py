@@ -19,7 +19,9 @@ from temporalio.converter import DataConverter, PayloadCodec
 
 from tests.callers import receipts_of, result_of, stacked
 from tests.integration.test_drain import EMPTY, NEVER, WITHIN_S, Stage, stage_on
+from tests.proxy import Proxy
 from tests.redis_servers import (
+    PASSWORD,
     SLOTS,
     AnyRedis,
     Cluster,
@@ -47,7 +49,7 @@ from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.workers.connections import connect_redis
 from write_batcher.workers.local import TemporalServer
-from write_batcher.workers.server import choose_ports
+from write_batcher.workers.server import HOST, choose_ports
 
 QUICK = timedelta(milliseconds=100)
 
@@ -165,6 +167,50 @@ async def test_workflows_and_their_batcher_find_the_new_primary_after_a_failover
         receipts = [receipt for handle in before + meanwhile for receipt in await receipts_of(handle)]
     assert {receipt.outcome for receipt in receipts} <= {Outcome.WRITTEN, Outcome.DUPLICATE}
     assert len(receipts) == len(stack.sink.rows) == 10
+
+
+@pytest.mark.parametrize("kind", [RedisKind.VALKEY, RedisKind.REDIS6, RedisKind.REDIS7, RedisKind.TLS])
+async def test_clients_follow_their_address_to_the_new_primary_after_a_failover(
+    tmp_path: Path, name: str, kind: RedisKind
+) -> None:
+    """Behind a name or a proxy, nothing cuts the connections to the old primary, which is a replica now."""
+    old, new = one_of(kind, tmp_path / "old"), one_of(kind, tmp_path / "new")
+    if isinstance(old, TlsServer) and isinstance(new, TlsServer):
+        new.share_certificate(old)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(old)
+        await stack.enter_async_context(new)
+        await follow(new, old)
+        await eventually(lambda: replicates(new))
+        address = await stack.enter_async_context(Proxy(old.port))
+        url = old.url.replace(str(old.port), str(address.port))
+        redis = await stack.enter_async_context(connect(url))
+        stage = stage_on(redis, await stack.enter_async_context(connect(url, longest_block=QUICK)), name)
+        async with stage.draining():
+            await submit_until_appended(stage, "before")
+            await eventually(lambda: stage.sink.row_ids == ["before"])
+            await tell_all(new, "REPLICAOF", "NO", "ONE")
+            address.target_port = new.port
+            await follow(old, new)
+            await submit_until_appended(stage, "after")
+            await eventually(lambda: stage.sink.row_ids == ["before", "after"])
+
+
+def one_of(kind: RedisKind, folder: Path) -> OneServer:
+    server = redis_of(kind, folder)
+    assert isinstance(server, OneServer)
+    return server
+
+
+async def follow(replica: OneServer, primary: OneServer) -> None:
+    await tell_all(primary, "CONFIG SET", "repl-diskless-sync-delay", 0)
+    await tell_all(replica, "CONFIG SET", "masterauth", PASSWORD if isinstance(primary, TlsServer) else "")
+    await tell_all(replica, "REPLICAOF", HOST, primary.port)
+
+
+async def replicates(replica: OneServer) -> bool:
+    [replication] = await tell_all(replica, "INFO", "replication")
+    return bool(replication["master_link_status"] == "up")
 
 
 async def test_connecting_tells_what_the_server_does_with_data(
