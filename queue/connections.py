@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, cast
+from urllib.parse import parse_qsl, urlsplit
 
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Connection, Redis, RedisCluster, Sentinel, SSLConnection
@@ -24,6 +25,14 @@ from write_batcher.queue.address import Kind, RedisAddress, parse_address
 
 MAX_CONNECTIONS = 32
 COMMAND_TIMEOUT = timedelta(seconds=5)
+
+# Options of redis-py that this job decides on. Another value in the URL would break appends, reads or both, and some of
+# them late and silently.
+FIXED_OPTIONS = (
+    *("protocol", "legacy_responses", "decode_responses", "encoding", "encoding_errors"),
+    *("socket_timeout", "retry", "retry_on_timeout", "retry_on_error", "single_connection_client"),
+    *("credential_provider", "event_dispatcher", "maint_notifications_config"),  # objects, which no text can name
+)
 
 # The error code of the Redis protocol. Redis 6.2 puts that of a script around that of its command.
 _CODE = re.compile(r"(?:Error running script .*?: -?)?(?P<code>[A-Z]+)\b")
@@ -73,6 +82,7 @@ def connect(url: str, *, longest_block: timedelta = timedelta(0)) -> Redis:
     For a cluster it is a `RedisCluster`, which has the same commands.
     """
     address = parse_address(url)
+    _refuse_fixed_options(address.first)
     options: dict[str, Any] = {
         "max_connections": MAX_CONNECTIONS,
         "timeout": COMMAND_TIMEOUT.total_seconds(),  # for a free connection: waiting beats MaxConnectionsError
@@ -95,6 +105,12 @@ def connect(url: str, *, longest_block: timedelta = timedelta(0)) -> Redis:
     if address.kind is Kind.SENTINEL:
         return _sentinel_client(address, options)
     return _cluster_client(address, options)
+
+
+def _refuse_fixed_options(url: str) -> None:
+    for name, value in parse_qsl(urlsplit(url).query):
+        if name.removeprefix("sentinel_") in FIXED_OPTIONS:
+            raise ValueError(f"its option {name}={value} cannot be chosen, write-batcher needs its own: remove it")
 
 
 def _sentinel_client(address: RedisAddress, options: dict[str, Any]) -> Redis:

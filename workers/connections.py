@@ -39,7 +39,7 @@ async def connect_temporal() -> Client:
             await _check_namespace(client, address)
             return client
     except (RuntimeError, ValueError, TimeoutError) as error:
-        reason = "no answer" if isinstance(error, TimeoutError) else error
+        reason = "no answer" if isinstance(error, TimeoutError) else str(error)
         raise ConfigurationError(
             f"Temporal at {address} cannot be reached: start it (`write-batcher up`) or set TEMPORAL_ADDRESS ({reason})"
         ) from error
@@ -87,12 +87,15 @@ async def connect_redis(settings: Settings) -> Redis:
 async def _warn_of_data_loss(redis: Redis) -> None:
     try:
         configs = await _configs(redis)
-    except ResponseError as error:
-        logger.warning("cannot check whether Redis keeps its data (%s): make sure it persists and never evicts", error)
+        appendonly = {config["appendonly"] for config in configs}
+        policies = {config["maxmemory-policy"] for config in configs}
+    except (ResponseError, KeyError) as error:  # managed services refuse, or answer with nothing
+        reason = f"it does not tell its {error.args[0]}" if isinstance(error, KeyError) else error
+        logger.warning("cannot check whether Redis keeps its data (%s): make sure it persists and never evicts", reason)
         return
-    if any(config["appendonly"] != "yes" for config in configs):
+    if appendonly != {"yes"}:
         logger.warning("Redis has appendonly no and loses queued writes when it restarts: set `appendonly yes`")
-    for policy in {config["maxmemory-policy"] for config in configs} - {"noeviction"}:
+    for policy in policies - {"noeviction"}:
         logger.warning(
             "Redis has maxmemory-policy %s and may evict queued writes: set `maxmemory-policy noeviction`", policy
         )

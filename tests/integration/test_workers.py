@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 from temporalio import workflow
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.service import RPCError
@@ -499,6 +499,27 @@ async def test_connecting_warns_of_a_redis_that_loses_data(
     async with RedisServer(tmp_path, extra=extra) as server, await connect_redis(load_settings(redis_url=server.url)):
         pass
     assert warning in caplog.text
+
+
+async def test_connecting_to_a_redis_that_tells_no_configuration_warns_that_it_cannot_be_checked(
+    redis_server: AnyRedis, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answer_nothing(*_: object, **__: object) -> dict[str, str]:
+        return {}  # as Redis Enterprise does
+
+    monkeypatch.setattr(Redis, "config_get", answer_nothing)
+    monkeypatch.setattr(RedisCluster, "config_get", answer_nothing)
+    async with await connect_redis(load_settings(redis_url=redis_server.url)):
+        pass
+    assert "cannot check whether Redis keeps its data" in caplog.text
+    assert "loses queued writes" not in caplog.text
+
+
+async def test_connecting_with_an_option_that_the_job_decides_on_names_it(redis_server: AnyRedis) -> None:
+    mark = "&" if "?" in redis_server.url else "?"
+    message = await refusal_of_redis(f"{redis_server.url}{mark}protocol=3")
+    assert "option protocol=3 cannot be chosen, write-batcher needs its own: remove it" in message
+    assert "WRITE_BATCHER_REDIS_URL" in message
 
 
 async def test_connecting_to_a_redis_that_keeps_its_data_warns_of_nothing(

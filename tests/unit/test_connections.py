@@ -2,7 +2,7 @@ import pytest
 from redis import exceptions
 
 from write_batcher.errors import QueueFull, QueueUnavailable
-from write_batcher.queue.connections import GroupMissing, translated_errors
+from write_batcher.queue.connections import FIXED_OPTIONS, GroupMissing, connect, translated_errors
 
 SCRIPT = "Error running script (call to f_8d0f9469): @user_script:15: "
 
@@ -27,3 +27,23 @@ async def test_errors_of_the_driver_become_ours(error: Exception, kind: type[Exc
     with pytest.raises(QueueUnavailable, match=text) as raised, translated_errors():
         raise error
     assert type(raised.value) is kind
+
+
+@pytest.mark.parametrize("url", ["rediss://h", "redis+cluster://h,i", "redis+sentinel://h/set", "redis://h?db=1"])
+@pytest.mark.parametrize("option", FIXED_OPTIONS)
+def test_option_that_the_job_decides_on_is_refused_by_name_and_value(url: str, option: str) -> None:
+    url += "&" if "?" in url else "?"
+    with pytest.raises(ValueError, match=f"option {option}=3 cannot be chosen, .*: remove it"):
+        connect(f"{url}{option}=3")
+
+
+def test_option_of_the_sentinels_that_the_job_decides_on_is_refused_too() -> None:
+    with pytest.raises(ValueError, match="option sentinel_protocol=3 cannot be chosen"):
+        connect("redis+sentinel://h/set?sentinel_password=p&sentinel_protocol=3")
+
+
+async def test_other_options_may_be_chosen() -> None:
+    redis = connect("rediss://h?client_name=orders&socket_connect_timeout=1&health_check_interval=30&ssl_ca_certs=/ca")
+    chosen = redis.connection_pool.connection_kwargs
+    await redis.aclose()
+    assert (chosen["client_name"], chosen["socket_connect_timeout"], chosen["ssl_ca_certs"]) == ("orders", 1, "/ca")
