@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Self
 
-from sqlalchemy import BigInteger, Column, DateTime, MetaData, Table, Text, delete, func, select
+from sqlalchemy import BigInteger, Column, DateTime, MetaData, RowMapping, Table, Text, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from write_batcher.activities.sinks.dialects import Dialect
@@ -26,7 +26,7 @@ MAX_ID_BYTES = 2_000
 """PostgreSQL indexes at most 2,704 bytes. Temporal's workflow ids, which request ids begin with, end at 1,000."""
 
 MAX_ATTEMPTS = 100
-"""Earlier attempts whose outcome a row remembers. Each has waited for its whole timeout before the next began."""
+"""Attempts whose outcome a row remembers. Each has waited for its whole timeout before the next began."""
 
 LEDGER = Table(
     "write_batcher_ledger",
@@ -43,20 +43,36 @@ LEDGER = Table(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Who asked for a write, and when; None where no caller is known."""
+
+    name: str | None
+    workflow_id: str | None = None
+    asked_ms: int | None = None
+
+    def binds(self, later: "Attempt") -> bool:
+        """Whether what this attempt was told holds for another: for itself, and for those that its workflow made
+        before. Their entries may still be on their way.
+        """
+        if later.name == self.name:
+            return True
+        if self.workflow_id is None or self.workflow_id != later.workflow_id:
+            return False
+        return self.asked_ms is not None and later.asked_ms is not None and later.asked_ms < self.asked_ms
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerRow:
-    """What became of a request id. `workflow_id`, `attempt` and `asked_ms` tell who asked and when, None when no caller
-    is known; in the ledger `attempt` names all attempts that are bound, each in a line. `batch_id` is None when the
-    request was withdrawn.
+    """What became of a request id. `attempts` are those that are bound by it, the latest last; a request that comes has
+    one. `batch_id` is None when the request was withdrawn.
     """
 
     request_id: str
     record_hash: str
     outcome: Outcome
     batch_id: str | None
-    workflow_id: str | None
-    attempt: str | None
-    asked_ms: int | None
+    attempts: tuple[Attempt, ...]
     error: str | None
 
     @classmethod
@@ -75,41 +91,33 @@ class LedgerRow:
                 raise InvalidRequest(
                     f"The {name} {value[:80]!r} cannot be kept: use up to {MAX_ID_BYTES} bytes of UTF-8 without NUL."
                 )
+        if request.attempt is not None and "\n" in request.attempt:
+            raise InvalidRequest(f"The attempt {request.attempt[:80]!r} cannot be kept: use a single line.")
         return cls(
             request_id=request.request_id,
             record_hash=record_hash(request),
             outcome=outcome,
             batch_id=batch_id,
-            workflow_id=workflow_id,
-            attempt=request.attempt,
-            asked_ms=request.asked_ms,
+            attempts=(Attempt(request.attempt, workflow_id, request.asked_ms),),
             error=None,
         )
 
     def binds(self, later: "LedgerRow") -> bool:
         """Whether this row, which is in the ledger, decides about another request of the same id that comes now.
 
-        `written` binds everybody. A refusal or a withdrawal binds the attempt that got it, so that a reset workflow
-        gets a new try, and older attempts of the same workflow, whose entries may still be on their way.
+        `written` binds everybody. A refusal or a withdrawal binds the attempts that got it, so that a reset workflow
+        gets a new try.
         """
-        if self.outcome is Outcome.WRITTEN or later.attempt in self._attempts:
-            return True
-        if self.workflow_id is None or self.workflow_id != later.workflow_id:
-            return False
-        return self.asked_ms is not None and later.asked_ms is not None and later.asked_ms < self.asked_ms
+        (asker,) = later.attempts
+        return self.outcome is Outcome.WRITTEN or any(attempt.binds(asker) for attempt in self.attempts)
 
     def after(self, earlier: "LedgerRow | None") -> Self:
-        """This row as it replaces `earlier`: what was told to the attempts before still binds them, because their
-        entries may still be on their way.
-        """
-        if earlier is None or self.outcome is Outcome.WRITTEN or self.attempt is None:
+        """This row as it replaces `earlier`: what was told to the attempts before still binds them."""
+        if earlier is None or self.outcome is Outcome.WRITTEN:
             return self
-        before = [attempt for attempt in earlier._attempts if attempt is not None]
-        return replace(self, attempt="\n".join([*before[-MAX_ATTEMPTS:], self.attempt]))
-
-    @property
-    def _attempts(self) -> list[str | None]:
-        return [None] if self.attempt is None else [*self.attempt.split("\n")]
+        told = [attempt for attempt in earlier.attempts if attempt.name is not None]
+        own = [attempt for attempt in self.attempts if attempt.name is not None or not told]
+        return replace(self, attempts=(*told, *own)[-MAX_ATTEMPTS:])
 
     def receipt(self) -> WriteReceipt:
         return WriteReceipt(
@@ -117,7 +125,7 @@ class LedgerRow:
             outcome=self.outcome,
             batch_id=self.batch_id,
             error=self.error,
-            attempt=self.attempt,
+            attempt=self.attempts[-1].name,
         )
 
     def receipt_for(self, later: "LedgerRow", *, written_as: Outcome) -> WriteReceipt:
@@ -129,7 +137,7 @@ class LedgerRow:
             )
             return replace(later, outcome=Outcome.REJECTED, error=error).receipt()
         outcome = written_as if self.outcome is Outcome.WRITTEN else self.outcome
-        return replace(self, outcome=outcome, attempt=later.attempt).receipt()
+        return replace(self, outcome=outcome, attempts=later.attempts).receipt()
 
 
 def record_hash(request: WriteRequest) -> str:
@@ -181,13 +189,23 @@ async def forget_rejected(
     row = (await _find(connection, [request_id])).get(request_id)
     if row is None or row.outcome is not Outcome.REJECTED:
         return False
-    others = [other for other in row._attempts if other not in (None, attempt)]
+    others = [other for other in row.attempts if other.name not in (None, attempt)]
     if others:
-        asked = None if row.asked_ms is None or asked_ms is None else min(row.asked_ms, asked_ms)
-        await replace_rows(connection, dialect, [replace(row, attempt="\n".join(others), asked_ms=asked)])
+        workflows = {known.workflow_id for known in row.attempts if known.name == attempt}
+        bound = tuple(
+            other if workflows and other.workflow_id not in workflows else _until(other, asked_ms) for other in others
+        )
+        await replace_rows(connection, dialect, [replace(row, attempts=bound)])
     else:
         await connection.execute(delete(LEDGER).where(LEDGER.c.request_id == request_id))
     return True
+
+
+def _until(attempt: Attempt, asked_ms: int | None) -> Attempt:
+    """`attempt` without a hold on those of its workflow that asked then or later."""
+    if attempt.asked_ms is None or asked_ms is None:
+        return attempt
+    return replace(attempt, asked_ms=min(attempt.asked_ms, asked_ms))
 
 
 async def prune(connection: AsyncConnection, dialect: Dialect, older_than: timedelta) -> int:
@@ -216,7 +234,7 @@ async def _find(connection: AsyncConnection, request_ids: Iterable[str]) -> dict
         chunk = wanted[start : start + MAX_BOUND_PARAMETERS]
         result = await connection.execute(query.where(LEDGER.c.request_id.in_(chunk)))
         for row in result.mappings():
-            found[row["request_id"]] = LedgerRow(**{**row, "outcome": Outcome(row["outcome"])})
+            found[row["request_id"]] = _row(row)
     return found
 
 
@@ -228,13 +246,63 @@ def _parameters(rows: Iterable[LedgerRow]) -> list[dict[str, Any]]:
             "record_hash": row.record_hash,
             "outcome": row.outcome.value,
             "batch_id": row.batch_id,
-            "workflow_id": row.workflow_id,
-            "attempt": row.attempt,
-            "asked_ms": row.asked_ms,
+            "workflow_id": row.attempts[-1].workflow_id,
+            "attempt": _text(row.attempts),
+            "asked_ms": row.attempts[-1].asked_ms,
             "error": row.error,
         }
         for row in sorted(rows, key=lambda row: row.request_id)
     ]
+
+
+def _row(columns: RowMapping) -> LedgerRow:
+    return LedgerRow(
+        request_id=columns["request_id"],
+        record_hash=columns["record_hash"],
+        outcome=Outcome(columns["outcome"]),
+        batch_id=columns["batch_id"],
+        attempts=_attempts(columns["attempt"], columns["workflow_id"], columns["asked_ms"]),
+        error=columns["error"],
+    )
+
+
+def _text(attempts: tuple[Attempt, ...]) -> str | None:
+    """The column `attempt`: a line with the name of each. Who asked and when stands in the line after, as JSON; for the
+    latest it has columns of its own. Older batchers, which know lines of names alone, take it for one more name.
+    """
+    *before, latest = attempts
+    if latest.name is None:
+        return None
+    lines: list[str] = []
+    for attempt in before:
+        lines.append(attempt.name or "")
+        if attempt.workflow_id is not None and attempt.asked_ms is not None:
+            lines.append(json.dumps([attempt.workflow_id, attempt.asked_ms]))
+    return "\n".join([*lines, latest.name])
+
+
+def _attempts(text: str | None, workflow_id: str | None, asked_ms: int | None) -> tuple[Attempt, ...]:
+    if text is None:
+        return (Attempt(None, workflow_id, asked_ms),)
+    *lines, latest = text.split("\n")
+    before: list[Attempt] = []
+    for line in lines:
+        if before and (asker := _asker(line)) is not None:
+            before[-1] = Attempt(before[-1].name, *asker)
+        else:
+            before.append(Attempt(line))
+    return (*before, Attempt(latest, workflow_id, asked_ms))
+
+
+def _asker(line: str) -> tuple[str, int] | None:
+    """Of a line that isn't a name."""
+    try:
+        match json.loads(line):
+            case [str(workflow_id), int(asked_ms)]:
+                return workflow_id, asked_ms
+    except (ValueError, RecursionError):
+        pass
+    return None
 
 
 def _is_storable(text: str) -> bool:

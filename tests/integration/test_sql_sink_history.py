@@ -2,14 +2,14 @@
 
 import asyncio
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.databases import Database, PostgresDatabase, SqliteDatabase, batch, order
-from write_batcher.models import Outcome, WriteReceipt, WriteRequest
+from write_batcher.models import Outcome, ReplyAddress, WriteReceipt, WriteRequest
 from write_batcher.workers.postgres import PostgresServer
 
 
@@ -20,13 +20,22 @@ class Settle:
 
 History = list[list[WriteRequest] | Settle]
 
-requests = st.builds(
+
+def asked(request: WriteRequest, workflow_id: str, attempt: int) -> WriteRequest:
+    """By the attempt of that number, each of which asks later than the one before."""
+    name = f"{workflow_id}-{attempt}"
+    return replace(
+        request, reply=ReplyAddress(workflow_id=workflow_id, run_id=name, attempt=name), asked_ms=1_000 * attempt
+    )
+
+
+orders = st.builds(
     order,
     st.integers(0, 5),
-    request_id=st.sampled_from("abcdef"),
-    attempt=st.sampled_from(["run-1", "run-2"]),
+    request_id=st.sampled_from("abc"),
     cents=st.sampled_from([1, 2, -1, "one", 2**70]),
 )
+requests = st.builds(asked, orders, st.sampled_from(["first", "second"]), st.integers(1, 3))
 batches = st.lists(requests, max_size=6, unique_by=lambda request: request.request_id)
 histories = st.lists(st.one_of(batches, st.builds(Settle, requests)), max_size=8)
 
@@ -46,28 +55,24 @@ def test_rows_are_what_the_receipts_say_on_postgresql(postgres_server: PostgresS
 
 def check(database: Database, history: History) -> None:
     written: dict[str, tuple[WriteRequest, str | None]] = {}
-    withdrawn: set[tuple[str, str | None]] = set()
+    withdrawn: dict[tuple[str, str], int] = {}
     for request, receipt in asyncio.run(answers(database, history)):
         assert receipt.request_id == request.request_id
         assert request.reply is not None
         assert receipt.attempt == request.reply.attempt
         assert (receipt.error is not None) == (receipt.outcome is Outcome.REJECTED)
-        binding = (request.request_id, receipt.attempt)
+        binding, asked_ms = (request.request_id, request.reply.workflow_id), request.asked_ms or 0
         known = written.get(request.request_id)
         match receipt.outcome:
             case Outcome.WRITTEN if known is None:
-                assert binding not in withdrawn
+                assert asked_ms > withdrawn.get(binding, 0)
                 written[request.request_id] = request, receipt.batch_id
             case Outcome.DUPLICATE | Outcome.WRITTEN:
                 assert known is not None
                 assert (request.record, receipt.batch_id) == (known[0].record, known[1])
             case Outcome.WITHDRAWN:
                 assert known is None
-                # One row per id: the withdrawal of another run replaces it.
-                withdrawn = {(request_id, run) for request_id, run in withdrawn if request_id != request.request_id}
-                withdrawn.add(binding)
-            case Outcome.REJECTED if known is None:
-                withdrawn.discard((request.request_id, "run-2" if receipt.attempt == "run-1" else "run-1"))
+                withdrawn[binding] = max(asked_ms, withdrawn.get(binding, 0))
     rows = database.query("SELECT order_id, cents FROM orders")
     assert sorted(rows) == sorted((r.record["order_id"], r.record["cents"]) for r, _ in written.values())
 

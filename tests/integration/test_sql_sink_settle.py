@@ -226,6 +226,57 @@ async def test_entry_of_an_attempt_before_the_one_that_withdrew_stays_dead(datab
     assert database.count("orders") == 0
 
 
+async def test_entry_of_an_attempt_before_stays_dead_when_another_workflow_withdraws_too(
+    database: Database, drain: SqlSink
+) -> None:
+    assert (await drain.settle(asked_by("first", "a1", 2000))).outcome is Outcome.WITHDRAWN
+    assert (await drain.settle(asked_by("second", "b1", 3000))).outcome is Outcome.WITHDRAWN
+
+    assert outcomes(await drain.write(batch(asked_by("first", "a0", 1000)))) == [Outcome.WITHDRAWN]
+    assert outcomes(await drain.write(batch(asked_by("second", "b0", 2500)))) == [Outcome.WITHDRAWN]
+    assert database.count("orders") == 0
+    assert outcomes(await drain.write(batch(asked_by("first", "a2", 2500)))) == [Outcome.WRITTEN]
+
+
+async def test_refusal_of_a_request_without_a_caller_leaves_a_withdrawal_standing(
+    database: Database, drain: SqlSink
+) -> None:
+    await drain.settle(order(1))
+    of_nobody = replace(order(1, cents=-1), reply=None)
+    assert outcomes(await drain.write(batch(of_nobody))) == [Outcome.REJECTED]
+
+    assert Outcome.WRITTEN not in outcomes(await drain.write(batch(order(1))))
+    assert database.count("orders") == 0
+
+
+async def test_forgotten_rejection_of_one_workflow_still_binds_attempts_before_of_the_other(
+    database: Database, drain: SqlSink
+) -> None:
+    for request in (asked_by("first", "a1", 2000), asked_by("second", "b1", 3000)):
+        await drain.settle(request, refused="it ends the process")
+    assert await drain.forget_rejection("order-00001", "a1", 2000)
+
+    assert outcomes(await drain.write(batch(asked_by("second", "b0", 2500)))) == [Outcome.REJECTED]
+    assert outcomes(await drain.write(batch(asked_by("first", "a1", 2000)))) == [Outcome.WRITTEN]
+    assert database.count("orders") == 1
+
+
+async def test_ledger_that_kept_only_the_names_of_attempts_still_binds_them(database: Database, drain: SqlSink) -> None:
+    await drain.settle(asked_by("second", "b1", 3000))
+    database.execute("UPDATE write_batcher_ledger SET attempt = 'a1\nb1'")
+
+    for stale in (asked_by("first", "a1", 2000), asked_by("second", "b1", 3000), asked_by("second", "b0", 1000)):
+        assert outcomes(await drain.write(batch(stale))) == [Outcome.WITHDRAWN]
+    await drain.settle(asked_by("third", "c1", 4000))
+    assert outcomes(await drain.write(batch(asked_by("second", "b0", 1000)))) == [Outcome.WITHDRAWN]
+    assert outcomes(await drain.write(batch(asked_by("first", "a2", 4000)))) == [Outcome.WRITTEN]
+
+
+def asked_by(workflow_id: str, attempt: str, asked_ms: int) -> WriteRequest:
+    reply = ReplyAddress(workflow_id=workflow_id, run_id="run", attempt=attempt)
+    return replace(order(1), reply=reply, asked_ms=asked_ms)
+
+
 async def test_entry_that_is_given_up_is_rejected_until_its_rejection_is_forgotten(
     database: Database, drain: SqlSink
 ) -> None:
