@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from redis.asyncio import Redis
 from temporalio import activity
@@ -35,7 +35,7 @@ from write_batcher.queue.stream import StreamEntry, WriteQueue
 DRAIN_FOR = timedelta(hours=1)
 STOP_WITHIN = timedelta(seconds=15)  # with GIVE_UP_WITHIN of a write below the worker's grace, `serving.GRACE`
 RETIRE_AFTER = timedelta(seconds=60)  # longer than an append that was routed by the old number can take
-PRUNE_MARGIN = timedelta(hours=1)  # the clocks of Redis and of the database may differ
+PRUNE_MARGIN = timedelta(hours=1)  # the clocks of Redis and of the database may be set right in the meantime
 PARTITIONS_EVERY = timedelta(seconds=5)
 
 logger = logging.getLogger(__name__)
@@ -235,9 +235,10 @@ class Drain:
         if not isinstance(self._sink, PrunableSink):
             return
         try:
-            pruned = await self._sink.prune(self._max_age + PRUNE_MARGIN)
+            now = datetime.fromtimestamp(await self._queue.now_ms() / 1000, UTC)
+            pruned = await self._sink.prune(self._max_age + PRUNE_MARGIN, now=now)
             logger.info("the ledger of %s has forgotten %d requests", self.partition, pruned)
-        except SinkUnavailable as error:
+        except (QueueUnavailable, SinkUnavailable) as error:
             logger.warning("the ledger of %s could not be pruned now: %s", self.partition, error)
 
     async def _expire(self) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Self
 
 from sqlalchemy import BigInteger, Column, DateTime, MetaData, RowMapping, Table, Text, delete, func, select
@@ -208,11 +208,14 @@ def _until(attempt: Attempt, asked_ms: int | None) -> Attempt:
     return replace(attempt, asked_ms=min(attempt.asked_ms, asked_ms))
 
 
-async def prune(connection: AsyncConnection, dialect: Dialect, older_than: timedelta) -> int:
-    """Delete up to `PRUNE_ROWS` rows of that age, and return how many. Rows that are in use stay."""
+async def prune(connection: AsyncConnection, dialect: Dialect, older_than: timedelta, now: datetime) -> int:
+    """Delete up to `PRUNE_ROWS` rows of that age by the database's clock and by the one that says `now`, in UTC; return
+    how many. Rows that are in use stay.
+    """
     old = (
         select(LEDGER.c.request_id)
         .where(LEDGER.c.written_at < dialect.older_than(older_than))
+        .where(LEDGER.c.written_at < now - older_than)
         .limit(PRUNE_ROWS)
         .with_for_update(skip_locked=True)
     )

@@ -1,6 +1,6 @@
 """The seam between the drain and whatever a batch is written to."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Protocol, runtime_checkable
 
 from write_batcher.models import Batch, WriteReceipt, WriteRequest
@@ -38,6 +38,10 @@ class Sink(Protocol):
 class PrunableSink(Sink, Protocol):
     """A sink with a ledger that would grow for ever."""
 
-    async def prune(self, older_than: timedelta) -> int:
-        """Forget requests whose outcome is older than that; returns how many. Raises `SinkUnavailable`."""
+    async def prune(self, older_than: timedelta, *, now: datetime | None = None) -> int:
+        """Forget requests whose outcome is older than that; returns how many. Raises `SinkUnavailable`.
+
+        `now` is the time by the clock that tells the age of requests. An outcome has to be old by it as well as by the
+        sink's own clock: one of them that jumps ahead must not let a request be written twice.
+        """
         ...

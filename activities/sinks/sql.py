@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self, TypeVar
 
 from sqlalchemy import Table
@@ -131,14 +131,16 @@ class SqlSink:
         """
         return await self._ask(self._forget_rejection(request_id, attempt, asked_ms), SETTLE_LIMIT)
 
-    async def prune(self, older_than: timedelta) -> int:
-        """Delete ledger rows of that age by the database's clock, and return how many.
+    async def prune(self, older_than: timedelta, *, now: datetime | None = None) -> int:
+        """Delete ledger rows of that age, and return how many. They must be so old also by the clock that says `now`,
+        or else by that of this process: one clock that jumps ahead deletes nothing.
 
         A request as old as that must never be written again: nothing remembers it. Raises `SinkUnavailable`.
         """
         total = 0
+        now = (now or datetime.now(UTC)).astimezone(UTC)
         while True:
-            deleted = await self._ask(self._prune(older_than), WRITE_LIMIT)
+            deleted = await self._ask(self._prune(older_than, now), WRITE_LIMIT)
             total += deleted
             if deleted < ledger.PRUNE_ROWS:
                 return total
@@ -230,9 +232,9 @@ class SqlSink:
         async with self._engine.begin() as connection:
             return await ledger.forget_rejected(connection, self._dialect, request_id, attempt, asked_ms)
 
-    async def _prune(self, older_than: timedelta) -> int:
+    async def _prune(self, older_than: timedelta, now: datetime) -> int:
         async with self._engine.begin() as connection:
-            return await ledger.prune(connection, self._dialect, older_than)
+            return await ledger.prune(connection, self._dialect, older_than, now)
 
 
 def _hold_if_alike(dialect: Dialect, refusals: Mapping[str, Refusal], asked: int) -> None:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -363,6 +363,33 @@ async def test_overdue_backlog_is_written_in_full_batches(stage: Stage) -> None:
     async with stage.draining():
         await eventually(lambda: len(stage.sink.rows) == 25, within_s=5)
     assert [len(ids) for ids in stage.sink.batch_ids] == [10, 10, 5]
+
+
+class LedgerSink(BrokenSink):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pruned: list[tuple[timedelta, datetime | None]] = []
+
+    async def prune(self, older_than: timedelta, *, now: datetime | None = None) -> int:
+        self.pruned.append((older_than, now))
+        return 0
+
+
+async def test_ledger_is_pruned_by_the_clock_that_tells_the_age_of_entries(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.sink = sink = LedgerSink()
+    at = datetime(2020, 1, 2, tzinfo=UTC)
+
+    async def now_ms() -> int:
+        return round(at.timestamp() * 1000)
+
+    monkeypatch.setattr(stage.queue, "now_ms", now_ms)
+    async with stage.draining():
+        await eventually(lambda: len(sink.pruned) == 1)
+    [(older_than, now)] = sink.pruned
+    assert now == at
+    assert older_than > timedelta(days=7)
 
 
 async def test_crash_between_write_and_acknowledgement_writes_once_and_confirms_again(stage: Stage) -> None:

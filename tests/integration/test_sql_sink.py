@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -259,6 +259,21 @@ async def test_prune_deletes_what_is_older_in_bounded_steps(
     assert verbs(sent).count("DELETE") == 3
     assert database.count("write_batcher_ledger") == 5
     assert await sink.prune(WEEK) == 0
+
+
+@pytest.mark.parametrize("wrong", ["database", "caller"])
+async def test_prune_keeps_what_is_old_by_one_clock_alone(database: Database, sink: SqlSink, wrong: str) -> None:
+    await sink.write(batch(order(1)))
+    now = datetime.now(UTC)
+    if wrong == "database":
+        database.age_ledger(days=8)  # as if its clock had jumped ahead
+        now -= timedelta(days=8)
+    else:
+        now += timedelta(days=8)
+
+    assert await sink.prune(WEEK, now=now) == 0
+
+    assert outcomes(await sink.write(batch(order(1), batch_id="batch-2"))) == [Outcome.DUPLICATE]
 
 
 async def test_prune_finds_old_rows_by_an_index(database: Database, sink: SqlSink) -> None:
