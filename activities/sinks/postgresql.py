@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import URL, ColumnElement, Connection, Table, func, text
+from sqlalchemy import URL, ColumnElement, Connection, ExceptionContext, Table, event, func, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DataError, DBAPIError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -20,6 +20,9 @@ POOL_SIZE = 5
 
 KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVES = timedelta(seconds=10), timedelta(seconds=5), 3
 """A server whose machine or network vanished sends no end of the connection: it is given up after 25 seconds."""
+
+
+READ_ONLY = "25006"
 
 
 class PostgresDialect(Dialect):
@@ -46,7 +49,7 @@ class PostgresDialect(Dialect):
 
     def create_engine(self, url: URL) -> AsyncEngine:
         try:
-            return create_async_engine(
+            engine = create_async_engine(
                 url,
                 pool_size=POOL_SIZE,
                 max_overflow=0,
@@ -61,6 +64,8 @@ class PostgresDialect(Dialect):
             raise ConfigurationError(
                 f"The driver of database {shown(url)} is not installed: install write-batcher[postgresql]."
             ) from error
+        event.listen(engine.sync_engine, "handle_error", _leave_read_only_server)
+        return engine
 
     def insert(self, table: Table) -> Any:
         return postgresql.insert(table)
@@ -91,6 +96,13 @@ class PostgresDialect(Dialect):
 
     def lock_definitions(self, connection: Connection) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": self.LOCK_KEY})
+
+
+def _leave_read_only_server(context: ExceptionContext) -> None:
+    # After a failover, connections to the server that has become a replica stay open and answer pings; only a new one
+    # finds the server that can be written now.
+    if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
+        context.is_disconnect = True  # drops all connections of the pool
 
 
 def _postgres_arguments(url: URL) -> dict[str, Any]:

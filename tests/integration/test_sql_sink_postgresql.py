@@ -290,6 +290,22 @@ async def test_stopped_server_is_unavailable_until_it_is_back(own_server: Postgr
     assert outcomes([*receipts, settled]) == [Outcome.DUPLICATE, Outcome.WRITTEN, Outcome.WRITTEN]
 
 
+async def test_connection_to_a_server_that_became_read_only_is_left(postgres: PostgresDatabase) -> None:
+    async with postgres.sink() as sink:
+        try:
+            postgres.execute("ALTER DATABASE postgres SET default_transaction_read_only = on")
+            postgres.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'write-batcher'"
+            )
+            with pytest.raises(SinkUnavailable, match="read-only"):
+                await sink.write(batch(order(1)))
+        finally:
+            with postgres.connect(options="-c default_transaction_read_only=off") as connection:
+                connection.execute("ALTER DATABASE postgres RESET default_transaction_read_only")
+
+        assert outcomes(await sink.write(batch(order(1)))) == [Outcome.WRITTEN]
+
+
 async def test_server_killed_in_the_middle_of_a_batch_writes_all_of_it_or_nothing(own_server: PostgresServer) -> None:
     postgres = PostgresDatabase.fresh(own_server)
     async with postgres.sink() as sink, held_after("INTO orders") as transaction:
