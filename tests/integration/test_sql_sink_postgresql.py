@@ -165,8 +165,19 @@ async def test_values_arrive_as_what_they_are(postgres: PostgresDatabase, sink: 
     assert postgres.query("SELECT number FROM typed WHERE document IS NULL") == [(2,)]
 
 
-async def test_record_that_a_trigger_refuses_is_rejected_alone(postgres: PostgresDatabase, sink: SqlSink) -> None:
-    break_inserts(postgres, when="new.order_id = 2")
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "RAISE EXCEPTION 'not today'",  # P0001
+        "RAISE EXCEPTION 'not today' USING ERRCODE = 'OR001'",
+        "SELECT cents INTO STRICT new.cents FROM orders WHERE order_id = -1",  # P0002
+        "ASSERT false",  # P0004
+    ],
+)
+async def test_record_that_a_trigger_refuses_is_rejected_alone(
+    postgres: PostgresDatabase, sink: SqlSink, statement: str
+) -> None:
+    break_inserts(postgres, when="new.order_id = 2", statement=statement)
 
     assert outcomes(await sink.write(batch(order(1), order(2), order(3)))) == [
         Outcome.WRITTEN,
@@ -195,9 +206,19 @@ async def test_dropped_default_holds_a_large_batch(postgres: PostgresDatabase, s
         await sink.write(batch(*map(order, range(ALIKE))))
 
 
-def break_inserts(postgres: PostgresDatabase, *, when: str) -> None:
+@pytest.mark.parametrize("code", ["42501", "42601", "57014"])
+async def test_outage_that_a_trigger_sees_blames_no_record(
+    postgres: PostgresDatabase, sink: SqlSink, code: str
+) -> None:
+    break_inserts(postgres, when="new.order_id = 2", statement=f"RAISE EXCEPTION 'not now' USING ERRCODE = '{code}'")
+
+    with pytest.raises(SinkUnavailable, match="not now"):
+        await sink.write(batch(order(1), order(2)))
+
+
+def break_inserts(postgres: PostgresDatabase, *, when: str, statement: str = "RAISE EXCEPTION 'not today'") -> None:
     postgres.execute(
-        "CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''not today''; END';"
+        f"CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN {statement}; RETURN new; END$$;"
         f"CREATE TRIGGER stop BEFORE INSERT ON orders FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION stop()"
     )
 
@@ -251,7 +272,9 @@ def make_slow(postgres: PostgresDatabase, table: str) -> None:
     )
 
 
-@pytest.mark.parametrize("code", ["22001", "22P02", "22P05", "23502", "23514", "23P01", "44000", "54000", "P0001"])
+@pytest.mark.parametrize(
+    "code", ["22001", "22P02", "22P05", "23502", "23514", "23P01", "44000", "54000", "P0001", "P0002"]
+)
 def test_error_code_of_a_record(code: str) -> None:
     assert PostgresDialect().blames_record(failure(code))
 
@@ -260,7 +283,7 @@ def test_error_code_of_a_record(code: str) -> None:
     "code",
     [
         *("08006", "25P02", "40001", "40P01", "42501", "42703", "42P01", "53100", "53300", "55P03", "57014", "57P01"),
-        *("57P03", "58030", "XX000", "0A000"),
+        *("42601", "57P03", "58030", "XX000", "0A000"),
     ],
 )
 def test_error_code_of_something_else(code: str) -> None:
