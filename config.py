@@ -158,11 +158,16 @@ def as_text(value: object) -> str:
 
 def hide_password(url: str) -> str:
     """`url` fit for a log: password and query, which may hold one, are replaced by ***, also in a malformed URL."""
-    scheme = re.match(r"[\w+.-]+:/+", url)
+    scheme = re.match(r"[\w+.-]+://+", url)
     start = scheme[0] if scheme else ""
-    login, at, rest = url[len(start) :].rpartition("@")
+    rest = url[len(start) :]
+    login, at, address = rest.rpartition("@")
+    if "?" in login:
+        # Either the @ belongs to a password in the query, or the ? to one in front of the host; drivers disagree.
+        name, colon, _password = rest.partition("?")[0].partition(":")
+        return start + name + (":***" if colon else "?***")
     user, colon, _password = login.partition(":")
-    address, mark, _query = rest.partition("?")
+    address, mark, _query = address.partition("?")
     return start + user + (":***" if colon else "") + at + address + ("?***" if mark else "")
 
 

@@ -3,6 +3,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from write_batcher.config import hide_password, load_settings, parse_duration
 from write_batcher.errors import ConfigurationError
@@ -147,6 +149,10 @@ def test_refusal_of_a_database_url_shows_no_password() -> None:
         ("redis://user:p@q/r@host", "redis://user:***@host"),
         ("redis+sentinel://u:p@a:1,b:2/set/0?sentinel_password=p", "redis+sentinel://u:***@a:1,b:2/set/0?***"),
         ("sqlite+aiosqlite:///some/file.db", "sqlite+aiosqlite:///some/file.db"),
+        ("redis://host/0?password=p@q", "redis://host/0?***"),
+        ("redis+sentinel://host/set/0?sentinel_password=p@q", "redis+sentinel://host/set/0?***"),
+        ("postgresql+psycopg://host:5432/db?password=p@q", "postgresql+psycopg://host:***"),
+        ("redis://user:p?q@host:6379/0", "redis://user:***"),
     ],
 )
 def test_shown_url_keeps_all_but_the_password(url: str, shown: str) -> None:
@@ -169,6 +175,24 @@ def test_settings_cannot_be_changed() -> None:
 )
 def test_password_in_the_query_of_a_url_is_hidden_too(url: str) -> None:
     assert "hunter2" not in hide_password(url)
+
+
+noise = st.text(alphabet="ab1:/?#@&=%[,", max_size=4)
+passwords = st.builds("{}{}{}".format, noise, st.just(SECRET), noise)
+logins = st.just("") | st.builds("{}:{}@".format, st.sampled_from(["", "user"]), passwords)
+queries = st.just("") | st.builds(
+    "?{}{}={}".format, st.sampled_from(["", "db=1&", "a=b@c&"]), st.sampled_from(["password", "x"]), passwords
+)
+
+
+@given(
+    scheme=st.sampled_from(["redis://", "rediss+sentinel://", "postgresql+psycopg://", "redis:/", "redis:"]),
+    login=logins,
+    address=st.sampled_from(["host", "host/0", "host:6379/0", "a:1,b:2/set/0", "[::1]:6379", ""]),
+    query=queries,
+)
+def test_secret_in_a_login_or_in_an_option_never_shows(scheme: str, login: str, address: str, query: str) -> None:
+    assert SECRET not in hide_password(scheme + login + address + query)
 
 
 def test_database_of_a_redis_url_is_a_number() -> None:
