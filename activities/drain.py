@@ -17,7 +17,7 @@ from write_batcher.activities.sinks.protocol import PrunableSink, Sink
 from write_batcher.activities.take import LONGEST_BLOCK, ClosedBatch, Taker, check_reply
 from write_batcher.activities.watch import Watch
 from write_batcher.activities.write import Writer, shortened
-from write_batcher.errors import InvalidEntry, QueueUnavailable, SinkUnavailable
+from write_batcher.errors import InvalidEntry, QueueUnavailable, SinkUnavailable, StageStalled
 from write_batcher.models import (
     MAX_REQUEST_ID_BYTES,
     DrainEnd,
@@ -158,9 +158,12 @@ class Drain:
                     group.create_task(self._expire(), name="expiry"),
                     group.create_task(self._prune(), name="prune"),
                 ]
-                group.create_task(self._take(), name="take")
-                group.create_task(self._write(), name="write")
-                await group.create_task(self._answerer.run(self._answers), name="answer")
+                stages = [
+                    group.create_task(self._take(), name="take"),
+                    group.create_task(self._write(), name="write"),
+                    group.create_task(self._answerer.run(self._answers), name="answer"),
+                ]
+                await _until_done(stages[-1], [*beside, *stages])
                 for task in beside:
                     task.cancel()
         except ExceptionGroup as failures:
@@ -248,6 +251,18 @@ class Drain:
 
     def _details(self) -> DrainProgress:
         return self._progress.snapshot(in_hand=self._taker.in_hand)
+
+
+async def _until_done(last: asyncio.Task[None], tasks: list[asyncio.Task[None]]) -> None:
+    """A task group takes a cancelled task for one that has done its work: without heartbeats or a stage the drain would
+    go on beside its successor, or hang.
+    """
+    pending = set(tasks)
+    while last in pending:
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            if task.cancelled():
+                raise StageStalled(f"{task.get_name()} of the drain was cancelled from outside")
 
 
 def _first(failures: ExceptionGroup[Exception]) -> Exception:

@@ -738,6 +738,20 @@ async def test_confirmation_that_hangs_stalls_the_drain(stage: Stage, monkeypatc
     assert "confirming to one caller" in str(error)
 
 
+@pytest.mark.parametrize("task_name", ["heartbeat", "take", "write", "answer", "expiry"])
+async def test_drain_does_not_outlive_a_task_of_it_that_was_cancelled(stage: Stage, task_name: str) -> None:
+    stage.sink.outage = "away"
+    await stage.append("a")
+    async with stage.draining() as running:
+        running.crashed = True
+        await eventually(lambda: stage.sink.attempts)
+        (task,) = [task for task in asyncio.all_tasks() if task.get_name() == task_name]
+        task.cancel()
+        with pytest.raises(StageStalled, match=f"{task_name} of the drain was cancelled"):
+            await running.end()
+    assert (await stage.backlog()).pending == 1
+
+
 async def test_commit_that_has_begun_is_awaited_when_the_drain_is_cancelled(stage: Stage) -> None:
     committing, committed = asyncio.Event(), asyncio.Event()
     write = stage.sink.write
