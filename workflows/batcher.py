@@ -18,7 +18,9 @@ HEARTBEAT_TIMEOUT = timedelta(seconds=10)
 DRAIN_TIMEOUT = timedelta(hours=2)
 # A coefficient above 1 would add up over the life of a retried-for-ever activity: minutes of silence after a crash.
 DRAIN_RETRY = RetryPolicy(initial_interval=timedelta(seconds=1), backoff_coefficient=1.0)
+# Then a flush is given up: Redis may be out of memory until a drain runs, and the next drain waits for the handlers.
 FLUSH_TIMEOUT = timedelta(seconds=30)
+FLUSHES_ARE_MERGED = "flushes-are-merged"  # patch: a batcher of an older version may have two of them under way
 
 
 def batcher_workflow_id(partition: PartitionRef) -> str:
@@ -64,6 +66,8 @@ class BatcherWorkflow:
         self._drains = batcher.drains
         self._drain: workflow.ActivityHandle[DrainResult] | None = None
         self._drain_told_to_end = False
+        self._flushing = False
+        self._flush_again = False
 
     @workflow.run
     async def run(self, batcher: BatcherInput) -> DrainEnd:
@@ -127,10 +131,25 @@ class BatcherWorkflow:
 
     @workflow.signal
     async def flush(self) -> None:
-        """Have the open batch written now, as far as it has been appended."""
-        await workflow.execute_activity(
-            "flush", self._partition, start_to_close_timeout=FLUSH_TIMEOUT, retry_policy=DRAIN_RETRY
-        )
+        """Have the open batch written now, as far as it has been appended, unless Redis takes no request for it."""
+        if self._flushing and workflow.patched(FLUSHES_ARE_MERGED):
+            self._flush_again = True  # the one under way may lie before what this one is to write
+            return
+        self._flushing = True
+        await self._flush_once()
+        # A drain that has returned has written its open batch, and the next one must not wait for flush after flush.
+        while self._flush_again and self._drain is not None:
+            self._flush_again = False
+            await self._flush_once()
+        self._flushing = self._flush_again = False
+
+    async def _flush_once(self) -> None:
+        try:
+            await workflow.execute_activity(
+                "flush", self._partition, schedule_to_close_timeout=FLUSH_TIMEOUT, retry_policy=DRAIN_RETRY
+            )
+        except ActivityError as error:
+            workflow.logger.warning("flush of %s is given up: %s", self._partition, error.cause or error)
 
     @workflow.query
     def status(self) -> BatcherStatus:

@@ -18,7 +18,7 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.worker import Worker
 
-from tests.redis_servers import AnyRedis
+from tests.redis_servers import AnyRedis, tell_all
 from tests.support import MemorySink, eventually
 from write_batcher.activities import drain as drain_module
 from write_batcher.activities import take, watch
@@ -26,8 +26,10 @@ from write_batcher.activities.batching import BatchLimits
 from write_batcher.activities.drain import DrainActivities
 from write_batcher.models import DrainEnd, DrainProgress, DrainResult, FlushReason, PartitionRef, WriteRequest
 from write_batcher.queue.codec import Codec
+from write_batcher.queue.connections import connect
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.workers.plugin import passing_through
+from write_batcher.workflows import batcher as batcher_module
 from write_batcher.workflows.batcher import (
     BatcherInput,
     BatcherState,
@@ -314,6 +316,7 @@ class HeldFlush:
 
     expire: asyncio.Event
     finish: asyncio.Event
+    flushes: int = 0
 
     @activity.defn
     async def drain(self, _partition: PartitionRef) -> DrainResult:
@@ -322,7 +325,50 @@ class HeldFlush:
 
     @activity.defn
     async def flush(self, _partition: PartitionRef) -> None:
+        self.flushes += 1
         await self.finish.wait()
+
+
+async def test_flushes_that_are_asked_for_during_another_one_become_one(client: Client, partition: Partition) -> None:
+    held = HeldFlush(asyncio.Event(), asyncio.Event())
+    async with worker(client, partition.ref.queue, held.drain, held.flush):
+        handle = await partition.start()
+        await handle.signal(BatcherWorkflow.flush)
+        await eventually(lambda: runs(handle, "drain", "flush"))
+        for _ in range(5):
+            await handle.signal(BatcherWorkflow.flush)
+        held.finish.set()
+        await eventually(lambda: held.flushes == 2)
+        await handle.signal(BatcherWorkflow.stop)
+        held.expire.set()
+        await eventually(lambda: has_status(handle, WorkflowExecutionStatus.COMPLETED))
+    assert held.flushes == 2
+
+
+async def test_flush_that_redis_has_no_memory_for_holds_up_no_drain_and_no_stop(
+    client: Client, own_server: AnyRedis, name: str, sink: MemorySink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batcher_module, "FLUSH_TIMEOUT", timedelta(seconds=2))
+    monkeypatch.setattr(drain_module, "DRAIN_FOR", timedelta(seconds=1))
+    async with connect(own_server.url) as redis:
+        partition = Partition(
+            client=client, queue=WriteQueue(redis, name, 0), ref=PartitionRef(queue=name, partition=0)
+        )
+        await partition.queue.ensure_group()
+        await partition.append("a")
+        await tell_all(own_server, "CONFIG SET", "maxmemory", 1)
+        limits = BatchLimits(max_items=100, max_bytes=1_000_000, max_wait=LONG_WAIT)
+        drains = DrainActivities(
+            queue=name, redis_url=own_server.url, redis=redis, sink=sink, limits=limits, partitions=1
+        )
+        async with worker(client, name, drains.drain, drains.flush):
+            handle = await partition.start()
+            await handle.signal(BatcherWorkflow.flush)
+            await eventually(lambda: has_drained(handle, 2))
+            await handle.signal(BatcherWorkflow.flush)
+            await handle.signal(BatcherWorkflow.stop)
+            await eventually(lambda: has_status(handle, WorkflowExecutionStatus.COMPLETED))
+    assert [row.request_id for row in sink.rows] == ["a"]
 
 
 @pytest.mark.parametrize(
