@@ -12,7 +12,7 @@ from write_batcher.activities.batching import BatchLimits, FlushMark, OpenBatch,
 from write_batcher.activities.watch import Watch
 from write_batcher.errors import InvalidEntry, QueueUnavailable
 from write_batcher.models import FlushReason
-from write_batcher.queue.codec import Codec
+from write_batcher.queue.codec import Codec, CodecUnavailable
 from write_batcher.queue.stream import CONTROL_FLUSH, StreamEntry, WriteQueue
 
 ALONE_AFTER = 3  # deliveries; restarts add to them too, so they prove nothing: the entry is only written alone
@@ -20,6 +20,7 @@ LONGEST_BLOCK = timedelta(seconds=2)  # Redis 6.2 does not wake a blocked reader
 STEP_LIMIT = timedelta(seconds=30)  # of one exchange with Redis, whose client gives up after 7 s by itself
 BACKOFF = Backoff(0.2, 2.0)
 MAX_REPLY_BYTES = 8192  # the ids that Temporal allows, in JSON
+DECODE_AGAIN_AFTER = timedelta(seconds=10)  # what the payload codec could not decode; new entries are read meanwhile
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,8 @@ class Taker:
         self._line: deque[Taken | FlushMark] = deque()
         self._suspects: deque[Taken] = deque()
         self._in_hand: set[str] = set()
+        self._left: set[str] = set()  # pending, because the payload codec could not decode them yet
+        self._decode_again_at: float | None = None
         self._clock_offset_ms = 0
         self.idle_since = asyncio.get_running_loop().time()
 
@@ -147,6 +150,9 @@ class Taker:
     async def _read(self, count: int, due: float | None) -> tuple[list[StreamEntry], bool]:
         """Up to `count` entries, and whether the stream had no more of them at this moment."""
         with self._watch.step("reading the stream", STEP_LIMIT + LONGEST_BLOCK):
+            if self._decode_again_at is not None and asyncio.get_running_loop().time() >= self._decode_again_at:
+                self._decode_again_at = None
+                self._recovery_wanted = True
             if self._recovery_wanted:
                 await self._begin_recovery()
             if self._pending_after is not None:
@@ -188,6 +194,8 @@ class Taker:
         """Decode `entries` into `line`. What is not there yet when this raises is taken again by the next recovery."""
         done: list[StreamEntry] = []
         for entry in entries:
+            was_left = entry.entry_id in self._left
+            self._left.discard(entry.entry_id)
             if not entry.fields:  # deleted while it was pending
                 done.append(entry)
             elif entry.fields == CONTROL_FLUSH:
@@ -199,14 +207,24 @@ class Taker:
                     check_reply(entry)
                     with self._watch.step("decoding an entry", STEP_LIMIT):
                         request = await self._codec.decode(entry.fields)
-                    queue = self._suspects if entry.entry_id in suspects else line
+                    # Deliveries of an entry that was left prove even less: it has never been in hand.
+                    queue = self._suspects if entry.entry_id in suspects and not was_left else line
                     queue.append(Taken(entry=entry, request=request))
                     self._in_hand.add(entry.entry_id)
+                except CodecUnavailable as error:
+                    self._leave(entry, error, again=was_left)
                 except InvalidEntry as error:
                     self._in_hand.add(entry.entry_id)
                     await self._refuse(entry, str(error))
         if done:
             await self._queue.acknowledge([(entry, None) for entry in done])
+
+    def _leave(self, entry: StreamEntry, error: CodecUnavailable, *, again: bool) -> None:
+        """Leave `entry` pending for DECODE_AGAIN_AFTER, so that it holds up nobody behind it."""
+        level = logging.DEBUG if again else logging.WARNING
+        logger.log(level, "entry %s of %s is left pending: %s", entry.entry_id, self._queue.stream_key, error)
+        self._left.add(entry.entry_id)
+        self._decode_again_at = asyncio.get_running_loop().time() + DECODE_AGAIN_AFTER.total_seconds()
 
     def _check_age(self, entry: StreamEntry) -> None:
         # The ledger may have forgotten that it was written: pruning must never cause a second write.

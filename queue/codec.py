@@ -13,14 +13,17 @@ the run id) names the try that asked, which alone a rejection or a withdrawal bi
 of `id` and `reply`: a request that one submit, numbered by `call` (by default 0), asks for twice is queued once.
 """
 
+import asyncio
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 from google.protobuf.message import DecodeError
 from temporalio.api.common.v1 import Payload
-from temporalio.converter import DataConverter
+from temporalio.common import RawValue
+from temporalio.converter import DataConverter, DefaultPayloadConverter
 
 from write_batcher.errors import InvalidEntry, InvalidRequest, QueueUnavailable
 from write_batcher.models import MAX_REQUEST_ID_BYTES, ConfirmBy, ReplyAddress, WriteRequest
@@ -30,6 +33,12 @@ VERSION = b"1"
 MILLISECONDS = re.compile(rb"\d{1,18}")
 
 Fields = dict[bytes, bytes]
+
+CODEC_LIMIT = timedelta(seconds=10)  # of the payload codec for one entry; the others wait behind it
+
+
+class CodecUnavailable(QueueUnavailable):
+    """The payload codec cannot decode an entry right now; whether the entry is valid is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +54,8 @@ class Codec:
 
     def __init__(self, data_converter: DataConverter) -> None:
         self._converter = data_converter
+        # Codec and external storage without the converter: an error in front of the converter need not be the entry's.
+        self._unwrapper = replace(data_converter, payload_converter_class=DefaultPayloadConverter)
 
     async def encode(self, request: WriteRequest) -> Fields:
         """Raises InvalidRequest for a request that no entry can carry."""
@@ -62,8 +73,8 @@ class Codec:
         }
 
     async def decode(self, fields: Fields) -> WriteRequest:
-        """Raises InvalidEntry for anything that is not a version 1 entry of this data converter, and QueueUnavailable
-        when its codec fails with an OSError (TimeoutError is one): then the entry may be valid.
+        """Raises InvalidEntry for anything that is not a version 1 entry of this data converter, and CodecUnavailable
+        when its payload codec fails, with whatever error: its key server may be away, so the entry may be valid.
         """
         if fields.get(b"v") != VERSION:
             raise InvalidEntry(f"version {fields.get(b'v')!r} is not {VERSION!r}")
@@ -79,9 +90,12 @@ class Codec:
             raise InvalidEntry(f"request id has {len(fields[b'id'])} bytes; 1 to {MAX_REQUEST_ID_BYTES} are allowed")
         reply = decode_reply(fields)
         try:
-            [body] = await self._converter.decode([payload], [WriteBody])
-        except OSError as error:  # a codec that asks a key server: an outage must not refuse what is valid
-            raise QueueUnavailable(f"the payload codec cannot be asked: {error}") from error
+            async with asyncio.timeout(CODEC_LIMIT.total_seconds()):
+                [raw] = await self._unwrapper.decode([payload], [RawValue])
+        except Exception as error:
+            raise CodecUnavailable(f"the payload codec cannot decode it now: {error!r}") from error
+        try:
+            [body] = self._converter.payload_converter.from_payloads([raw.payload], [WriteBody])
         except Exception as error:
             raise InvalidEntry(f"payload cannot be decoded: {error}") from error
         if not isinstance(body, WriteBody):  # the converter ignores the wanted type for null and for plain bytes

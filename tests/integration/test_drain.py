@@ -1,7 +1,7 @@
 """The drain on a real stream, with a ledger in memory and a Temporal that fails when told to."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from google.protobuf.any_pb2 import Any
 from redis.asyncio import Redis
-from temporalio.api.common.v1 import GrpcStatus
+from temporalio.api.common.v1 import GrpcStatus, Payload
 from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure
+from temporalio.converter import DataConverter, PayloadCodec
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
@@ -102,6 +103,25 @@ class BrokenSink(MemorySink):
         return [row.request_id for row in self.rows]
 
 
+class KeyServer(PayloadCodec):
+    """Knows all keys but `unknown_key`; while it is `away`, none."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+        self.away = False
+        self.unknown_key = b""
+        self.failures = 0
+
+    async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        return list(payloads)
+
+    async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        if self.away or any(self.unknown_key and self.unknown_key in payload.data for payload in payloads):
+            self.failures += 1
+            raise self._error
+        return list(payloads)
+
+
 @dataclass
 class Stage:
     """One partition with everything around its drain."""
@@ -125,6 +145,16 @@ class Stage:
         """Append as a foreign producer does, which asks no marker."""
         fields = await self.fields(request_id, request_id)
         await self.redis.xadd(self.queue.stream_key, fields, id=entry_id)  # type: ignore[arg-type] # invariant
+
+    def use(self, codec: KeyServer) -> KeyServer:
+        """Have the drain decode with `codec`."""
+        self.temporal.data_converter = replace(DataConverter.default, payload_codec=codec)
+        return codec
+
+    async def append_to(self, table: str, request_id: str) -> None:
+        reply = ReplyAddress(workflow_id=request_id, run_id="run", attempt="run")
+        request = WriteRequest(request_id=request_id, table=table, record={}, reply=reply)
+        await self.queue.append(await CODEC.encode(request), max_backlog=10_000)
 
     async def append_attempt(self, request_id: str, reply: ReplyAddress) -> None:
         request = WriteRequest(request_id=request_id, table="orders", record={}, reply=reply)
@@ -202,6 +232,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(take_module, "LONGEST_BLOCK", timedelta(milliseconds=50))
     for stage_module in (take_module, write_module, answer_module):
         monkeypatch.setattr(stage_module, "BACKOFF", Backoff(0.01, 0.05))
+    monkeypatch.setattr(take_module, "DECODE_AGAIN_AFTER", timedelta(milliseconds=100))
     monkeypatch.setattr(drain_module, "PARTITIONS_EVERY", timedelta(milliseconds=20))
     monkeypatch.setattr(watch_module, "BEAT_EVERY", timedelta(milliseconds=20))
 
@@ -945,6 +976,61 @@ async def test_request_that_is_older_than_the_ledger_remembers_is_not_written(st
         await eventually(stage.is_empty)
     assert stage.sink.row_ids == []
     assert "longer than the ledger remembers" in str(stage.temporal.receipts("a")[0].error)
+
+
+CODEC_ERRORS = [FileNotFoundError("no key"), Exception("as of a foreign HTTP client")]
+
+
+@pytest.mark.parametrize("error", CODEC_ERRORS, ids=["OSError", "foreign"])
+async def test_entry_that_the_payload_codec_cannot_decode_holds_up_nobody(stage: Stage, error: Exception) -> None:
+    keys = stage.use(KeyServer(error))
+    keys.unknown_key = b"foreign"
+    await stage.append_to("foreign", "f")
+    await stage.append("a")
+    async with stage.draining():
+        await eventually(lambda: stage.sink.row_ids == ["a"])
+        await eventually(lambda: keys.failures > ALONE_AFTER)
+        await stage.append("b")
+        await eventually(lambda: stage.sink.row_ids == ["a", "b"])
+        assert stage.temporal.receipts("f") == []
+        keys.unknown_key = b""
+        await eventually(stage.is_empty)
+    assert stage.sink.row_ids == ["a", "b", "f"]
+
+
+@pytest.mark.parametrize("error", CODEC_ERRORS, ids=["OSError", "foreign"])
+async def test_outage_of_the_payload_codec_rejects_nobody_and_breaks_up_no_batch(
+    stage: Stage, error: Exception
+) -> None:
+    stage.max_items, stage.max_wait = 3, NEVER
+    keys = stage.use(KeyServer(error))
+    keys.away = True
+    await stage.append("a", "b", "c")
+    async with stage.draining():
+        await eventually(lambda: keys.failures > 3 * ALONE_AFTER)
+        keys.away = False
+        await eventually(stage.is_empty)
+    assert [sorted(batch) for batch in stage.sink.batch_ids] == [["a", "b", "c"]]
+    assert (await stage.backlog()).dead == 0
+
+
+async def test_payload_codec_that_stays_away_is_not_asked_again_and_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(take_module, "DECODE_AGAIN_AFTER", timedelta(minutes=1))
+    keys = stage.use(KeyServer(CODEC_ERRORS[0]))
+    keys.away = True
+    await stage.append("a")
+    async with stage.draining():
+        await eventually(lambda: keys.failures)
+        asked = keys.failures
+        keys.away = False
+        await stage.append("b")
+        await eventually(lambda: stage.sink.row_ids == ["b"])
+        keys.away = True
+    # The first pass may see the entry twice: among the pending ones and among the delivered ones.
+    assert asked <= keys.failures <= 2
+    assert (await stage.backlog()).pending == 1
 
 
 async def test_record_that_makes_the_sink_fail_in_an_unforeseen_way_is_dead_in_the_end(stage: Stage) -> None:

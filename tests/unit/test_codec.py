@@ -1,7 +1,9 @@
+import asyncio
 import base64
 import dataclasses
 import json
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,9 +12,10 @@ from hypothesis import strategies as st
 from temporalio.api.common.v1 import Payload
 from temporalio.converter import DataConverter, PayloadCodec
 
-from write_batcher.errors import InvalidEntry, InvalidRequest, QueueUnavailable
+from write_batcher.errors import InvalidEntry, InvalidRequest
 from write_batcher.models import MAX_REQUEST_ID_BYTES, ConfirmBy, ReplyAddress, WriteRequest
-from write_batcher.queue.codec import Codec, Fields, decode_reply
+from write_batcher.queue import codec as codec_module
+from write_batcher.queue.codec import Codec, CodecUnavailable, Fields, decode_reply
 
 REPLY = ReplyAddress(workflow_id="order-7", run_id="run-1", attempt="run-1")
 REQUEST = WriteRequest(request_id="order-7/1", table="orders", record={"cents": 250}, reply=REPLY)
@@ -31,8 +34,16 @@ class Scrambler(PayloadCodec):
 
 
 class KeyServerAway(Scrambler):
+    """Fails with `error`; without one it never answers."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self._error = error
+
     async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        raise TimeoutError("key server")
+        if self._error:
+            raise self._error
+        await asyncio.get_running_loop().create_future()
+        return []
 
 
 def codec_with(payload_codec: PayloadCodec) -> Codec:
@@ -124,16 +135,30 @@ async def test_payload_codec_hides_table_and_record() -> None:
     assert await codec.decode(fields) == REQUEST
 
 
-async def test_entry_of_another_payload_codec_is_invalid() -> None:
-    with pytest.raises(InvalidEntry):
-        await codec_with(Scrambler()).decode(await PLAIN.encode(REQUEST))
+async def test_entry_that_is_encoded_by_a_codec_is_invalid_without_one() -> None:
     with pytest.raises(InvalidEntry):
         await PLAIN.decode(await codec_with(Scrambler()).encode(REQUEST))
 
 
-async def test_payload_codec_that_cannot_be_asked_refuses_no_entry() -> None:
-    codec = codec_with(KeyServerAway())
-    with pytest.raises(QueueUnavailable, match="key server"):
+async def test_entry_that_its_codec_decodes_to_no_request_is_invalid() -> None:
+    [scrambled] = await Scrambler().encode([Payload(metadata={"encoding": b"json/plain"}, data=b"[")])
+    with pytest.raises(InvalidEntry, match="payload cannot be decoded"):
+        await codec_with(Scrambler()).decode(entry(payload=scrambled.SerializeToString()))
+
+
+@pytest.mark.parametrize(
+    "error", [TimeoutError("key"), FileNotFoundError("key"), Exception("key"), ValueError("key")], ids=repr
+)
+async def test_payload_codec_that_cannot_be_asked_refuses_no_entry(error: Exception) -> None:
+    codec = codec_with(KeyServerAway(error))
+    with pytest.raises(CodecUnavailable, match="key"):
+        await codec.decode(await codec.encode(REQUEST))
+
+
+async def test_payload_codec_that_hangs_refuses_no_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec_module, "CODEC_LIMIT", timedelta(milliseconds=20))
+    codec = codec_with(KeyServerAway(None))
+    with pytest.raises(CodecUnavailable, match="TimeoutError"):
         await codec.decode(await codec.encode(REQUEST))
 
 
