@@ -1,18 +1,25 @@
 """The database is killed, locked, silent, or answers into the void: the batch is held, and written once."""
 
+import os
+import signal
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 
-from tests.databases import PostgresDatabase, SqliteDatabase
+from tests.databases import Database, PostgresDatabase, SqliteDatabase
+from tests.faults.arena import Arena, Worker
 from tests.faults.conftest import OpenArena
-from tests.faults.test_redis_away import frozen
 from tests.proxy import Network
 from tests.support import eventually
 from write_batcher.models import ConfirmBy
+from write_batcher.workers.server import Server
 
 CALLERS = 12
+SEEN_TO_WAIT_S = 10  # longer than the heartbeat timeout of the tests' workers, and than any wait of a healthy batch
+LONG_S = 90  # longer than the limits of a write, of its sink and of the drain's stage
 
 
 @pytest.mark.parametrize("confirm_by", [ConfirmBy.SIGNAL, ConfirmBy.COMPLETION])
@@ -46,55 +53,126 @@ async def test_commit_whose_answer_is_lost_is_found_in_the_ledger(
         assert (await arena.queue.statistics()).counters["duplicate"] > 0
 
 
-@pytest.mark.parametrize("network", [Network.REFUSING, Network.SILENT, Network.DEAF])
-async def test_postgresql_that_cannot_be_reached_for_a_while_fails_nobody(
+async def test_postgresql_that_refuses_connections_has_its_batch_held(
+    open_arena: OpenArena, postgres_target: PostgresDatabase
+) -> None:
+    async with open_arena(postgres_target) as arena:
+        assert arena.database_proxy
+        _, batcher = await arena.run_both()
+        await arena.start(CALLERS)
+        await arena.written()
+        arena.database_proxy.become(Network.REFUSING)
+        await arena.start(CALLERS)
+        await eventually(lambda: batcher.says("is held"), within_s=60)
+        arena.database_proxy.become(Network.UP)
+        assert (await arena.audit()).completed == 2 * CALLERS
+        assert drains(batcher) == 1
+
+
+@pytest.mark.parametrize("network", [Network.SILENT, Network.DEAF])
+async def test_postgresql_that_does_not_answer_for_a_while_is_waited_for_by_the_same_drain(
     open_arena: OpenArena, postgres_target: PostgresDatabase, network: Network
 ) -> None:
     async with open_arena(postgres_target) as arena:
         assert arena.database_proxy
-        await arena.run_both()
+        _, batcher = await arena.run_both()
         await arena.start(CALLERS)
         await arena.written()
         arena.database_proxy.become(network)
         await arena.start(CALLERS)
-        await arena.appended(2 * CALLERS)
+        await _waits(arena, SEEN_TO_WAIT_S)
+        assert bool(arena.database_proxy.swallowed) is (network is Network.DEAF)
         arena.database_proxy.become(Network.UP)
         assert (await arena.audit()).completed == 2 * CALLERS
+        assert drains(batcher) == 1
+
+
+async def test_postgresql_that_is_silent_beyond_every_limit_fails_nobody(
+    open_arena: OpenArena, postgres_target: PostgresDatabase
+) -> None:
+    async with open_arena(postgres_target) as arena:
+        assert arena.database_proxy
+        _, batcher = await arena.run_both()
+        await arena.start(CALLERS)
+        await arena.written()
+        arena.database_proxy.become(Network.SILENT)
+        await arena.start(CALLERS)
+        await _waits(arena, LONG_S)
+        assert batcher.says("is held")
+        arena.database_proxy.become(Network.UP)
+        assert (await arena.audit()).completed == 2 * CALLERS
+        assert drains(batcher) == 1
 
 
 async def test_postgresql_that_hangs_is_waited_for(open_arena: OpenArena, postgres_target: PostgresDatabase) -> None:
     async with open_arena(postgres_target) as arena:
-        await arena.run_both()
+        _, batcher = await arena.run_both()
         await arena.start(CALLERS)
         await arena.written()
-        with frozen(postgres_target.server):
+        with _hanging(postgres_target.server):
             await arena.start(CALLERS)
-            await arena.appended(2 * CALLERS)
+            await _waits(arena, SEEN_TO_WAIT_S)
         assert (await arena.audit()).completed == 2 * CALLERS
+        assert drains(batcher) == 1
 
 
-async def test_sqlite_that_somebody_locks_for_long_does_not_multiply_the_backlog(
-    open_arena: OpenArena, sqlite_target: SqliteDatabase
+async def test_database_that_somebody_locks_for_long_does_not_multiply_the_backlog(
+    open_arena: OpenArena, target: Database, confirm_by: ConfirmBy
 ) -> None:
-    async with open_arena(sqlite_target) as arena:
+    async with open_arena(target, confirm_by=confirm_by) as arena:
         _, batcher = await arena.run_both()
-        with closing(sqlite3.connect(sqlite_target.path, isolation_level=None)) as other:
-            other.execute("BEGIN EXCLUSIVE")
+        with locked(target):
             await arena.start(CALLERS)
             await arena.queued(CALLERS)
             await eventually(lambda: batcher.says("is held"), within_s=60)
             assert await arena.backlog() == CALLERS
-            other.execute("ROLLBACK")
         assert (await arena.audit()).completed == CALLERS
+        assert drains(batcher) == 1
 
 
-async def test_postgresql_table_that_somebody_locks_is_waited_for(
-    open_arena: OpenArena, postgres_target: PostgresDatabase
-) -> None:
-    async with open_arena(postgres_target) as arena:
-        await arena.run_both()
-        with postgres_target.connect() as other, other.transaction():
+@contextmanager
+def locked(database: Database) -> Iterator[None]:
+    """Somebody else keeps everybody from writing to the table."""
+    if isinstance(database, PostgresDatabase):
+        with database.connect() as other, other.transaction():
             other.execute("LOCK TABLE main_writes IN ACCESS EXCLUSIVE MODE")
-            await arena.start(CALLERS)
-            await arena.appended(CALLERS)
-        assert (await arena.audit()).completed == CALLERS
+            yield
+    elif isinstance(database, SqliteDatabase):
+        with closing(sqlite3.connect(database.path, isolation_level=None)) as connection:
+            connection.execute("BEGIN EXCLUSIVE")
+            yield
+            connection.execute("ROLLBACK")
+
+
+def drains(worker: Worker) -> int:
+    """How many drains this worker has started."""
+    return sum("drain of" in line and line.endswith("starts") for line in worker.log.read_text().splitlines())
+
+
+async def _waits(arena: Arena, seconds: float) -> None:
+    """Return when an entry has been in the stream for so long."""
+
+    async def is_old() -> bool:
+        return (await arena.queue.statistics()).oldest_ms > seconds * 1000
+
+    await eventually(is_old, within_s=seconds + 60)
+
+
+@contextmanager
+def _hanging(server: Server) -> Iterator[None]:
+    """PostgreSQL has a process for each connection: none of them answers."""
+    stopped: list[int] = []
+    try:
+        for pid in _with_children(server.pid):
+            os.kill(pid, signal.SIGSTOP)  # the parent first, so that it starts no more of them
+            stopped.append(pid)
+        yield
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+
+
+def _with_children(pid: int) -> Iterator[int]:
+    yield pid
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        yield int(child)
