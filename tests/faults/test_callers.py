@@ -1,7 +1,9 @@
 """What befalls callers: they are cancelled, terminated, reset, run out of time, and are sent nonsense."""
 
+import json
 import uuid
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,13 +12,15 @@ from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 
 from tests.callers import finished_tasks
 from tests.databases import Database
-from tests.faults.arena import Arena
-from tests.faults.audit import Handle
+from tests.faults.arena import RESUBMITTING, Arena
+from tests.faults.audit import Handle, check_stream
 from tests.faults.conftest import OpenArena
-from write_batcher.models import CONFIRMATION_SIGNAL, ConfirmBy
+from write_batcher.models import CONFIRMATION_SIGNAL, ConfirmBy, Outcome, WriteReceipt
+from write_batcher.workers.local import TemporalServer
 from write_batcher.workflows.main import MainWorkflow
 
 CALLERS = 4
+MOST_SIGNALS = 10  # that one run may receive where a test lowers it; Temporal's own limit is 10,000
 
 NONSENSE: list[list[Any]] = [
     [],
@@ -98,6 +102,66 @@ async def test_workflow_id_that_is_used_again_is_a_write_of_its_own(
         assert arena.rows() == 2 * CALLERS
         ids = {result.request_id for told in (first, second) for result in told.results.values()}
         assert len(ids) == 2 * CALLERS
+
+
+async def test_workflow_id_that_is_used_again_is_not_confused_by_receipts_of_its_first_run(
+    open_arena: OpenArena, sqlite_target: Database
+) -> None:
+    async with open_arena(sqlite_target) as arena:
+        await arena.run_both()
+        await arena.start(CALLERS)
+        first = await arena.audit()
+        arena.handles.clear()
+        arena.started = 0
+        await arena.pause()
+        await arena.start(CALLERS)
+        await arena.queued(CALLERS)
+        second_ids = await _queued_ids(arena)
+        for handle in arena.handles:
+            old, new = first.results[handle.id].request_id, second_ids[handle.id]
+            stale = [
+                WriteReceipt(request_id=old, outcome=Outcome.WRITTEN, batch_id=first.results[handle.id].batch_id),
+                WriteReceipt(request_id=old, outcome=Outcome.REJECTED, error="stale"),
+                WriteReceipt(request_id=new, outcome=Outcome.REJECTED, attempt="an earlier one", error="stale"),
+            ]
+            await handle.signal(CONFIRMATION_SIGNAL, stale)
+        await arena.resume()
+        second = await arena.ended()
+        assert second.completed == CALLERS
+        assert {caller: result.request_id for caller, result in second.results.items()} == second_ids
+        receipts = {result.request_id: result.batch_id for told in (first, second) for result in told.results.values()}
+        assert dict(arena.database.ledger("request_id, batch_id")) == receipts
+        assert arena.rows() == 2 * CALLERS
+        await check_stream(arena.queue, arena.redis)
+
+
+async def test_caller_that_the_server_lets_nobody_signal_any_more_learns_the_outcome_by_settling(
+    open_arena: OpenArena, sqlite_target: Database, tmp_path: Path
+) -> None:
+    limit = ("--dynamic-config-value", f"history.maximumSignalsPerExecution={MOST_SIGNALS}")
+    async with (
+        TemporalServer(tmp_path / "limited", in_memory=True, extra=limit) as limited,
+        open_arena(sqlite_target, temporal_server=limited, confirm_timeout=RESUBMITTING) as arena,
+    ):
+        _, batcher = await arena.run_both()
+        await arena.pause()
+        await arena.start(CALLERS)
+        await arena.queued(CALLERS)
+        deaf = arena.handles[0]
+        for _ in range(MOST_SIGNALS):
+            await deaf.signal(CONFIRMATION_SIGNAL, "nonsense")
+        await arena.resume()
+        told = await arena.audit()
+        assert told.completed == CALLERS
+        assert told.results[deaf.id].outcome is Outcome.WRITTEN
+        assert batcher.says(f"caller {deaf.id} cannot be reached")
+        assert (await arena.queue.statistics()).counters["without_caller"] == 2  # when it asked, and asked again
+
+
+async def _queued_ids(arena: Arena) -> dict[str, str]:
+    """The request id of each caller that has an entry in the stream."""
+    entries: Any = await arena.redis.xrange(arena.queue.stream_key)
+    return {json.loads(fields[b"reply"])["workflow_id"]: fields[b"id"].decode() for _, fields in entries}
 
 
 async def _reset(arena: Arena, handle: Handle) -> Handle:
