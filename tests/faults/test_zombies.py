@@ -1,9 +1,14 @@
 """Two drains of one partition at once: a process that froze, or whose event loop did, comes back after its time."""
 
 import signal
+from pathlib import Path
+
+import pytest
 
 from tests.databases import Database
+from tests.faults.arena import Arena, Worker
 from tests.faults.conftest import OpenArena
+from tests.faults.test_database_away import drains
 from tests.support import eventually
 from write_batcher.models import ConfirmBy
 
@@ -14,15 +19,15 @@ async def test_batcher_that_was_frozen_and_replaced_does_no_harm_when_it_thaws(
     open_arena: OpenArena, target: Database, confirm_by: ConfirmBy
 ) -> None:
     async with open_arena(target, confirm_by=confirm_by) as arena:
-        _, frozen = await arena.run_both()
+        _, zombie = await arena.run_both("--freeze")  # with a batch that is committed, and nobody told
         await arena.start(CALLERS)
-        await arena.written()
-        frozen.send(signal.SIGSTOP)
+        await eventually(lambda: _is_stopped(zombie), within_s=60)
         successor = await arena.run("batcher")
         await arena.start(CALLERS)
-        await eventually(lambda: successor.says("starts"), within_s=60)
+        await eventually(lambda: drains(successor), within_s=60)
         await arena.written(2 * CALLERS)
-        frozen.send(signal.SIGCONT)
+        await eventually(lambda: _duplicates(arena), within_s=60)
+        zombie.send(signal.SIGCONT)
         await arena.start(CALLERS)
         assert (await arena.audit()).completed == 3 * CALLERS
 
@@ -31,16 +36,37 @@ async def test_batcher_whose_event_loop_is_blocked_goes_on_afterwards(
     open_arena: OpenArena, target: Database, confirm_by: ConfirmBy
 ) -> None:
     async with open_arena(target, confirm_by=confirm_by) as arena:
-        await arena.run_both("--block-s", "6")
+        _, batcher = await arena.run_both("--block-s", "6")
         await arena.start(CALLERS)
         assert (await arena.audit()).completed == CALLERS
+        assert drains(batcher) >= 2
+        assert await _duplicates(arena) > 0
 
 
+@pytest.mark.parametrize("end", ["--kill-heartbeat", "--cancel-heartbeat"])
 async def test_drain_whose_heartbeat_dies_ends_and_is_started_again(
-    open_arena: OpenArena, sqlite_target: Database
+    open_arena: OpenArena, sqlite_target: Database, end: str
 ) -> None:
     async with open_arena(sqlite_target) as arena:
-        _, batcher = await arena.run_both("--kill-heartbeat")
+        _, batcher = await arena.run_both(end)
         await arena.start(CALLERS)
+        await eventually(lambda: drains(batcher) >= 2, within_s=60)
+        assert await _ended_by_itself(arena)
         assert (await arena.audit()).completed == CALLERS
-        assert batcher.log.read_text().count("drain of") >= 2
+
+
+def _is_stopped(worker: Worker) -> bool:
+    status = Path(f"/proc/{worker.process.pid}/stat").read_text()
+    return status.rpartition(")")[2].split()[0] == "T"
+
+
+async def _duplicates(arena: Arena) -> int:
+    """Entries that were removed by a drain that found them written already."""
+    return (await arena.queue.statistics()).counters.get("duplicate", 0)
+
+
+async def _ended_by_itself(arena: Arena) -> bool:
+    """Whether the drain before the current one failed, and did not only fall silent until the server gave it up."""
+    batcher = await arena.client.get_workflow_handle(arena.batcher_workflow_id).describe()
+    [drain] = batcher.raw_description.pending_activities
+    return drain.last_failure.HasField("application_failure_info")

@@ -9,7 +9,9 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from tests.faults import crash_points
@@ -24,7 +26,7 @@ from write_batcher.workers.main import run_main_worker
 from write_batcher.workflows import batcher
 from write_batcher.workflows import main as main_workflow
 
-HEARTBEAT_TIMEOUT = timedelta(seconds=3)  # so that a test need not wait long for the successor of a dead drain
+HEARTBEAT_TIMEOUT_S = 3.0  # so that a test need not wait long for the successor of a dead drain
 STEP_TIMEOUT = timedelta(seconds=15)  # nor for business steps that died with their worker
 ENSURE_EVERY = timedelta(seconds=2)
 
@@ -35,9 +37,12 @@ def main() -> None:
     parser.add_argument("--crash", action="append", default=[], metavar="POINT[:TIMES]")
     parser.add_argument("--die-of-item", metavar="ITEM", help="end the process when a batch with this item is written")
     parser.add_argument("--block-s", type=float, default=0.0, help="block the event loop once, after a commit")
-    parser.add_argument("--kill-heartbeat", action="store_true", help="end the heartbeat after the first batch")
+    parser.add_argument("--freeze", action="store_true", help="stop the process by SIGSTOP once, after a commit")
+    parser.add_argument("--kill-heartbeat", action="store_true", help="the first heartbeat fails")
+    parser.add_argument("--cancel-heartbeat", action="store_true", help="cancel the heartbeat after the first batch")
+    parser.add_argument("--heartbeat-timeout-s", type=float, default=HEARTBEAT_TIMEOUT_S)
     arguments = parser.parse_args()
-    batcher.HEARTBEAT_TIMEOUT = HEARTBEAT_TIMEOUT
+    batcher.HEARTBEAT_TIMEOUT = timedelta(seconds=arguments.heartbeat_timeout_s)
     main_workflow.STEP_TIMEOUT = STEP_TIMEOUT
     batcher_worker.ENSURE_EVERY = ENSURE_EVERY
     for crash in arguments.crash:
@@ -45,7 +50,11 @@ def main() -> None:
     if arguments.die_of_item:
         _die_of(arguments.die_of_item)
     if arguments.block_s:
-        _block_once(arguments.block_s)
+        _once_after_a_commit(partial(_block, arguments.block_s))
+    if arguments.freeze:
+        _once_after_a_commit(_freeze)
+    if arguments.cancel_heartbeat:
+        _once_after_a_commit(_cancel_heartbeat)
     if arguments.kill_heartbeat:
         _kill_heartbeat()
     settings = load_settings()
@@ -66,19 +75,34 @@ def _die_of(item: str) -> None:
     setattr(SqlSink, "write", deadly)  # noqa: B010 - mypy refuses the assignment
 
 
-def _block_once(seconds: float) -> None:
+def _once_after_a_commit(happen: Callable[[], Awaitable[None]]) -> None:
     write = SqlSink.write
-    blocked = False
+    happened = False
 
-    async def blocking(sink: SqlSink, batch: Batch) -> list[WriteReceipt]:
-        nonlocal blocked
+    async def disturbed(sink: SqlSink, batch: Batch) -> list[WriteReceipt]:
+        nonlocal happened
         receipts = await write(sink, batch)
-        if not blocked:
-            blocked = True
-            time.sleep(seconds)  # noqa: ASYNC251 - a driver that blocks is what is tested
+        if not happened:
+            happened = True
+            await happen()
         return receipts
 
-    setattr(SqlSink, "write", blocking)  # noqa: B010
+    setattr(SqlSink, "write", disturbed)  # noqa: B010
+
+
+async def _block(seconds: float) -> None:
+    time.sleep(seconds)  # noqa: ASYNC251 - a driver that blocks is what is tested
+    await asyncio.sleep(seconds)  # the successor may begin in this process, and overtakes what hangs here
+
+
+async def _freeze() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+async def _cancel_heartbeat() -> None:
+    for task in asyncio.all_tasks():
+        if task.get_name() == "heartbeat":
+            task.cancel()
 
 
 def _kill_heartbeat() -> None:
