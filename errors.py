@@ -15,6 +15,10 @@ class QueueUnavailable(WriteBatcherError):
     """Redis cannot be asked right now, or nobody drains the queue yet. Heals by itself or by an operator."""
 
 
+class CodecUnavailable(QueueUnavailable):
+    """The payload codec cannot decode an entry right now; whether the entry is valid is not known."""
+
+
 class QueueFull(QueueUnavailable):
     """The stream holds as many entries as it may, or Redis is out of memory. Heals when the drain catches up."""
 

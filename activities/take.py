@@ -10,9 +10,9 @@ from datetime import timedelta
 from write_batcher.activities.backoff import Backoff
 from write_batcher.activities.batching import BatchLimits, FlushMark, OpenBatch, Taken
 from write_batcher.activities.watch import Watch
-from write_batcher.errors import InvalidEntry, QueueUnavailable
+from write_batcher.errors import CodecUnavailable, InvalidEntry, QueueUnavailable
 from write_batcher.models import FlushReason
-from write_batcher.queue.codec import Codec, CodecUnavailable
+from write_batcher.queue.codec import Codec
 from write_batcher.queue.stream import CONTROL_FLUSH, StreamEntry, WriteQueue
 
 ALONE_AFTER = 3  # deliveries; restarts add to them too, so they prove nothing: the entry is only written alone

@@ -25,7 +25,7 @@ from temporalio.api.common.v1 import Payload
 from temporalio.common import RawValue
 from temporalio.converter import DataConverter, DefaultPayloadConverter
 
-from write_batcher.errors import InvalidEntry, InvalidRequest, QueueUnavailable
+from write_batcher.errors import CodecUnavailable, InvalidEntry, InvalidRequest
 from write_batcher.models import MAX_REQUEST_ID_BYTES, ConfirmBy, ReplyAddress, WriteRequest
 
 VERSION = b"1"
@@ -35,10 +35,6 @@ MILLISECONDS = re.compile(rb"\d{1,18}")
 Fields = dict[bytes, bytes]
 
 CODEC_LIMIT = timedelta(seconds=10)  # of the payload codec for one entry; the others wait behind it
-
-
-class CodecUnavailable(QueueUnavailable):
-    """The payload codec cannot decode an entry right now; whether the entry is valid is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
