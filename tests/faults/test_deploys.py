@@ -1,30 +1,77 @@
 """What operators do: roll out, terminate the batcher, and repair the stream by hand."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+
 from tests.databases import Database
+from tests.faults.arena import Arena, Worker
 from tests.faults.conftest import OpenArena
+from tests.faults.test_database_away import drains
 from tests.support import eventually
 from write_batcher.models import ConfirmBy
 from write_batcher.queue.stream import CONSUMER, GROUP
 
 CALLERS = 12
+LONG_HEARTBEAT = ("--heartbeat-timeout-s", "30")
+HANDED_OVER_WITHIN_MS = 8_000  # far less than a successor that waits for the heartbeat timeout takes
 
 
-async def test_rolling_deploy_under_load_fails_nobody(
+async def test_rolling_deploy_under_load_fails_nobody_and_hands_over_at_once(
     open_arena: OpenArena, target: Database, confirm_by: ConfirmBy
 ) -> None:
     async with open_arena(target, confirm_by=confirm_by, partitions=2) as arena:
-        _, old = await arena.run_both()
-        for _ in range(3):
-            await arena.start(CALLERS)
-            new = await arena.run("batcher")
-            await eventually(partial(new.says, "batcher worker"), within_s=60)
-            await old.stop()
-            old = new
-        assert (await arena.audit()).completed == 3 * CALLERS
+        _, old = await arena.run_both(*LONG_HEARTBEAT)
+        async with _load(arena):
+            for _ in range(3):
+                new = await arena.run("batcher", *LONG_HEARTBEAT)
+                await eventually(partial(_polls, arena, new), within_s=60)
+                await eventually(arena.backlog, within_s=60)
+                await old.stop()
+                assert drains(old) == old.log.read_text().count(" stopped: ")  # each returned, none was broken off
+                old = new
+        told = await arena.audit()
+        assert told.completed == arena.started
+        assert told.latest_ms < HANDED_OVER_WITHIN_MS
+
+
+async def _polls(arena: Arena, worker: Worker) -> bool:
+    """Whether Temporal has seen it ask for work of both kinds: what it logs comes seconds earlier."""
+    for kind in (TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW, TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY):
+        answer = await arena.client.workflow_service.describe_task_queue(
+            DescribeTaskQueueRequest(
+                namespace=arena.client.namespace,
+                task_queue=TaskQueue(name=arena.settings.batcher_task_queue),
+                task_queue_type=kind,
+            )
+        )
+        if not any(poller.identity.startswith(f"{worker.process.pid}@") for poller in answer.pollers):
+            return False
+    return True
+
+
+@asynccontextmanager
+async def _load(arena: Arena) -> AsyncIterator[None]:
+    """Callers are started all the time."""
+
+    enough = asyncio.Event()
+
+    async def start_until_enough() -> None:
+        while not enough.is_set():
+            await arena.start(1)
+            await asyncio.sleep(0.2)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(start_until_enough())
+        yield
+        enough.set()
 
 
 async def test_batcher_workflow_that_is_terminated_is_started_again(
