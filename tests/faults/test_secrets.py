@@ -1,5 +1,6 @@
 """Passwords and API keys stay where they belong: in no log, also when everything fails."""
 
+import asyncio
 from functools import partial
 from pathlib import Path
 
@@ -36,11 +37,17 @@ async def test_no_secret_reaches_a_log_through_outages_of_everything(
             proxy.become(Network.UP)
         await arena.start(1, cents=-1)
         await arena.audit()
-        for proxy in (arena.redis_proxy, arena.temporal_proxy):
-            proxy.become(Network.REFUSING)
-            late = await arena.run("batcher")  # one that cannot even begin says why
-            assert await late.ended() != 0
-            proxy.become(Network.UP)
+        for role, proxies in (
+            ("main", (arena.redis_proxy, arena.temporal_proxy)),
+            ("batcher", (arena.redis_proxy, arena.temporal_proxy, arena.database_proxy)),
+        ):
+            for proxy in proxies:
+                proxy.become(Network.REFUSING)
+                late = await arena.run(role)  # one that cannot even begin says why
+                async with asyncio.timeout(60):
+                    assert await late.ended() != 0
+                assert late.says("ConfigurationError")
+                proxy.become(Network.UP)
         logs = "".join(worker.log.read_text() for worker in arena.workers)
     assert len(logs) > 1_000
     for secret in (REDIS_PASSWORD, database_password, API_KEY):
