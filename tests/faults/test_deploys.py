@@ -29,6 +29,7 @@ async def test_rolling_deploy_under_load_fails_nobody_and_hands_over_at_once(
 ) -> None:
     async with open_arena(target, confirm_by=confirm_by, partitions=2) as arena:
         _, old = await arena.run_both(*LONG_HEARTBEAT)
+        await eventually(partial(_polls, arena, old), within_s=60)  # a caller that waits for it to begin is no measure
         async with _load(arena):
             for _ in range(3):
                 new = await arena.run("batcher", *LONG_HEARTBEAT)
