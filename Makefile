@@ -32,7 +32,7 @@ test: setup
 test-all: setup
 	$(PYTHON) -m pytest -m "" $(ARGS)
 
-# Everything that can break, on real processes: some twenty minutes. `make test` has a part of it.
+# Everything that can break, on real processes: half an hour. `make test` has a part of it.
 faults: setup
 	$(PYTHON) -m pytest -m "" tests/faults $(ARGS)
 
