@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -12,7 +11,7 @@ from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 
 from tests.databases import Database
-from tests.faults.arena import Arena, Worker
+from tests.faults.arena import RESUBMITTING, Arena, Worker
 from tests.faults.conftest import OpenArena
 from tests.faults.test_database_away import drains
 from tests.support import eventually
@@ -21,7 +20,7 @@ from write_batcher.queue.stream import CONSUMER, GROUP
 
 CALLERS = 12
 LONG_HEARTBEAT = ("--heartbeat-timeout-s", "30")
-HANDED_OVER_WITHIN_MS = 8_000  # far less than a successor that waits for the heartbeat timeout takes
+HANDED_OVER_WITHIN_MS = 15_000  # half of what a successor that waits for the heartbeat timeout takes
 
 
 async def test_rolling_deploy_under_load_fails_nobody_and_hands_over_at_once(
@@ -61,7 +60,6 @@ async def _polls(arena: Arena, worker: Worker) -> bool:
 @asynccontextmanager
 async def _load(arena: Arena) -> AsyncIterator[None]:
     """Callers are started all the time."""
-
     enough = asyncio.Event()
 
     async def start_until_enough() -> None:
@@ -69,10 +67,12 @@ async def _load(arena: Arena) -> AsyncIterator[None]:
             await arena.start(1)
             await asyncio.sleep(0.2)
 
-    async with asyncio.TaskGroup() as group:
-        group.create_task(start_until_enough())
+    starting = asyncio.create_task(start_until_enough())
+    try:
         yield
+    finally:
         enough.set()
+        await starting
 
 
 async def test_batcher_workflow_that_is_terminated_is_started_again(
@@ -103,7 +103,7 @@ async def test_entries_whose_consumer_was_deleted_by_hand_are_found_and_written(
 async def test_caller_of_an_entry_that_was_deleted_by_hand_is_answered_when_it_asks_again(
     open_arena: OpenArena, sqlite_target: Database
 ) -> None:
-    async with open_arena(sqlite_target, confirm_timeout=timedelta(seconds=16)) as arena:
+    async with open_arena(sqlite_target, confirm_timeout=RESUBMITTING) as arena:
         _, batcher = await arena.run_both("--crash", "after_commit")
         await arena.start(CALLERS)
         await batcher.ended()

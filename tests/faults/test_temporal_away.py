@@ -117,8 +117,10 @@ async def crowded(client: Client) -> AsyncIterator[None]:
             with contextlib.suppress(RPCError):
                 await client.workflow_service.signal_workflow_execution(nobody)
 
-    async with asyncio.TaskGroup() as group:
-        asking = [group.create_task(ask_for_ever()) for _ in range(CROWD)]
+    asking = [asyncio.create_task(ask_for_ever()) for _ in range(CROWD)]
+    try:
         yield
+    finally:
         for task in asking:
             task.cancel()
+        await asyncio.wait(asking)
