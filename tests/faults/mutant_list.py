@@ -116,6 +116,7 @@ MUTANTS = (
         wrong="        case _:\n            return Delivery.NO_CALLER\n",
         test=f"{FAULTS}/test_temporal_away.py::"
         "test_temporal_that_hangs_while_callers_are_confirmed_leaves_their_entries_pending",
+        symptom="_failed_confirmations",  # none is tried again
     ),
     Mutant(
         name="a signal handler that takes one argument",
@@ -140,6 +141,14 @@ MUTANTS = (
         wrong="",
         test=f"{INTEGRATION}/test_drain.py::test_write_that_hangs_stalls_the_drain",
         symptom="the drain still runs",
+    ),
+    Mutant(
+        name="a drain without heartbeats goes on",
+        file="activities/drain.py",
+        right="            if task.cancelled():\n",
+        wrong="            if False:\n",
+        test=f"{FAULTS}/test_zombies.py::test_drain_whose_heartbeat_dies_ends_and_is_started_again[--cancel-heartbeat]",
+        symptom="_ended_by_itself",
     ),
     Mutant(
         name="ledger rows in the order of their arrival",
