@@ -190,5 +190,6 @@ MUTANTS = (
         right="await self._queue.deaths_alone(alone.entry) >= DEATHS_ALONE",
         wrong="await self._queue.deaths_alone(alone.entry) >= DEATHS_ALONE * 1000",
         test=f"{FAULTS}/test_poison.py::test_record_that_kills_the_process_is_isolated_and_dies_alone",
+        symptom="restarted_until_it_is_dead",
     ),
 )

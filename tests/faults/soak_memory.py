@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 LEAK_BYTES = 4_000  # per write; less is lost in what Python's memory goes up and down by
 NOISE_MB = 3.0
-WRITES_TO_JUDGE = 1_000  # a soak of a few minutes makes fewer, while workers still warm up
+WRITES_TO_JUDGE = 300  # a soak of a few minutes makes fewer, while workers still warm up
 WORKERS = ("main worker", "batcher worker")
 WORKERS_OF_A_ROLE = 2  # which share the writes
 REDIS = "data in Redis"

@@ -14,6 +14,8 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
+from temporalio.common import RetryPolicy
+
 from tests.faults import crash_points
 from write_batcher.activities.sinks.sql import SqlSink
 from write_batcher.activities.watch import Watch
@@ -44,6 +46,7 @@ def main() -> None:
     arguments = parser.parse_args()
     batcher.HEARTBEAT_TIMEOUT = timedelta(seconds=arguments.heartbeat_timeout_s)
     main_workflow.STEP_TIMEOUT = STEP_TIMEOUT
+    main_workflow.STEP_RETRY = RetryPolicy()  # for ever, or outages of a minute would fail callers before they write
     batcher_worker.ENSURE_EVERY = ENSURE_EVERY
     for crash in arguments.crash:
         crash_points.arm(crash_points.CrashPoint.parse(crash))
