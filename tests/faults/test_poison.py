@@ -104,7 +104,7 @@ async def test_record_that_kills_the_process_is_isolated_and_dies_alone(
                 await arena.run("batcher", "--die-of-item", "poison")
             return await arena.dead_letters(1)
 
-        await eventually(restarted_until_it_is_dead, within_s=110)
+        await eventually(restarted_until_it_is_dead, within_s=240)
         told = await arena.audit()
         assert (told.completed, told.kinds) == (GOOD, {"WriteRejected": 1})
 
