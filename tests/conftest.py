@@ -1,6 +1,7 @@
 """Real servers for the whole session, and names that no other test uses."""
 
 import os
+import signal
 import sys
 import uuid
 from collections.abc import AsyncIterator
@@ -19,6 +20,9 @@ from write_batcher.activities import take
 from write_batcher.queue.connections import connect
 from write_batcher.workers.local import TemporalServer
 from write_batcher.workers.postgres import PostgresServer
+
+# A shell starts what runs in its background with Ctrl-C ignored, and the commands that tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A machine that others use too makes any input slow to generate or to take now and then.
 hypothesis.settings.register_profile(
