@@ -86,6 +86,7 @@ async def test_demo_counts_every_row_once_and_keeps_the_batch_limit() -> None:
     assert 0 < report["latency_ms"]["p50"] <= report["latency_ms"]["p99"]
 
 
+@pytest.mark.thorough
 async def test_demo_in_a_named_folder_keeps_its_data_and_counts_only_its_own_rows(tmp_path: Path) -> None:
     for _ in range(2):
         status, output, _errors = await run(

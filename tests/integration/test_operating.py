@@ -282,6 +282,7 @@ async def test_pause_that_no_worker_hears_is_reported_and_kept(stage: Stage, mon
         await eventually(lambda: stage.is_in(HostState.PAUSED))
 
 
+@pytest.mark.thorough
 async def test_commands_tell_when_there_is_no_batcher(stage: Stage) -> None:
     await Partitions(stage.redis, stage.queue_name).announce(2)
     for verb in ("pause", "stop"):

@@ -27,6 +27,8 @@ from write_batcher.workers.local import TemporalServer
 from write_batcher.workers.main_writes import count_rows
 from write_batcher.workers.starter import wait_for
 
+pytestmark = pytest.mark.thorough
+
 COMMAND = [sys.executable, "-m", "write_batcher.cli", "signal-batcher"]
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("TEMPORAL_", "WRITE_BATCHER_"))}
 

@@ -19,6 +19,8 @@ from write_batcher.config import Settings
 from write_batcher.workers.local import TemporalServer
 from write_batcher.workers.starter import wait_for
 
+pytestmark = pytest.mark.thorough
+
 REQUESTS = 5_000
 WAVES = 5
 

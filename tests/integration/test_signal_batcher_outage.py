@@ -22,6 +22,8 @@ from write_batcher.errors import SinkUnavailable
 from write_batcher.models import Batch
 from write_batcher.workers.local import TemporalServer
 
+pytestmark = pytest.mark.thorough
+
 REQUESTS = 1_000
 LETTERBOXES = 5
 SERVER_EVENTS = 1_500  # then the server terminates a run
