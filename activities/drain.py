@@ -14,7 +14,7 @@ from write_batcher.activities.confirm import Confirmer
 from write_batcher.activities.own_queue import check_queue
 from write_batcher.activities.progress import Progress
 from write_batcher.activities.sinks.protocol import PrunableSink, Sink
-from write_batcher.activities.take import LONGEST_BLOCK, ClosedBatch, Taker, check_reply
+from write_batcher.activities.take import LONGEST_BLOCK, ClosedBatch, Taker
 from write_batcher.activities.watch import Watch
 from write_batcher.activities.write import Writer, shortened
 from write_batcher.errors import InvalidEntry, QueueUnavailable, SinkUnavailable, StageStalled
@@ -190,7 +190,6 @@ class Drain:
         error = shortened(reason)  # it may quote the entry
         logger.error("entry %s of %s goes to the dead letters: %s", entry.entry_id, self._queue.stream_key, error)
         try:
-            check_reply(entry)
             reply = decode_reply(entry.fields)
         except InvalidEntry:
             reply = None

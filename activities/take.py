@@ -19,7 +19,6 @@ ALONE_AFTER = 3  # deliveries; restarts add to them too, so they prove nothing: 
 LONGEST_BLOCK = timedelta(seconds=2)  # Redis 6.2 does not wake a blocked reader whose stream was deleted
 STEP_LIMIT = timedelta(seconds=30)  # of one exchange with Redis, whose client gives up after 7 s by itself
 BACKOFF = Backoff(0.2, 2.0)
-MAX_REPLY_BYTES = 8192  # the ids that Temporal allows, in JSON
 DECODE_AGAIN_AFTER = timedelta(seconds=10)  # what the payload codec could not decode; new entries are read meanwhile
 
 logger = logging.getLogger(__name__)
@@ -204,7 +203,6 @@ class Taker:
             else:
                 try:
                     self._check_age(entry)
-                    check_reply(entry)
                     with self._watch.step("decoding an entry", STEP_LIMIT):
                         request = await self._codec.decode(entry.fields)
                     # Deliveries of an entry that was left prove even less: it has never been in hand.
@@ -234,10 +232,3 @@ class Taker:
                 f"appended {age} ago, longer than the ledger remembers ({self._limits.max_age}): "
                 "look whether the record is in the table, and submit it anew if it is not"
             )
-
-
-def check_reply(entry: StreamEntry) -> None:
-    """Raises InvalidEntry for a reply address that no caller can have: its receipt would fit into no signal."""
-    size = len(entry.fields.get(b"reply", b""))
-    if size > MAX_REPLY_BYTES:
-        raise InvalidEntry(f"reply address has {size} bytes; {MAX_REPLY_BYTES} are allowed")

@@ -34,6 +34,8 @@ MILLISECONDS = re.compile(rb"\d{1,18}")
 
 Fields = dict[bytes, bytes]
 
+MAX_REPLY_BYTES = 8192  # the ids that Temporal allows, in JSON
+
 CODEC_LIMIT = timedelta(seconds=10)  # of the payload codec for one entry; the others wait behind it
 
 
@@ -111,6 +113,8 @@ def decode_reply(fields: Fields) -> ReplyAddress | None:
     text = fields.get(b"reply", b"")
     if not text:
         return None
+    if len(text) > MAX_REPLY_BYTES:  # no caller can have it: its receipt would fit into no signal
+        raise InvalidEntry(f"reply address has {len(text)} bytes; {MAX_REPLY_BYTES} are allowed")
     try:
         reply = json.loads(text)
         mode = ConfirmBy(reply["mode"])
