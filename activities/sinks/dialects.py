@@ -20,10 +20,14 @@ POOL_WAIT = timedelta(seconds=5)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """Why the database, or its driver, refuses a record. `code` is the database's own; the driver has none."""
+    """Why the database, or its driver, refuses a record. `code` is the database's own; the driver has none.
+
+    Not `certain` when the same code also says that a permission is missing or that the table is broken.
+    """
 
     text: str
     code: str | None = None
+    certain: bool = True
 
 
 class Dialect(ABC):
@@ -57,6 +61,10 @@ class Dialect(ABC):
         """Whether a statement failed because of the records in it, so that others may be written without them."""
 
     @abstractmethod
+    def may_blame_record(self, error: DBAPIError) -> bool:
+        """Whether, of errors that do not blame a record for certain, this one comes from some records too."""
+
+    @abstractmethod
     def is_busy(self, error: DBAPIError) -> bool:
         """Whether the database works, but not for us right now."""
 
@@ -75,9 +83,10 @@ class Dialect(ABC):
         """Why a record is refused; None when something else than a record is at fault."""
         match error:
             case DBAPIError():
-                if not self.blames_record(error):
+                certain = self.blames_record(error)
+                if not certain and not self.may_blame_record(error):
                     return None
-                return Refusal(text=self.reason_of(error), code=self.code(error))
+                return Refusal(text=self.reason_of(error), code=self.code(error), certain=certain)
             case StatementError():
                 # Raised by a column's own type when it binds a value. SQLAlchemy's own errors are not the record's.
                 blamed = not isinstance(error.orig, SQLAlchemyError)

@@ -74,7 +74,7 @@ def _groups(records: Iterable[CheckedRecord]) -> list[Group]:
         turn = 0
         if record.target.upsert:
             turn = earlier[record.key] = earlier.get(record.key, -1) + 1
-        groups.setdefault((turn, record.target, frozenset(record.values)), []).append(record)
+        groups.setdefault((turn, record.shape), []).append(record)
     # Stable: tables keep the order of their first records.
     return [groups[name] for name in sorted(groups, key=lambda name: name[0])]
 

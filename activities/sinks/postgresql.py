@@ -40,9 +40,11 @@ class PostgresDialect(Dialect):
     # Data exception, integrity constraint violation, WITH CHECK OPTION violation, error of PL/pgSQL in a trigger.
     RECORD_CLASSES = frozenset({"22", "23", "44", "P0"})
     # Too large for an index or a page; two upserts of one key in one statement; a value of a type that its column
-    # cannot take. Not 42501 and 42601, though a policy for rows and a text search query raise them for a record too:
-    # they say first of all that a permission is missing, or that the table does not fit.
+    # cannot take.
     RECORD_CODES = frozenset({"54000", "21000", "42804", "42846"})
+    # Syntax error or access rule violation: a policy for rows, a text search query, a partition that a trigger looks
+    # for, but also a missing permission or column. Error in, or of, a function in another language.
+    DOUBTFUL_CLASSES = frozenset({"42", "38", "39"})
     # All classes of PostgreSQL: another is of the user's making, by RAISE ... USING ERRCODE in a trigger.
     OWN_CLASS = re.compile("0[012389ABFLPZ]|10|2[0-8BDF]|3[489BDF]|4[024]|5[34578]|72|F0|HV|P0|XX")
     BUSY_CLASSES = frozenset({"40", "53", "55", "57"})
@@ -86,6 +88,9 @@ class PostgresDialect(Dialect):
         if not self.OWN_CLASS.match(code):
             return True
         return code[:2] in self.RECORD_CLASSES or code in self.RECORD_CODES
+
+    def may_blame_record(self, error: DBAPIError) -> bool:
+        return (self.code(error) or "")[:2] in self.DOUBTFUL_CLASSES
 
     def is_busy(self, error: DBAPIError) -> bool:
         return (self.code(error) or "")[:2] in self.BUSY_CLASSES

@@ -36,6 +36,8 @@ ALIKE = 10
 default, a broken trigger. It is held, as in an outage, and nobody is rejected. Fewer may well be all bad by chance, and
 must not hold up the partition for ever; nor must records whose keys are taken, which no repair of the table lets in."""
 
+CURE = "Repair the table; a request whose caller gives up or is cancelled leaves the batch."
+
 T = TypeVar("T")
 
 
@@ -185,7 +187,7 @@ class SqlSink:
                 return await self._write_in_transaction(connection, items), {}
         except SQLAlchemyError as error:
             refusal = self._dialect.refusal(error)
-            if refusal is None:
+            if refusal is None or not refusal.certain:
                 raise
         if len(items) == 1:
             return {}, {items[0].row.request_id: refusal}
@@ -206,6 +208,7 @@ class SqlSink:
                 outstanding.append(item)
         records = [item.record for item in outstanding if item.record is not None]
         refusals = await insert_records(connection, self._dialect, records)
+        _hold_if_doubtful(refusals, records)
         _hold_if_alike(self._dialect, refusals, len(records))
         changed: list[LedgerRow] = []
         for item in outstanding:
@@ -244,10 +247,19 @@ def _hold_if_alike(dialect: Dialect, refusals: Mapping[str, Refusal], asked: int
     codes = {refusal.code for refusal in refusals.values()}
     if len(codes) == 1 and None not in codes and not codes & dialect.taken_key_codes:
         (code,), text = codes, next(iter(refusals.values())).text
-        raise SinkUnavailable(
-            f"All {asked} records of a batch are refused alike ({code}): {text}. "
-            "Repair their table, or dead-letter them."
-        )
+        raise SinkUnavailable(f"All {asked} records of a batch are refused alike ({code}): {text}. {CURE}")
+
+
+def _hold_if_doubtful(refusals: Mapping[str, Refusal], records: Iterable[CheckedRecord]) -> None:
+    """Raise `SinkUnavailable` when a record may be innocent: no other of its shape shows that its table is in order."""
+    accepted = {record.shape for record in records if record.request_id not in refusals}
+    for record in records:
+        refusal = refusals.get(record.request_id)
+        if refusal is not None and not refusal.certain and record.shape not in accepted:
+            raise SinkUnavailable(
+                f"Either {record.target.table.fullname} or a record for it is at fault ({refusal.code}): "
+                f"{refusal.text}. {CURE}"
+            )
 
 
 def _invalid(request: WriteRequest, batch_id: str | None, error: InvalidRequest) -> WriteReceipt:

@@ -58,6 +58,10 @@ class SqliteDialect(Dialect):
         # A value of a type that the driver cannot bind: SQLite itself was not asked, so there is no code.
         return isinstance(error.orig, sqlite3.ProgrammingError) and self.code(error) is None
 
+    def may_blame_record(self, error: DBAPIError) -> bool:
+        # What has no code of its own: a function that a trigger or generated column calls, but also a missing table.
+        return self.code(error) == "SQLITE_ERROR"
+
     def is_busy(self, error: DBAPIError) -> bool:
         primary_code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
         return primary_code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)

@@ -35,6 +35,11 @@ class CheckedRecord:
     values: dict[str, Any]
 
     @property
+    def shape(self) -> Hashable:
+        """Equal for records that the same statement writes."""
+        return self.target, frozenset(self.values)
+
+    @property
     def key(self) -> Hashable:
         """Equal for two upserts of one row; None for an insert."""
         if not self.target.upsert:

@@ -427,6 +427,19 @@ async def test_batch_that_is_refused_alike_at_commit_is_held_too(database: Datab
     assert outcomes(await sink.write(batch(*requests[1:]))) == [Outcome.REJECTED] * (ALIKE - 1)
 
 
+async def test_batch_without_its_table_is_held_until_its_callers_give_up(database: Database, sink: SqlSink) -> None:
+    requests = [record("a", "nodes", node_id=1), record("b", "nodes", node_id=2), order(1)]
+    database.execute("DROP TABLE nodes")
+
+    with pytest.raises(SinkUnavailable, match="Either nodes or a record for it is at fault"):
+        await sink.write(batch(*requests))
+    assert database.count("orders") == 0
+
+    for request in requests[:2]:
+        assert (await sink.settle(request)).outcome is Outcome.WITHDRAWN
+    assert outcomes(await sink.write(batch(*requests))) == [Outcome.WITHDRAWN, Outcome.WITHDRAWN, Outcome.WRITTEN]
+
+
 async def test_batch_whose_keys_are_all_taken_is_rejected(sink: SqlSink) -> None:
     await sink.write(batch(*(order(number, request_id=f"first-{number}") for number in range(ALIKE))))
 

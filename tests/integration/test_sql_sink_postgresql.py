@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -206,14 +206,43 @@ async def test_dropped_default_holds_a_large_batch(postgres: PostgresDatabase, s
         await sink.write(batch(*map(order, range(ALIKE))))
 
 
-@pytest.mark.parametrize("code", ["42501", "42601", "57014"])
-async def test_outage_that_a_trigger_sees_blames_no_record(
-    postgres: PostgresDatabase, sink: SqlSink, code: str
-) -> None:
-    break_inserts(postgres, when="new.order_id = 2", statement=f"RAISE EXCEPTION 'not now' USING ERRCODE = '{code}'")
+async def test_outage_that_a_trigger_sees_blames_no_record(postgres: PostgresDatabase, sink: SqlSink) -> None:
+    break_inserts(postgres, when="new.order_id = 2", statement="RAISE EXCEPTION 'not now' USING ERRCODE = '57014'")
 
     with pytest.raises(SinkUnavailable, match="not now"):
         await sink.write(batch(order(1), order(2)))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "RAISE EXCEPTION 'no' USING ERRCODE = '42501'",
+        "PERFORM to_tsquery('a b')",  # 42601
+        "EXECUTE 'INSERT INTO orders_of_' || new.order_id || ' DEFAULT VALUES'",  # 42P01
+        "RAISE EXCEPTION 'no' USING ERRCODE = '38000'",  # of another language
+    ],
+)
+async def test_error_of_record_or_table_is_that_of_the_record_when_one_like_it_is_accepted(
+    postgres: PostgresDatabase, sink: SqlSink, statement: str
+) -> None:
+    break_inserts(postgres, when="new.order_id = 2", statement=statement)
+
+    assert outcomes(await sink.write(batch(order(1), order(2), order(3)))) == [
+        Outcome.WRITTEN,
+        Outcome.REJECTED,
+        Outcome.WRITTEN,
+    ]
+    with pytest.raises(SinkUnavailable, match="Either orders or a record for it is at fault"):
+        await sink.write(batch(order(2, request_id="alone"), order(4, details={})))
+
+
+async def test_row_policy_rejects_the_record_it_does_not_allow(postgres: PostgresDatabase) -> None:
+    postgres.execute("ALTER TABLE orders ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON orders USING (order_id < 100)")
+    async with sink_of_role(postgres, "role_with_policy") as sink:
+        receipts = await sink.write(batch(order(1), order(100)))
+
+    assert outcomes(receipts) == [Outcome.WRITTEN, Outcome.REJECTED]
+    assert "violates row-level security policy" in (receipts[1].error or "")
 
 
 def break_inserts(postgres: PostgresDatabase, *, when: str, statement: str = "RAISE EXCEPTION 'not today'") -> None:
@@ -409,10 +438,11 @@ async def test_statement_that_takes_too_long_is_ended(
     assert postgres.count("orders") == 0
 
 
-async def test_role_needs_no_more_than_to_write_rows(postgres: PostgresDatabase) -> None:
+@asynccontextmanager
+async def sink_of_role(postgres: PostgresDatabase, role: str) -> AsyncIterator[SqlSink]:
+    """A sink for orders whose role may write rows, and nothing else."""
     async with postgres.sink():
         pass  # by its owner, who makes the ledger
-    role = "role_of_sink"
     postgres.execute(
         f"CREATE ROLE {role} LOGIN PASSWORD 'secret';"
         f"GRANT USAGE ON SCHEMA public TO {role};"
@@ -420,6 +450,12 @@ async def test_role_needs_no_more_than_to_write_rows(postgres: PostgresDatabase)
     )
     address = postgres.url.partition("@")[2]
     async with SqlSink.open(f"postgresql+psycopg://{role}:secret@{address}", tables=["orders"]) as sink:
+        yield sink
+
+
+async def test_role_needs_no_more_than_to_write_rows(postgres: PostgresDatabase) -> None:
+    role = "role_of_sink"
+    async with sink_of_role(postgres, role) as sink:
         assert outcomes(await sink.write(batch(order(1)))) == [Outcome.WRITTEN]
 
         postgres.execute(f"REVOKE INSERT ON orders FROM {role}")

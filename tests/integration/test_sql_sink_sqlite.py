@@ -39,6 +39,21 @@ async def test_value_that_the_driver_cannot_bind_is_rejected_alone(sink: SqlSink
     assert "INSERT" not in (receipts[1].error or "INSERT")
 
 
+async def test_error_without_a_code_is_that_of_the_record_when_one_like_it_is_accepted(
+    sqlite: SqliteDatabase, sink: SqlSink
+) -> None:
+    sqlite.execute("CREATE TRIGGER parse BEFORE INSERT ON loose BEGIN SELECT json_extract(new.name, '$.a'); END")
+
+    receipts = await sink.write(
+        batch(record("a", "loose", untyped=1, name="{}"), record("bad", "loose", untyped=2, name="{"))
+    )
+
+    assert outcomes(receipts) == [Outcome.WRITTEN, Outcome.REJECTED]
+    assert receipts[1].error == "malformed JSON"
+    with pytest.raises(SinkUnavailable, match="malformed JSON"):
+        await sink.write(batch(record("alone", "loose", untyped=2, name="{")))
+
+
 async def test_locked_database_is_unavailable_until_it_is_free(
     sqlite: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
