@@ -8,7 +8,7 @@ MINUTES ?= 30
 SECONDS ?= 60
 ATHERIS := atheris==3.0.0
 ARGS ?=
-ON_REDIS := stream drain workers operating batched_writes completion settling
+ON_REDIS := stream drain workers operating batched_writes completion settling any_record batcher_workflow main_workflow reset
 
 .PHONY: demo up compare compare-full test test-all other-servers faults faults-mutants soak fuzz check format lock setup
 

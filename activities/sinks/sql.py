@@ -1,7 +1,7 @@
 """The default sink: SQL, exactly once through the write ledger."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Hashable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -36,7 +36,7 @@ ALIKE = 10
 default, a broken trigger. It is held, as in an outage, and nobody is rejected. Fewer may well be all bad by chance, and
 must not hold up the partition for ever; nor must records whose keys are taken, which no repair of the table lets in."""
 
-CURE = "Repair the table; a request whose caller gives up or is cancelled leaves the batch."
+CURE = "Repair the table, or cancel the workflows that wait: they withdraw their records."
 
 T = TypeVar("T")
 
@@ -251,15 +251,23 @@ def _hold_if_alike(dialect: Dialect, refusals: Mapping[str, Refusal], asked: int
 
 
 def _hold_if_doubtful(refusals: Mapping[str, Refusal], records: Iterable[CheckedRecord]) -> None:
-    """Raise `SinkUnavailable` when a record may be innocent: no other of its shape shows that its table is in order."""
-    accepted = {record.shape for record in records if record.request_id not in refusals}
+    """Raise `SinkUnavailable` when a record may be innocent: no other one like it shows that its table is in order."""
+    accepted = {_likeness(record) for record in records if record.request_id not in refusals}
     for record in records:
         refusal = refusals.get(record.request_id)
-        if refusal is not None and not refusal.certain and record.shape not in accepted:
+        if refusal is not None and not refusal.certain and (record.target.upsert or _likeness(record) not in accepted):
             raise SinkUnavailable(
                 f"Either {record.target.table.fullname} or a record for it is at fault ({refusal.code}): "
                 f"{refusal.text}. {CURE}"
             )
+
+
+def _likeness(record: CheckedRecord) -> Hashable:
+    """Equal for records that the database inserts by the same permissions and keys: NULL refers to nothing.
+
+    An upsert is not like another: one inserts, the other updates.
+    """
+    return record.shape, frozenset(name for name, value in record.values.items() if value is None)
 
 
 def _invalid(request: WriteRequest, batch_id: str | None, error: InvalidRequest) -> WriteReceipt:

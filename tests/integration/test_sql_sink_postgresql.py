@@ -18,13 +18,13 @@ import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, Text, TypeDecorator
 from sqlalchemy.exc import DBAPIError
 
-from tests.databases import NO_SYNC, PostgresDatabase, batch, held_after, order, outcomes, record
+from tests.databases import NO_SYNC, TABLES, PostgresDatabase, batch, held_after, order, outcomes, record
 from write_batcher.activities.sinks import postgresql as dialect
 from write_batcher.activities.sinks import sql
 from write_batcher.activities.sinks.postgresql import PostgresDialect
 from write_batcher.activities.sinks.sql import ALIKE, SqlSink
 from write_batcher.errors import ConfigurationError, SinkUnavailable
-from write_batcher.models import Batch, Outcome
+from write_batcher.models import Batch, Outcome, WriteRequest
 from write_batcher.workers.postgres import PostgresServer
 
 TYPED = """
@@ -234,6 +234,52 @@ async def test_error_of_record_or_table_is_that_of_the_record_when_one_like_it_i
     ]
     with pytest.raises(SinkUnavailable, match="Either orders or a record for it is at fault"):
         await sink.write(batch(order(2, request_id="alone"), order(4, details={})))
+
+
+@pytest.mark.parametrize(
+    ("broken", "good", "bad"),
+    [
+        pytest.param(
+            "DROP TABLE orders CASCADE",
+            record("good", "copies", order_id=1, cents=1),
+            order(2),
+            id="other table",
+        ),
+        pytest.param(
+            "CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM * FROM gone; END';"
+            "CREATE TRIGGER stop BEFORE UPDATE ON stock FOR EACH ROW EXECUTE FUNCTION stop()",
+            record("good", "stock", shop="here", sku="new", pieces=1),
+            record("bad", "stock", shop="here", sku="old", pieces=1),
+            id="upsert that inserts",
+        ),
+        pytest.param(
+            "CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM * FROM gone; RETURN new; END';"
+            "CREATE TRIGGER stop BEFORE INSERT ON nodes FOR EACH ROW WHEN (new.parent_id IS NOT NULL)"
+            " EXECUTE FUNCTION stop()",
+            record("good", "nodes", node_id=1, parent_id=None),
+            record("bad", "nodes", node_id=2, parent_id=1),
+            id="column that is empty",
+        ),
+        pytest.param(
+            "CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM * FROM gone; RETURN new; END';"
+            "CREATE CONSTRAINT TRIGGER stop AFTER INSERT ON orders DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
+            " WHEN (new.order_id = 2) EXECUTE FUNCTION stop()",
+            order(1),
+            order(2),
+            id="error at commit",
+        ),
+    ],
+)
+async def test_error_of_record_or_table_holds_the_batch_when_the_accepted_record_proves_nothing(
+    postgres: PostgresDatabase, broken: str, good: WriteRequest, bad: WriteRequest
+) -> None:
+    postgres.execute("CREATE TABLE copies AS TABLE orders; INSERT INTO stock VALUES ('here', 'old')")
+    async with postgres.sink([*TABLES, "copies"]) as sink:
+        postgres.execute(broken)
+        with pytest.raises(SinkUnavailable, match="does not exist"):
+            await sink.write(batch(good, bad))
+
+    assert postgres.count("write_batcher_ledger") == 0
 
 
 async def test_row_policy_rejects_the_record_it_does_not_allow(postgres: PostgresDatabase) -> None:
