@@ -475,7 +475,7 @@ async def test_locked_table_is_unavailable_until_it_is_free(
 async def test_statement_that_takes_too_long_is_ended(
     postgres: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dialect, "STATEMENT_TIMEOUT", timedelta(milliseconds=50))
+    monkeypatch.setattr(dialect, "STATEMENT_TIMEOUT", timedelta(seconds=1))
     postgres.execute("CREATE RULE slow AS ON INSERT TO orders DO ALSO SELECT pg_sleep(30)")
     async with postgres.sink() as sink:
         with pytest.raises(SinkUnavailable, match="statement timeout"):
