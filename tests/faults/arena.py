@@ -244,12 +244,12 @@ class Arena:
         except (psycopg.OperationalError, sqlite3.OperationalError):  # away, or somebody else has locked it
             return 0
 
-    async def audit(self, *, within_s: float = 90, counters: bool = True) -> Told:
+    async def audit(self, *, within_s: float = 90, counters: bool = True, runs: int = 1) -> Told:
         """Wait for all callers and check what they were told against the database and the stream. Without `counters`
-        when Redis has lost some.
+        when Redis has lost some; `runs` of each workflow id have written.
         """
         told_them = await self.ended(within_s=within_s)
-        await check(self.database, self.redis, self.queues, told_them, counters=counters)
+        await check(self.database, self.redis, self.queues, told_them, counters=counters, runs=runs)
         return told_them
 
     async def end(self) -> None:

@@ -69,11 +69,13 @@ async def told(handles: Iterable[Handle], *, within_s: float) -> Told:
     return told
 
 
-async def check(database: Database, redis: Redis, queues: Sequence[WriteQueue], told: Told, *, counters: bool) -> None:
+async def check(
+    database: Database, redis: Redis, queues: Sequence[WriteQueue], told: Told, *, counters: bool, runs: int = 1
+) -> None:
     """The whole audit. The streams come first: what is still in them may be written after its caller was told."""
     for queue in queues:
         await check_stream(queue, redis)
-    check_database(database, told)
+    check_database(database, told, runs=runs)
     if counters:
         await check_counters(database, queues)
 
@@ -89,13 +91,25 @@ async def check_stream(queue: WriteQueue, redis: Redis) -> None:
     await eventually(is_empty, within_s=60)
 
 
-def check_database(database: Database, told: Told) -> None:
-    """Rows, ledger and callers agree: each write is there once, or its caller was told otherwise."""
-    rows = Counter(dict(database.query("SELECT workflow_id, count(*) FROM main_writes GROUP BY workflow_id")))
-    doubled = {caller: number for caller, number in rows.items() if number > 1}
-    assert not doubled, f"doubled: {doubled}"
-    lost = [caller for caller in told.results if rows[caller] == 0]
-    assert not lost, f"lost: {lost}"
+def lost_and_doubled(rows: Counter[str], told: Told, *, runs: int = 1) -> tuple[Counter[str], Counter[str]]:
+    """How many writes of each caller that has a receipt are missing, and how many rows are one too many."""
+    lost = Counter(dict.fromkeys(told.results, runs)) - rows
+    doubled = rows - Counter(dict.fromkeys(rows, runs))
+    return lost, doubled
+
+
+def rows_of_callers(database: Database) -> Counter[str]:
+    return Counter(dict(database.query("SELECT workflow_id, count(*) FROM main_writes GROUP BY workflow_id")))
+
+
+def check_database(database: Database, told: Told, *, runs: int = 1) -> None:
+    """Rows, ledger and callers agree: each write is there once, or its caller was told otherwise. `runs` of each
+    workflow id have written; `told` is what the last ones were told.
+    """
+    rows = rows_of_callers(database)
+    lost, doubled = lost_and_doubled(rows, told, runs=runs)
+    assert not doubled, f"doubled: {dict(doubled)}"
+    assert not lost, f"lost: {dict(lost)}"
     lied_to = [caller for caller, (kind, _) in told.failures.items() if kind in NOT_WRITTEN and rows[caller]]
     assert not lied_to, f"written although their callers were told otherwise: {lied_to}"
     nobodys = rows.keys() - told.results.keys() - told.failures.keys()
@@ -106,8 +120,10 @@ def check_database(database: Database, told: Told) -> None:
     }
     for caller, result in told.results.items():
         assert ledger[result.request_id] == (Outcome.WRITTEN, result.batch_id), f"{caller} has another receipt"
-    written = {_caller_of(request_id) for request_id, (outcome, _) in ledger.items() if outcome is Outcome.WRITTEN}
-    assert written == rows.keys(), f"either a row or an entry in the ledger: {written ^ rows.keys()}"
+    written = Counter(
+        _caller_of(request_id) for request_id, (outcome, _) in ledger.items() if outcome is Outcome.WRITTEN
+    )
+    assert written == rows, f"either a row or an entry in the ledger: {(written - rows) + (rows - written)}"
     outcomes = {_caller_of(request_id): outcome for request_id, (outcome, _) in ledger.items()}
     for caller, (kind, _) in told.failures.items():
         assert outcomes.get(caller) is LEDGER_OF.get(kind, outcomes.get(caller)), f"{caller} was told {kind}"
