@@ -13,7 +13,7 @@ from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from tests.callers import finished_tasks
 from tests.databases import Database
 from tests.faults.arena import RESUBMITTING, Arena
-from tests.faults.audit import Handle
+from tests.faults.audit import Handle, Told
 from tests.faults.conftest import OpenArena
 from write_batcher.models import CONFIRMATION_SIGNAL, ConfirmBy, Outcome, WriteReceipt
 from write_batcher.workers.local import TemporalServer
@@ -72,6 +72,43 @@ async def test_caller_whose_time_is_up_has_not_written_and_writes_when_it_is_res
         arena.handles = [await _reset(arena, handle) for handle in arena.handles]
         assert (await arena.audit()).completed == CALLERS
         assert arena.rows() == CALLERS
+
+
+async def test_caller_that_has_written_and_is_reset_gets_the_receipt_of_its_first_write(
+    open_arena: OpenArena, target: Database, confirm_by: ConfirmBy
+) -> None:
+    async with open_arena(target, confirm_by=confirm_by) as arena:
+        await arena.run_both()
+        await arena.start(CALLERS)
+        first = await arena.audit()
+        arena.handles = [await _reset(arena, handle) for handle in arena.handles]
+        second = await arena.audit()
+        assert {result.outcome for result in second.results.values()} == {Outcome.DUPLICATE}
+        assert _receipts(second) == _receipts(first)
+        assert len(_receipts(first)) == arena.rows() == CALLERS
+
+
+async def test_request_id_that_others_use_for_their_records_writes_the_first_one_and_rejects_theirs(
+    open_arena: OpenArena, target: Database, confirm_by: ConfirmBy
+) -> None:
+    async with open_arena(target, confirm_by=confirm_by) as arena:
+        await arena.run("main", "--request-id", f"{arena.name}-0/order/1")
+        await arena.run("batcher")
+        await arena.batcher_ready()
+        await arena.pause()
+        [first] = await arena.start(1)
+        await arena.queued(1)
+        await arena.start(CALLERS)
+        await arena.queued(1 + CALLERS)
+        await arena.resume()
+        told = await arena.ended()
+        assert told.results.keys() == {first.id}
+        assert [kind for kind, message in told.failures.values() if "used for another record" in message] == (
+            ["WriteRejected"] * CALLERS
+        )
+        arena.handles = [first]  # nothing of the others is in the database, nor in its ledger
+        await arena.audit()
+        assert await arena.dead_letters(CALLERS)
 
 
 async def test_caller_is_not_confused_by_nonsense(open_arena: OpenArena, sqlite_target: Database) -> None:
@@ -153,6 +190,10 @@ async def test_caller_that_the_server_lets_nobody_signal_any_more_learns_the_out
         assert told.results[deaf.id].outcome is Outcome.WRITTEN
         assert batcher.says(f"caller {deaf.id} cannot be reached")
         assert (await arena.queue.statistics()).counters["without_caller"] == 2  # when it asked, and asked again
+
+
+def _receipts(told: Told) -> dict[str, tuple[str, str | None]]:
+    return {caller: (result.request_id, result.batch_id) for caller, result in told.results.items()}
 
 
 async def _queued_ids(arena: Arena) -> dict[str, str]:

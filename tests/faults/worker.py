@@ -27,6 +27,7 @@ from write_batcher.workers.logs import log_to_stderr
 from write_batcher.workers.main import run_main_worker
 from write_batcher.workflows import batcher
 from write_batcher.workflows import main as main_workflow
+from write_batcher.workflows.inbox import Inbox
 
 HEARTBEAT_TIMEOUT_S = 3.0  # so that a test need not wait long for the successor of a dead drain
 STEP_TIMEOUT = timedelta(seconds=15)  # nor for business steps that died with their worker
@@ -37,6 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("role", choices=["main", "batcher"])
     parser.add_argument("--crash", action="append", default=[], metavar="POINT[:TIMES]")
+    parser.add_argument("--request-id", help="all callers submit under this id")
     parser.add_argument("--die-of-item", metavar="ITEM", help="end the process when a batch with this item is written")
     parser.add_argument("--block-s", type=float, default=0.0, help="block the event loop once, after a commit")
     parser.add_argument("--freeze", action="store_true", help="stop the process by SIGSTOP once, after a commit")
@@ -50,6 +52,8 @@ def main() -> None:
     batcher_worker.ENSURE_EVERY = ENSURE_EVERY
     for crash in arguments.crash:
         crash_points.arm(crash_points.CrashPoint.parse(crash))
+    if arguments.request_id:
+        setattr(Inbox, "next_request_id", lambda _inbox: arguments.request_id)  # noqa: B010
     if arguments.die_of_item:
         _die_of(arguments.die_of_item)
     if arguments.block_s:
