@@ -1,4 +1,4 @@
-"""Named points of the enqueue and of the drain at which a test ends the process, as SIGKILL would.
+"""Named points of the enqueue and of the drain at which a test ends the process, as SIGKILL would, or freezes it.
 
 They are wrapped around the product's own steps by the worker process of the tests: the product has nothing of them.
 
@@ -17,9 +17,10 @@ They are wrapped around the product's own steps by the worker process of the tes
 
 import functools
 import os
-import signal
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
+from signal import SIGKILL, Signals
 from typing import Any, Self
 
 from sqlalchemy import Engine, event
@@ -38,23 +39,24 @@ Method = Callable[..., Awaitable[Any]]
 
 @dataclass
 class CrashPoint:
-    """Ends the process at `point` when it is reached for the `times`-th time."""
+    """Sends the process a signal at `point` when it is reached for the `times`-th time."""
 
     point: str
     times: int = 1
+    sends: Signals = SIGKILL
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str, *, sends: Signals = SIGKILL) -> Self:
         """`after_commit`, or `after_commit:3` for the third time."""
         point, _, times = text.partition(":")
         if point not in POINTS:
             raise ValueError(f"there is no crash point {point!r}, only {', '.join(POINTS)}")
-        return cls(point=point, times=int(times or 1))
+        return cls(point=point, times=int(times or 1), sends=sends)
 
     def reached(self) -> None:
         self.times -= 1
         if self.times == 0:
-            _die()
+            os.kill(os.getpid(), self.sends)
 
 
 def arm(crash: CrashPoint) -> None:
@@ -81,18 +83,14 @@ def arm(crash: CrashPoint) -> None:
 
 
 def _at_commit_of_a_batch(reached: Callable[[], None]) -> None:
-    writing = False  # not the transactions that make and look up the tables
-
-    def begin() -> None:
-        nonlocal writing
-        writing = True
-
-    _wrap(SqlSink, "write", before=begin)
-    event.listen(Engine, "commit", lambda _connection: reached() if writing else None)
+    # Not the transactions that look up the tables, settle or prune, which may go on at the same time.
+    writing = ContextVar("writing", default=False)
+    _wrap(SqlSink, "write", before=lambda: writing.set(True))
+    event.listen(Engine, "commit", lambda _connection: reached() if writing.get() else None)
 
 
 def _wrap(
-    owner: type, name: str, *, before: Callable[[], None] | None = None, after: Callable[[], None] | None = None
+    owner: type, name: str, *, before: Callable[[], object] | None = None, after: Callable[[], None] | None = None
 ) -> None:
     method: Method = getattr(owner, name)
 
@@ -106,7 +104,3 @@ def _wrap(
         return result
 
     setattr(owner, name, wrapped)
-
-
-def _die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.databases import Database
+from tests.databases import Database, PostgresDatabase
 from tests.faults.arena import Arena, Worker
 from tests.faults.conftest import OpenArena
 from tests.faults.test_database_away import drains
@@ -13,13 +13,14 @@ from tests.support import eventually
 from write_batcher.models import ConfirmBy
 
 CALLERS = 12
+ENDED_AFTER_S = 30  # by PostgreSQL: a transaction whose process is frozen
 
 
 async def test_batcher_that_was_frozen_and_replaced_does_no_harm_when_it_thaws(
     open_arena: OpenArena, target: Database, confirm_by: ConfirmBy
 ) -> None:
     async with open_arena(target, confirm_by=confirm_by) as arena:
-        _, zombie = await arena.run_both("--freeze")  # with a batch that is committed, and nobody told
+        _, zombie = await arena.run_both("--freeze", "after_commit")  # with a batch that is committed, and nobody told
         await arena.start(CALLERS)
         await eventually(lambda: _is_stopped(zombie), within_s=60)
         successor = await arena.run("batcher")
@@ -30,6 +31,36 @@ async def test_batcher_that_was_frozen_and_replaced_does_no_harm_when_it_thaws(
         zombie.send(signal.SIGCONT)
         await arena.start(CALLERS)
         assert (await arena.audit()).completed == 3 * CALLERS
+
+
+@pytest.mark.parametrize(
+    ("confirm_by", "outlived"),
+    [
+        pytest.param(ConfirmBy.SIGNAL, False, id="it commits"),
+        pytest.param(ConfirmBy.COMPLETION, True, id="the database has ended it"),
+    ],
+)
+async def test_batcher_that_was_frozen_in_a_transaction_and_replaced_does_no_harm_when_it_thaws(
+    open_arena: OpenArena, postgres_target: PostgresDatabase, confirm_by: ConfirmBy, outlived: bool
+) -> None:
+    async with open_arena(postgres_target, confirm_by=confirm_by) as arena:
+        _, zombie = await arena.run_both("--freeze", "before_commit")
+        await arena.start(CALLERS)
+        await eventually(lambda: _is_stopped(zombie), within_s=60)
+        [(session,)] = postgres_target.query("SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction'")
+        arena.temporal_proxy.cut()  # or each poll that it has open would get the drain before the successor
+        successor = await arena.run("batcher")
+        waiting = f"SELECT pid FROM pg_stat_activity WHERE {session} = ANY (pg_blocking_pids(pid))"
+        await eventually(lambda: len(postgres_target.query(waiting)), within_s=ENDED_AFTER_S - 5)
+        assert arena.rows() == 0
+        if outlived:
+            await arena.written(CALLERS)
+            assert not postgres_target.query(f"SELECT pid FROM pg_stat_activity WHERE pid = {session}")
+        zombie.send(signal.SIGCONT)
+        await arena.start(CALLERS)
+        assert (await arena.audit()).completed == 2 * CALLERS
+        assert outlived or successor.says(" duplicate\n")
+        assert not [worker for worker in arena.workers if worker.says("deadlock")]
 
 
 async def test_batcher_whose_event_loop_is_blocked_goes_on_afterwards(

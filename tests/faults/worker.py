@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--request-id", help="all callers submit under this id")
     parser.add_argument("--die-of-item", metavar="ITEM", help="end the process when a batch with this item is written")
     parser.add_argument("--block-s", type=float, default=0.0, help="block the event loop once, after a commit")
-    parser.add_argument("--freeze", action="store_true", help="stop the process by SIGSTOP once, after a commit")
+    parser.add_argument("--freeze", metavar="POINT", help="stop the process by SIGSTOP once, at a crash point")
     parser.add_argument("--kill-heartbeat", action="store_true", help="the first heartbeat fails")
     parser.add_argument("--cancel-heartbeat", action="store_true", help="cancel the heartbeat after the first batch")
     parser.add_argument("--heartbeat-timeout-s", type=float, default=HEARTBEAT_TIMEOUT_S)
@@ -59,7 +59,7 @@ def main() -> None:
     if arguments.block_s:
         _once_after_a_commit(partial(_block, arguments.block_s))
     if arguments.freeze:
-        _once_after_a_commit(_freeze)
+        crash_points.arm(crash_points.CrashPoint.parse(arguments.freeze, sends=signal.SIGSTOP))
     if arguments.cancel_heartbeat:
         _once_after_a_commit(_cancel_heartbeat)
     if arguments.kill_heartbeat:
@@ -100,10 +100,6 @@ def _once_after_a_commit(happen: Callable[[], Awaitable[None]]) -> None:
 async def _block(seconds: float) -> None:
     time.sleep(seconds)  # noqa: ASYNC251 - a driver that blocks is what is tested
     await asyncio.sleep(seconds)  # the successor may begin in this process, and overtakes what hangs here
-
-
-async def _freeze() -> None:
-    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 async def _cancel_heartbeat() -> None:
