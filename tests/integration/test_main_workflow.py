@@ -157,7 +157,7 @@ async def test_main_workflow_says_so_when_the_stream_stays_full(client: Client, 
     await Partitions(redis, name).announce(1)
     full = EnqueueActivities(redis, max_backlog=0, max_request_bytes=2_000)
     async with caller(client, name, full.enqueue_write):
-        failure = await failure_of(await start(client, name, replace(ORDER, queue=name, submit_timeout_s=1.5)))
+        failure = await failure_of(await start(client, name, replace(ORDER, queue=name, submit_timeout_s=4)))
     assert failure.type == "WriteNotSubmitted"
     assert "the limit is 0: the batcher is behind or not running" in failure.message
 
