@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Self
@@ -30,6 +31,8 @@ class Proxy:
     target_port: int
     network: Network = Network.UP
     delay_s: float = 0.0
+    delayed_s: float = 0.0
+    """How long replies were held back, all together."""
     swallowed: int = 0
     """Bytes of replies that were not passed on."""
     loses_reply_to: bytes | None = None
@@ -101,7 +104,9 @@ class Proxy:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(CHUNK):
                 if self.delay_s:
+                    came = time.monotonic()
                     await asyncio.sleep(self.delay_s)
+                    self.delayed_s += time.monotonic() - came
                 if doomed.is_set():
                     self.swallowed += len(data)
                     return
