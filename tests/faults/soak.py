@@ -26,7 +26,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from tests.databases import PostgresDatabase
 from tests.faults.arena import Arena, arena
-from tests.faults.audit import Handle, Told, check, told
+from tests.faults.audit import Handle, Told, check, lost_and_doubled, rows_of_callers, told
 from tests.faults.soak_faults import Faults, say
 from tests.faults.soak_memory import REDIS, Memory
 from write_batcher.models import ConfirmBy
@@ -144,9 +144,22 @@ class Soak:
             f"failed {dict(self.told.kinds)}\n"
             f"faults {self.faults.counts.total()}: {faults}\n"
             f"redeliveries absorbed {counters['duplicate']}, withdrawn {counters['withdrawn']}, "
-            f"confirmations retried {counters['confirmations_retried']}\n"
-            f"longest wait of a caller for its receipt {self.told.latest_ms / 1000:.1f} s\n{self.memory}"
+            f"confirmations retried {counters['confirmations_retried']}\n{self.memory}"
         )
+
+    async def verdict(self) -> str:
+        lost, doubled = lost_and_doubled(rows_of_callers(self.arena.database), self.told)
+        lives = [await self._life_s(caller) for caller in self.told.failures]
+        return (
+            f"longest wait of a caller for its receipt {self.told.latest_ms / 1000:.1f} s, "
+            f"longest life of one that was told otherwise {max(lives, default=0.0):.1f} s\n"
+            f"callers with a receipt {self.told.completed}, lost {lost.total()}, doubled {doubled.total()}"
+        )
+
+    async def _life_s(self, caller: str) -> float:
+        """From its start to its end: a failure does not say how long its caller has waited."""
+        life = await self.arena.client.get_workflow_handle(caller).describe()
+        return ((life.close_time or life.start_time) - life.start_time).total_seconds()
 
 
 @asynccontextmanager
@@ -184,7 +197,8 @@ async def run(minutes: float, seed: int) -> None:
                 await soak.run()
             finally:
                 say(await soak.summary())
-    say("lost 0, doubled 0")
+                say(await soak.verdict())  # after what can be told while a server is away
+    say("the audit has found everything in order")
 
 
 def main() -> None:
