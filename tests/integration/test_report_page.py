@@ -41,7 +41,15 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(params=[(400, "light"), (400, "dark"), (1600, "light"), (1600, "dark")], ids=str)
+@pytest.fixture(
+    params=[
+        (400, "light"),
+        pytest.param((400, "dark"), marks=pytest.mark.thorough),
+        pytest.param((1600, "light"), marks=pytest.mark.thorough),
+        (1600, "dark"),
+    ],
+    ids=str,
+)
 def opened(request: pytest.FixtureRequest, browser: Browser, report: Path) -> Iterator[tuple[Page, list[str]]]:
     """The report in a window, and what the browser fetched or complained about meanwhile."""
     width: int

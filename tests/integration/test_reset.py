@@ -109,6 +109,7 @@ async def test_unconfirmed_workflow_that_is_reset_writes_and_its_stale_entries_d
     await replays(again)
 
 
+@pytest.mark.thorough
 @both_modes
 async def test_stale_entries_stay_unwritten_when_they_come_before_the_reset(
     stack: Stack, confirm_by: ConfirmBy
@@ -152,6 +153,7 @@ async def test_rejected_workflow_that_is_reset_to_its_last_task_fails_again(
     await replays(again)
 
 
+@pytest.mark.thorough
 @both_modes
 async def test_unconfirmed_workflow_that_is_reset_to_its_last_task_fails_again(
     stack: Stack, confirm_by: ConfirmBy
