@@ -251,11 +251,15 @@ def _hold_if_alike(dialect: Dialect, refusals: Mapping[str, Refusal], asked: int
 
 
 def _hold_if_doubtful(refusals: Mapping[str, Refusal], records: Iterable[CheckedRecord]) -> None:
-    """Raise `SinkUnavailable` when a record may be innocent: no other one like it shows that its table is in order."""
-    accepted = {_likeness(record) for record in records if record.request_id not in refusals}
+    """Raise `SinkUnavailable` when a record may be innocent: no other one like it shows that its table is in order. An
+    upsert shows nothing: one inserts, the next updates.
+    """
+    if all(refusal.certain for refusal in refusals.values()):
+        return
+    proven = {_likeness(record) for record in records if record.request_id not in refusals and not record.target.upsert}
     for record in records:
         refusal = refusals.get(record.request_id)
-        if refusal is not None and not refusal.certain and (record.target.upsert or _likeness(record) not in accepted):
+        if refusal is not None and not refusal.certain and _likeness(record) not in proven:
             raise SinkUnavailable(
                 f"Either {record.target.table.fullname} or a record for it is at fault ({refusal.code}): "
                 f"{refusal.text}. {CURE}"
@@ -263,10 +267,7 @@ def _hold_if_doubtful(refusals: Mapping[str, Refusal], records: Iterable[Checked
 
 
 def _likeness(record: CheckedRecord) -> Hashable:
-    """Equal for records that the database inserts by the same permissions and keys: NULL refers to nothing.
-
-    An upsert is not like another: one inserts, the other updates.
-    """
+    """Equal for records that the database inserts by the same permissions and keys: NULL refers to nothing."""
     return record.shape, frozenset(name for name, value in record.values.items() if value is None)
 
 
