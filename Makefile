@@ -8,7 +8,7 @@ MINUTES ?= 30
 SECONDS ?= 60
 ATHERIS := atheris==3.0.0
 ARGS ?=
-ON_REDIS := stream drain workers operating batched_writes completion settling any_record batcher_workflow main_workflow reset
+ON_REDIS := queue/test_stream drain/test_drain workers/test_workers workers/test_operating workflows/test_batched_writes workflows/test_completion workflows/test_settling sinks/test_any_record workflows/test_batcher_workflow workflows/test_main_workflow workflows/test_reset
 
 .PHONY: demo up compare compare-full test test-all other-servers faults faults-mutants soak fuzz check format lock setup
 
@@ -50,7 +50,7 @@ fuzz: setup
 # What touches the stream, on each kind of server in turn.
 other-servers: setup
 	for kind in valkey redis6 redis7 tls cluster sentinel; do \
-	  echo "--redis=$$kind" && $(PYTHON) -m pytest --redis=$$kind $(ARGS) $(ON_REDIS:%=tests/integration/test_%.py) || exit 1; \
+	  echo "--redis=$$kind" && $(PYTHON) -m pytest --redis=$$kind $(ARGS) $(ON_REDIS:%=tests/integration/%.py) || exit 1; \
 	done
 
 check: setup

@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from write_batcher.errors import ConfigurationError
 from write_batcher.models import ConfirmBy, batcher_task_queue
-from write_batcher.queue.address import parse_address
+from write_batcher.queue.redis_url import parse_address
 
 ENV_PREFIX = "WRITE_BATCHER_"
 

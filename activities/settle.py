@@ -2,9 +2,9 @@
 
 from temporalio import activity
 
-from write_batcher.activities.own_queue import check_queue
-from write_batcher.activities.sinks.protocol import Sink
+from write_batcher.activities.queue_guard import check_queue
 from write_batcher.models import Submission, WriteReceipt
+from write_batcher.sinks.protocol import Sink
 
 
 class SettleActivities:

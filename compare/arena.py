@@ -19,8 +19,8 @@ from write_batcher.compare.histories import HistorySize, chain_size, series_size
 from write_batcher.compare.servers import Servers
 from write_batcher.config import Settings
 from write_batcher.errors import OperationFailed
-from write_batcher.workers.starter import START_CONCURRENCY, WAIT_CONCURRENCY, bounded, describe
-from write_batcher.workers.worker_process import Record, WorkerProcess, unless_ended
+from write_batcher.workers.embedded.starter import START_CONCURRENCY, WAIT_CONCURRENCY, bounded, describe
+from write_batcher.workers.embedded.worker_process import Record, WorkerProcess, unless_ended
 
 READY_WITHIN = timedelta(seconds=90)  # both workers, and one write through them
 METER_WITHIN = timedelta(seconds=10)

@@ -25,8 +25,8 @@ from write_batcher.compare.scenarios.measured import Measured
 from write_batcher.compare.servers import Servers, embedded_servers, own_servers
 from write_batcher.config import Settings
 from write_batcher.errors import ConfigurationError, QueueUnavailable, WriteBatcherError
-from write_batcher.workers.local import Database
-from write_batcher.workers.worker_process import unless_ended
+from write_batcher.workers.embedded.local_stack import Database
+from write_batcher.workers.embedded.worker_process import unless_ended
 
 BASELINE_WORKFLOWS = 50  # at most; their histories are all alike
 RUN_LIMIT = timedelta(minutes=15)  # callers give up after 2 minutes, so this is for what hangs

@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
 
 from write_batcher.compare.servers import Servers
-from write_batcher.queue.connections import connect
-from write_batcher.workers.local import Database
+from write_batcher.queue.redis_client import connect
+from write_batcher.workers.embedded.local_stack import Database
 
 CPU_INFO = Path("/proc/cpuinfo")
 GIB = 1024**3

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from write_batcher.compare.results import Contender, Scenario
-from write_batcher.workers.local import Database
+from write_batcher.workers.embedded.local_stack import Database
 
 TOGETHER = frozenset({Scenario.IDLE})
 """Scenarios that all contenders go through at the same time: counts that no noise disturbs."""

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from sqlalchemy.exc import SQLAlchemyError
 from temporalio.client import Client
 
-from write_batcher.activities.sinks.addresses import parse
 from write_batcher.compare.action_counter import parse_actions, scrape, settled
 from write_batcher.config import Settings, as_environment, hide_password
 from write_batcher.errors import ConfigurationError
+from write_batcher.sinks.sql.database_url import parse
 from write_batcher.workers.connections import connect_redis, connect_temporal
-from write_batcher.workers.local import NAMESPACE, Database, LocalStack, local_stack
+from write_batcher.workers.embedded.local_stack import NAMESPACE, Database, LocalStack, local_stack
+from write_batcher.workers.embedded.server import HOST, choose_ports
+from write_batcher.workers.embedded.worker_process import environment_of
 from write_batcher.workers.main_writes import MAIN_WRITES
-from write_batcher.workers.server import HOST, choose_ports
-from write_batcher.workers.worker_process import environment_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,9 +5,9 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from write_batcher.queue import scripts
+from write_batcher.queue import lua as scripts
 from write_batcher.queue.codec import Fields
-from write_batcher.queue.connections import translated_errors
+from write_batcher.queue.redis_client import translated_errors
 from write_batcher.queue.stream import WriteQueue
 
 PAGE = 100

@@ -6,7 +6,7 @@ from typing import cast
 from redis.asyncio import Redis
 
 from write_batcher.errors import QueueUnavailable
-from write_batcher.queue.connections import translated_errors
+from write_batcher.queue.redis_client import translated_errors
 from write_batcher.queue.stream import WriteQueue
 
 MAX_PARTITIONS = 1000  # that the setting allows

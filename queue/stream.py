@@ -10,9 +10,9 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from write_batcher.errors import QueueFull
-from write_batcher.queue import scripts
+from write_batcher.queue import lua as scripts
 from write_batcher.queue.codec import MILLISECONDS, VERSION, Fields
-from write_batcher.queue.connections import translated_errors
+from write_batcher.queue.redis_client import translated_errors
 
 GROUP = "batcher"
 CONSUMER = "drain"  # stable, so that a successor finds what its predecessor held without waiting for it to be idle

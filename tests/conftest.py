@@ -13,13 +13,13 @@ import pytest
 from redis.asyncio import Redis
 from temporalio.client import Client
 
-from tests.callers import Stack, stacked
-from tests.databases import NO_SYNC, Database, PostgresDatabase, SqliteDatabase
-from tests.redis_servers import AnyRedis, RedisKind, redis_of
-from write_batcher.activities import take
-from write_batcher.queue.connections import connect
-from write_batcher.workers.local import TemporalServer
-from write_batcher.workers.postgres import PostgresServer
+from tests.support.order_callers import Stack, stacked
+from tests.support.redis_kinds import AnyRedis, RedisKind, redis_of
+from tests.support.target_databases import NO_SYNC, Database, PostgresDatabase, SqliteDatabase
+from write_batcher.activities.drain import take
+from write_batcher.queue.redis_client import connect
+from write_batcher.workers.embedded.local_stack import TemporalServer
+from write_batcher.workers.embedded.postgres_server import PostgresServer
 
 # A shell starts what runs in its background with Ctrl-C ignored, and the commands that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -14,7 +14,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from write_batcher.config import Settings, hide_password
 from write_batcher.errors import ConfigurationError
-from write_batcher.queue.connections import connect
+from write_batcher.queue.redis_client import connect
 
 CONNECT_TIMEOUT = timedelta(seconds=10)
 DEFAULT_TEMPORAL_ADDRESS = "localhost:7233"

@@ -10,7 +10,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from write_batcher.activities.enqueue import EnqueueActivities
 from write_batcher.config import Settings, load_settings
-from write_batcher.queue.connections import connect
+from write_batcher.queue.redis_client import connect
 
 
 class WriteBatching(SimplePlugin):

@@ -13,7 +13,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from write_batcher.config import Settings
 from write_batcher.errors import WriteBatcherError
-from write_batcher.workers.starter import bounded
+from write_batcher.workers.embedded.starter import bounded
 
 MAIN, BATCHER = "main", "batcher"
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.databases import Database, PostgresDatabase, SqliteDatabase
-from tests.faults.arena import Arena, arena
+from tests.faults.fault_arena import Arena, arena
+from tests.support.target_databases import Database, PostgresDatabase, SqliteDatabase
 from write_batcher.models import ConfirmBy
-from write_batcher.workers.local import RedisServer, TemporalServer
-from write_batcher.workers.postgres import PostgresServer
+from write_batcher.workers.embedded.local_stack import RedisServer, TemporalServer
+from write_batcher.workers.embedded.postgres_server import PostgresServer
 
 FAULTS = Path(__file__).parent
 LIMIT_S = 300  # of one test; its own deadlines tell more about what did not happen, and must come first

@@ -25,9 +25,9 @@ from typing import Any, Self
 
 from sqlalchemy import Engine, event
 
-from write_batcher.activities.confirm import Confirmer
-from write_batcher.activities.sinks.sql import SqlSink
+from write_batcher.activities.drain.deliver import Confirmer
 from write_batcher.queue.stream import WriteQueue
+from write_batcher.sinks.sql.sink import SqlSink
 
 POINTS = (
     *("before_append", "after_append", "before_commit", "after_commit", "mid_confirm"),

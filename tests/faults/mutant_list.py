@@ -25,7 +25,7 @@ class Mutant:
 MUTANTS = (
     Mutant(
         name="acknowledge before commit",
-        file="activities/write.py",
+        file="activities/drain/write.py",
         right="        alone = closed.items[0] if closed.alone else None\n",
         wrong="        alone = closed.items[0] if closed.alone else None\n"
         '        await self._queue.acknowledge([(taken.entry, "written") for taken in closed.items])\n',
@@ -33,7 +33,7 @@ MUTANTS = (
     ),
     Mutant(
         name="acknowledge before confirm",
-        file="activities/answer.py",
+        file="activities/drain/confirm.py",
         right="        deliveries = await asyncio.gather(",
         wrong="        await self._queue.acknowledge([(one.entry, one.receipt.outcome.value) for one in answers])\n"
         "        deliveries = await asyncio.gather(",
@@ -41,21 +41,21 @@ MUTANTS = (
     ),
     Mutant(
         name="no recovery of the pending list",
-        file="activities/take.py",
+        file="activities/drain/take.py",
         right='        self._pending_after = "0"\n',
         wrong="        self._pending_after = None\n",
         test=f"{CRASHES}[sqlite-after_commit]",
     ),
     Mutant(
         name="no recovery of what no consumer has pending",
-        file="activities/take.py",
+        file="activities/drain/take.py",
         right='            self._delivered_after = None if entries else "0"\n',
         wrong="            self._delivered_after = None\n",
         test=f"{FAULTS}/test_deploys.py::test_entries_whose_consumer_was_deleted_by_hand_are_found_and_written",
     ),
     Mutant(
         name="no look into the ledger",
-        file="activities/sinks/sql.py",
+        file="sinks/sql/sink.py",
         right="            if earlier is not None and earlier.binds(item.row):\n                receipts[",
         wrong="            if False:\n                receipts[",
         test=f"{CRASHES}[sqlite-after_commit]",
@@ -68,13 +68,13 @@ MUTANTS = (
         wrong="                write = replace(write, request_id=self._inbox.next_request_id())\n"
         "                self._inbox.expect(write)\n"
         "                receipt = await self._ask(write, submit_within=half, deadline=deadline)\n",
-        test=f"{INTEGRATION}/test_batched_writes.py::"
+        test=f"{INTEGRATION}/workflows/test_batched_writes.py::"
         "test_submit_that_nobody_confirms_is_repeated_once_under_the_same_id",
         symptom="len(set(queue.request_ids)) == 1",
     ),
     Mutant(
         name="settle without the ledger",
-        file="activities/sinks/sql.py",
+        file="sinks/sql/sink.py",
         right="        return await self._ask(self._settle(row), SETTLE_LIMIT)\n",
         wrong="        return row.receipt()\n",
         test=f"{FAULTS}/test_callers.py::"
@@ -98,7 +98,7 @@ MUTANTS = (
     ),
     Mutant(
         name="linger by cancelling reads",
-        file="activities/take.py",
+        file="activities/drain/take.py",
         right="            entries = await self._queue.read_new(count=count, block=block)\n",
         wrong="            entries = []\n"
         "            try:\n"
@@ -106,12 +106,12 @@ MUTANTS = (
         "                    entries = await self._queue.read_new(count=count, block=10 * LONGEST_BLOCK)\n"
         "            except TimeoutError:\n"
         "                pass\n",
-        test=f"{INTEGRATION}/test_drain.py::test_entries_that_come_later_than_the_drain_lingers_are_not_left_behind",
+        test=f"{INTEGRATION}/drain/test_drain.py::test_entries_that_come_later_than_the_drain_lingers_are_not_left_behind",
         symptom="did not become true",
     ),
     Mutant(
         name="a confirmation that failed is taken for final",
-        file="activities/confirm.py",
+        file="activities/drain/deliver.py",
         right="        case _:\n            return Delivery.UNKNOWN\n",
         wrong="        case _:\n            return Delivery.NO_CALLER\n",
         test=f"{FAULTS}/test_temporal_away.py::"
@@ -136,15 +136,15 @@ MUTANTS = (
     ),
     Mutant(
         name="heartbeat from a bare timer",
-        file="activities/watch.py",
+        file="activities/drain/watch.py",
         right="            self.check()\n",
         wrong="",
-        test=f"{INTEGRATION}/test_drain.py::test_write_that_hangs_stalls_the_drain",
+        test=f"{INTEGRATION}/drain/test_drain.py::test_write_that_hangs_stalls_the_drain",
         symptom="the drain still runs",
     ),
     Mutant(
         name="a drain without heartbeats goes on",
-        file="activities/drain.py",
+        file="activities/drain/loop.py",
         right="            if task.cancelled():\n",
         wrong="            if False:\n",
         test=f"{FAULTS}/test_zombies.py::test_drain_whose_heartbeat_dies_ends_and_is_started_again[--cancel-heartbeat]",
@@ -152,15 +152,15 @@ MUTANTS = (
     ),
     Mutant(
         name="ledger rows in the order of their arrival",
-        file="activities/sinks/ledger.py",
+        file="sinks/sql/ledger.py",
         right="        for row in sorted(rows, key=lambda row: row.request_id)\n",
         wrong="        for row in rows\n",
-        test=f"{INTEGRATION}/test_sql_sink_postgresql.py::test_overlapping_batches_in_opposite_orders_never_deadlock",
+        test=f"{INTEGRATION}/sinks/test_sql_sink_postgresql.py::test_overlapping_batches_in_opposite_orders_never_deadlock",
         symptom="deadlock",
     ),
     Mutant(
         name="append without looking for the same request",
-        file="queue/scripts.py",
+        file="queue/lua.py",
         right="    if fields[i] == 'reply' and fields[i + 1] == reply then return {0, known} end\n",
         wrong="",
         test=f"{FAULTS}/test_redis_away.py::test_append_whose_answer_is_lost_is_not_appended_twice[sqlite]",
@@ -168,7 +168,7 @@ MUTANTS = (
     ),
     Mutant(
         name="append without a bound",
-        file="queue/scripts.py",
+        file="queue/lua.py",
         right="if backlog >= max_backlog then",
         wrong="if false then",
         test=f"{FAULTS}/test_redis_away.py::test_full_stream_holds_its_callers_back_and_then_takes_them",
@@ -176,7 +176,7 @@ MUTANTS = (
     ),
     Mutant(
         name="one bad record rejects its whole batch",
-        file="activities/sinks/sql.py",
+        file="sinks/sql/sink.py",
         right="        refusals = await insert_records(connection, self._dialect, records)\n",
         wrong="        refusals = await insert_records(connection, self._dialect, records)\n"
         "        if refusals:\n"
@@ -186,7 +186,7 @@ MUTANTS = (
     ),
     Mutant(
         name="a poisonous entry is never given up",
-        file="activities/write.py",
+        file="activities/drain/write.py",
         right="await self._queue.deaths_alone(alone.entry) >= DEATHS_ALONE",
         wrong="await self._queue.deaths_alone(alone.entry) >= DEATHS_ALONE * 1000",
         test=f"{FAULTS}/test_poison.py::test_record_that_kills_the_process_is_isolated_and_dies_alone",

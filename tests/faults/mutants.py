@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.faults.mutant_list import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("activities", "queue", "tests", "workers", "workflows", "compare")
+SOURCES = ("activities", "cli", "compare", "queue", "sinks", "tests", "workers", "workflows")
 
 
 class Unusable(Exception):

@@ -24,15 +24,15 @@ from redis.exceptions import RedisError
 from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.service import RPCError, RPCStatusCode
 
-from tests.databases import PostgresDatabase
-from tests.faults.arena import Arena, arena
-from tests.faults.audit import Handle, Told, check, lost_and_doubled, rows_of_callers, told
+from tests.faults.caller_audit import Handle, Told, check, lost_and_doubled, rows_of_callers, told
+from tests.faults.fault_arena import Arena, arena
 from tests.faults.soak_faults import Faults, say
 from tests.faults.soak_memory import REDIS, Memory
+from tests.support.target_databases import PostgresDatabase
 from write_batcher.models import ConfirmBy
-from write_batcher.workers.local import RedisServer, TemporalServer
-from write_batcher.workers.postgres import PostgresServer
-from write_batcher.workers.server import Server
+from write_batcher.workers.embedded.local_stack import RedisServer, TemporalServer
+from write_batcher.workers.embedded.postgres_server import PostgresServer
+from write_batcher.workers.embedded.server import Server
 from write_batcher.workflows.main import MainWorkflow
 
 CALLERS_AT_ONCE = 60

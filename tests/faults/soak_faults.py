@@ -14,9 +14,9 @@ from signal import SIGCONT, SIGKILL, SIGSTOP
 
 from temporalio.service import RPCError
 
-from tests.faults.arena import Arena, Worker
-from tests.proxy import Network, Proxy
-from write_batcher.workers.server import Server
+from tests.faults.fault_arena import Arena, Worker
+from tests.support.proxy import Network, Proxy
+from write_batcher.workers.embedded.server import Server
 
 FAULT_EVERY_S = (5.0, 25.0)  # on each track
 DOWN_S = (1.0, 8.0)

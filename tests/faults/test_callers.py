@@ -10,13 +10,13 @@ import pytest
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 
-from tests.callers import finished_tasks
-from tests.databases import Database
-from tests.faults.arena import RESUBMITTING, Arena
-from tests.faults.audit import Handle, Told
+from tests.faults.caller_audit import Handle, Told
 from tests.faults.conftest import OpenArena
+from tests.faults.fault_arena import RESUBMITTING, Arena
+from tests.support.order_callers import finished_tasks
+from tests.support.target_databases import Database
 from write_batcher.models import CONFIRMATION_SIGNAL, ConfirmBy, Outcome, WriteReceipt
-from write_batcher.workers.local import TemporalServer
+from write_batcher.workers.embedded.local_stack import TemporalServer
 from write_batcher.workflows.main import MainWorkflow
 
 CALLERS = 4

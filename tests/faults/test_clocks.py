@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.databases import Database
 from tests.faults.conftest import OpenArena
-from tests.support import eventually
+from tests.support.target_databases import Database
+from tests.support.waiting import eventually
 from write_batcher.models import ConfirmBy
-from write_batcher.workers.local import RedisServer
+from write_batcher.workers.embedded.local_stack import RedisServer
 
 CALLERS = 12
 JUMP = timedelta(hours=2)

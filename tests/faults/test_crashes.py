@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.databases import Database
-from tests.faults.arena import NO_RESUBMISSION, RESUBMITTING
 from tests.faults.conftest import OpenArena
+from tests.faults.fault_arena import NO_RESUBMISSION, RESUBMITTING
+from tests.support.target_databases import Database
 from write_batcher.models import ConfirmBy
 
 CALLERS = 12  # more than one batch

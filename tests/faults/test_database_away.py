@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from tests.databases import Database, PostgresDatabase, SqliteDatabase
-from tests.faults.arena import Arena, Worker
 from tests.faults.conftest import OpenArena
-from tests.proxy import Network
-from tests.support import eventually
+from tests.faults.fault_arena import Arena, Worker
+from tests.support.proxy import Network
+from tests.support.target_databases import Database, PostgresDatabase, SqliteDatabase
+from tests.support.waiting import eventually
 from write_batcher.models import ConfirmBy
-from write_batcher.workers.server import Server
+from write_batcher.workers.embedded.server import Server
 
 CALLERS = 12
 SEEN_TO_WAIT_S = 10  # longer than the heartbeat timeout of the tests' workers, and than any wait of a healthy batch

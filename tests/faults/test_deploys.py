@@ -10,11 +10,11 @@ from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 
-from tests.databases import Database
-from tests.faults.arena import RESUBMITTING, Arena, Worker
 from tests.faults.conftest import OpenArena
+from tests.faults.fault_arena import RESUBMITTING, Arena, Worker
 from tests.faults.test_database_away import drains
-from tests.support import eventually
+from tests.support.target_databases import Database
+from tests.support.waiting import eventually
 from write_batcher.models import ConfirmBy
 from write_batcher.queue.stream import CONSUMER, GROUP
 

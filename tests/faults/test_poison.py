@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from tests.databases import Database, PostgresDatabase
 from tests.faults.conftest import OpenArena
-from tests.support import eventually
+from tests.support.target_databases import Database, PostgresDatabase
+from tests.support.waiting import eventually
 from write_batcher.models import ConfirmBy
 
 GOOD = 8  # with one bad record fewer than the ten alike for which the table would be taken to be at fault

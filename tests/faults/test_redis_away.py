@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from tests.databases import Database
-from tests.faults.arena import Arena
 from tests.faults.conftest import OpenArena
-from tests.proxy import Network
-from tests.redis_servers import RedisKind, redis_of
-from tests.support import eventually
+from tests.faults.fault_arena import Arena
+from tests.support.proxy import Network
+from tests.support.redis_kinds import RedisKind, redis_of
+from tests.support.target_databases import Database
+from tests.support.waiting import eventually
 from write_batcher.models import ConfirmBy
-from write_batcher.workers.local import RedisServer
-from write_batcher.workers.server import HOST, Server
+from write_batcher.workers.embedded.local_stack import RedisServer
+from write_batcher.workers.embedded.server import HOST, Server
 
 CALLERS = 12
 LOSSES = CALLERS // 2

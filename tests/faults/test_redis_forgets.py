@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.databases import Database
-from tests.faults.arena import RESUBMITTING, Arena
 from tests.faults.conftest import OpenArena
-from tests.proxy import Network, Proxy
-from tests.support import eventually
+from tests.faults.fault_arena import RESUBMITTING, Arena
+from tests.support.proxy import Network, Proxy
+from tests.support.target_databases import Database
+from tests.support.waiting import eventually
 from write_batcher.models import ConfirmBy
 from write_batcher.queue.stream import GROUP
-from write_batcher.workers.local import RedisServer
-from write_batcher.workers.server import HOST
+from write_batcher.workers.embedded.local_stack import RedisServer
+from write_batcher.workers.embedded.server import HOST
 
 CALLERS = 12
 

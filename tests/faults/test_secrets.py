@@ -4,12 +4,12 @@ import asyncio
 from functools import partial
 from pathlib import Path
 
-from tests.databases import PostgresDatabase
-from tests.faults.audit import Handle
+from tests.faults.caller_audit import Handle
 from tests.faults.conftest import OpenArena
-from tests.proxy import Network
-from tests.support import eventually
-from write_batcher.workers.local import RedisServer
+from tests.support.proxy import Network
+from tests.support.target_databases import PostgresDatabase
+from tests.support.waiting import eventually
+from write_batcher.workers.embedded.local_stack import RedisServer
 
 CALLERS = 12
 REDIS_PASSWORD = "redis-s3cret"  # noqa: S105

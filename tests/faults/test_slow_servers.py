@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.databases import PostgresDatabase
 from tests.faults.conftest import OpenArena
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
+from tests.support.target_databases import PostgresDatabase
 
 CALLERS = 24  # three batches and more
 DELAY_S = 0.5  # of each answer; no caller learns of its write without one of each server

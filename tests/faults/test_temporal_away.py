@@ -12,15 +12,15 @@ from temporalio.api.workflowservice.v1 import SignalWorkflowExecutionRequest
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from tests.databases import Database
-from tests.faults.arena import Arena
 from tests.faults.conftest import OpenArena
+from tests.faults.fault_arena import Arena
 from tests.faults.test_database_away import locked
 from tests.faults.test_redis_away import frozen
-from tests.proxy import Network, Proxy
-from tests.support import eventually
+from tests.support.proxy import Network, Proxy
+from tests.support.target_databases import Database
+from tests.support.waiting import eventually
 from write_batcher.models import ConfirmBy
-from write_batcher.workers.local import TemporalServer
+from write_batcher.workers.embedded.local_stack import TemporalServer
 
 CALLERS = 12
 CROWD = 20  # tasks that ask Temporal something all the time

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.databases import Database, PostgresDatabase
-from tests.faults.arena import Arena, Worker
 from tests.faults.conftest import OpenArena
+from tests.faults.fault_arena import Arena, Worker
 from tests.faults.test_database_away import drains
-from tests.support import eventually
+from tests.support.target_databases import Database, PostgresDatabase
+from tests.support.waiting import eventually
 from write_batcher.models import ConfirmBy
 
 CALLERS = 12

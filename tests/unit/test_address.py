@@ -1,6 +1,6 @@
 import pytest
 
-from write_batcher.queue.address import Kind, RedisAddress, parse_address
+from write_batcher.queue.redis_url import Kind, RedisAddress, parse_address
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from write_batcher.activities.batching import BatchLimits, FlushMark, OpenBatch, Taken
+from write_batcher.activities.drain.batching import BatchLimits, FlushMark, OpenBatch, Taken
 from write_batcher.models import FlushReason, WriteRequest
 from write_batcher.queue.stream import StreamEntry
 

@@ -8,7 +8,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
-from write_batcher.cli_compare import (
+from write_batcher.cli.compare_commands import (
     ADDRESSES,
     TargetDatabase,
     chosen_of,

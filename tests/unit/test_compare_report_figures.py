@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.results_sample import results_of, run, sample_results
+from tests.support.sample_results import results_of, run, sample_results
 from write_batcher.compare.report.drawing import rates_of
 from write_batcher.compare.report.figures import Figures, quantile
 from write_batcher.compare.report.measures import MEASURES, measure

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.results_sample import results_of, run, sample_results
+from tests.support.sample_results import results_of, run, sample_results
 from write_batcher.compare.report import load_results, print_summary, write_report
 from write_batcher.compare.report.picture import VARIABLES
 from write_batcher.compare.report.summary import BEST_MARK, summarize

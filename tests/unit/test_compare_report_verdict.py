@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.results_sample import results_of, run, sample_results
+from tests.support.sample_results import results_of, run, sample_results
 from write_batcher.compare.report.prices import LIST_PRICE, Price
 from write_batcher.compare.report.verdict import ANY, Advice, Verdict, judge
 from write_batcher.compare.results import Contender, Results, Run, Scenario

@@ -10,10 +10,11 @@ from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure, NotFoundFai
 from temporalio.converter import DataConverter
 from temporalio.service import RPCError, RPCStatusCode
 
-from tests.support import FakeTemporal, eventually
-from write_batcher.activities import confirm
-from write_batcher.activities.confirm import Confirmer, Delivery
-from write_batcher.activities.watch import Watch
+from tests.support.fakes import FakeTemporal
+from tests.support.waiting import eventually
+from write_batcher.activities.drain import deliver as confirm
+from write_batcher.activities.drain.deliver import Confirmer, Delivery
+from write_batcher.activities.drain.watch import Watch
 from write_batcher.errors import ConfigurationError
 from write_batcher.models import ConfirmBy, Outcome, ReplyAddress, WriteReceipt
 

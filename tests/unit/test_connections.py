@@ -2,7 +2,7 @@ import pytest
 from redis import exceptions
 
 from write_batcher.errors import QueueFull, QueueUnavailable
-from write_batcher.queue.connections import FIXED_OPTIONS, GroupMissing, connect, translated_errors
+from write_batcher.queue.redis_client import FIXED_OPTIONS, GroupMissing, connect, translated_errors
 
 SCRIPT = "Error running script (call to f_8d0f9469): @user_script:15: "
 

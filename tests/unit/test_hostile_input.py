@@ -16,14 +16,21 @@ from temporalio.converter import DataConverter
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from write_batcher import cli, cli_common, cli_compare, cli_dead_letters, cli_queue, cli_signal_batcher
+from write_batcher.cli import (
+    app,
+    compare_commands,
+    dead_letter_commands,
+    queue_commands,
+    running,
+    signal_batcher_commands,
+)
 from write_batcher.config import Settings, load_settings, parse_duration
 from write_batcher.errors import ConfigurationError, InvalidEntry, WriteBatcherError
 from write_batcher.models import ReplyAddress, WriteRequest
 from write_batcher.queue.codec import Codec, decode_reply
 from write_batcher.queue.stream import StreamEntry
 from write_batcher.workers import logs
-from write_batcher.workers.dead_letters import LetterId
+from write_batcher.workers.operating.letters import LetterId
 from write_batcher.workflows import inbox as inbox_module
 from write_batcher.workflows.inbox import Inbox, Write
 
@@ -148,14 +155,14 @@ def options_of(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple
             yield path, parameter.opts[0]
 
 
-OPTIONS = list(options_of(get_command(cli.app)))
+OPTIONS = list(options_of(get_command(app.app)))
 COMMANDS = sorted({path for path, _option in OPTIONS})
 arguments = st.text(st.characters(exclude_characters="/\0"), max_size=20)  # nothing outside of this folder, and no NUL
 
 
 @pytest.fixture
 def _nothing_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for module in (cli, cli_compare, cli_dead_letters, cli_queue, cli_signal_batcher):
+    for module in (app, compare_commands, dead_letter_commands, queue_commands, signal_batcher_commands):
         monkeypatch.setattr(module, "run_to_end", begin)
     monkeypatch.setattr(logs, "log_to_stderr", lambda _form: None)
     monkeypatch.chdir(tmp_path)
@@ -178,9 +185,9 @@ def test_arguments_are_taken_or_refused(path: tuple[str, ...], values: list[str]
 
 def check_command_line(*arguments: str) -> None:
     """It begins, is refused with a sentence, or shows help."""
-    ended = CliRunner().invoke(cli.app, arguments)
+    ended = CliRunner().invoke(app.app, arguments)
     if isinstance(ended.exception, WriteBatcherError):
         assert str(ended.exception)
     elif not isinstance(ended.exception, Begun):
-        assert ended.exit_code in (0, cli_common.EXIT_USAGE), ended.exception
+        assert ended.exit_code in (0, running.EXIT_USAGE), ended.exception
         assert ended.output

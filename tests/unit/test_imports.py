@@ -24,8 +24,8 @@ def python(program: str, *, cwd: Path) -> str:
         "write_batcher.workflows.batched_writes",
         "write_batcher.workflows.batcher",
         "write_batcher.workflows.main",
-        "write_batcher.compare.signal_batcher.batcher",
-        "write_batcher.compare.signal_batcher.main",
+        "write_batcher.compare.signal_batcher.batcher_workflow",
+        "write_batcher.compare.signal_batcher.caller_workflow",
         "write_batcher.queue.routing",
     ],
 )

@@ -11,15 +11,15 @@ from temporalio.api.failure.v1 import Failure
 from temporalio.api.workflow.v1 import PendingActivityInfo, PendingWorkflowTaskInfo, WorkflowExecutionInfo
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionResponse
 
-from write_batcher.console import one_line
-from write_batcher.console_operating import age
+from write_batcher.cli.console import one_line
+from write_batcher.cli.queue_view import age
 from write_batcher.errors import ConfigurationError
 from write_batcher.models import DrainProgress, PartitionRef
 from write_batcher.queue.latencies import Latency
 from write_batcher.queue.stream import PartitionStatistics
-from write_batcher.workers.dead_letters import LetterId, Selection
-from write_batcher.workers.host import HostState, HostView, view_host
-from write_batcher.workers.monitor import PartitionView, view_partition
+from write_batcher.workers.operating.host import HostState, HostView, view_host
+from write_batcher.workers.operating.letters import LetterId, Selection
+from write_batcher.workers.operating.monitor import PartitionView, view_partition
 
 PARTITION = PartitionRef(queue="orders", partition=3)
 IDLE = PartitionStatistics(backlog=0, pending=0, dead=0, oldest_ms=0, counters={})

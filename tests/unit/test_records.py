@@ -24,8 +24,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import NullType
 
-from write_batcher.activities.sinks.records import MAX_ERROR_LENGTH, RecordCheck
 from write_batcher.errors import InvalidRequest
+from write_batcher.sinks.sql.records import MAX_ERROR_LENGTH, RecordCheck
 
 ORDERS = Table(
     "orders",

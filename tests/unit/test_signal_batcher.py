@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 from temporalio.converter import DataConverter
 
+from write_batcher.cli.signal_batcher_view import batchers_json, live_batchers, print_batchers, runs_followed
 from write_batcher.compare.signal_batcher import line as line_module
+from write_batcher.compare.signal_batcher.batcher_monitor import BatcherView
 from write_batcher.compare.signal_batcher.line import (
     MAX_IDLE_RUNS,
     BatcherLimits,
@@ -23,7 +25,7 @@ from write_batcher.compare.signal_batcher.line import (
     is_run_full,
     retry_delay_s,
 )
-from write_batcher.compare.signal_batcher.monitor import BatcherView
+from write_batcher.compare.signal_batcher.roles import limits_of
 from write_batcher.compare.signal_batcher.wire import (
     BatcherStats,
     Confirmation,
@@ -32,9 +34,7 @@ from write_batcher.compare.signal_batcher.wire import (
     batcher_id,
     batcher_of,
 )
-from write_batcher.compare.signal_batcher.workers import limits_of
 from write_batcher.config import load_settings
-from write_batcher.console_signal_batcher import batchers_json, live_batchers, print_batchers, runs_followed
 from write_batcher.errors import ConfigurationError
 from write_batcher.models import FlushReason
 

@@ -4,8 +4,8 @@ from datetime import timedelta
 import pytest
 from temporalio.testing import ActivityEnvironment
 
-from write_batcher.activities import watch as watch_module
-from write_batcher.activities.watch import Watch
+from write_batcher.activities.drain import watch as watch_module
+from write_batcher.activities.drain.watch import Watch
 from write_batcher.errors import StageStalled
 
 WITHIN_S = 5

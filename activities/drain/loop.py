@@ -1,0 +1,270 @@
+"""The loop of one partition: take, write, confirm, acknowledge. Three stages that overlap, with bounded hand-over."""
+
+import asyncio
+import logging
+from datetime import UTC, datetime, timedelta
+
+from redis.asyncio import Redis
+from temporalio import activity
+from temporalio.client import Client
+
+from write_batcher.activities.drain.batching import BatchLimits
+from write_batcher.activities.drain.confirm import Answer, Answerer
+from write_batcher.activities.drain.deliver import Confirmer
+from write_batcher.activities.drain.progress import Progress
+from write_batcher.activities.drain.take import LONGEST_BLOCK, ClosedBatch, Taker
+from write_batcher.activities.drain.watch import Watch
+from write_batcher.activities.drain.write import Writer, shortened
+from write_batcher.activities.queue_guard import check_queue
+from write_batcher.errors import InvalidEntry, QueueUnavailable, SinkUnavailable, StageStalled
+from write_batcher.models import (
+    MAX_REQUEST_ID_BYTES,
+    DrainEnd,
+    DrainProgress,
+    DrainResult,
+    Outcome,
+    PartitionRef,
+    WriteReceipt,
+)
+from write_batcher.queue.codec import Codec, decode_reply
+from write_batcher.queue.partitions import Partitions
+from write_batcher.queue.redis_client import connect
+from write_batcher.queue.stream import StreamEntry, WriteQueue
+from write_batcher.sinks.protocol import PrunableSink, Sink
+
+DRAIN_FOR = timedelta(hours=1)
+STOP_WITHIN = timedelta(seconds=15)  # with GIVE_UP_WITHIN of a write below the worker's grace, `serving.GRACE`
+RETIRE_AFTER = timedelta(seconds=60)  # longer than an append that was routed by the old number can take
+PRUNE_MARGIN = timedelta(hours=1)  # the clocks of Redis and of the database may be set right in the meantime
+PARTITIONS_EVERY = timedelta(seconds=5)
+
+logger = logging.getLogger(__name__)
+
+
+class DrainActivities:
+    """Batcher side of one queue. `partitions` is the configured number, announced when Redis has lost it."""
+
+    def __init__(
+        self, *, queue: str, redis_url: str, redis: Redis, sink: Sink, limits: BatchLimits, partitions: int
+    ) -> None:
+        self._queue = queue
+        self._redis_url = redis_url
+        self._redis = redis
+        self._sink = sink
+        self._limits = limits
+        self._partitions = partitions
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Let all drains of this worker return, and those that still come to it. Call it before the worker's shutdown:
+        the SDK does not tell a worker's first activity of a shutdown that has begun already.
+        """
+        self._stopping.set()
+
+    @activity.defn
+    async def drain(self, partition: PartitionRef) -> DrainResult:
+        """Drain until the hour is over, the worker stops or the activity is cancelled; then finish what is in hand and
+        return normally, so that the next drain can start at once.
+        """
+        check_queue(partition.queue, own=self._queue)
+        async with connect(self._redis_url, longest_block=LONGEST_BLOCK) as reader:
+            drain = Drain(
+                partition,
+                queue=WriteQueue(self._redis, partition.queue, partition.partition, reader=reader),
+                partitions=Partitions(self._redis, partition.queue),
+                configured_partitions=self._partitions,
+                sink=self._sink,
+                limits=self._limits,
+                client=activity.client(),
+            )
+            return await _run_until_stopped(drain, self._stopping)
+
+    @activity.defn
+    async def flush(self, partition: PartitionRef) -> None:
+        """Have the open batch of the partition closed."""
+        check_queue(partition.queue, own=self._queue)
+        await WriteQueue(self._redis, partition.queue, partition.partition).append_flush()
+
+
+async def _run_until_stopped(drain: "Drain", stop: asyncio.Event) -> DrainResult:
+    logger.info("drain of %s starts", drain.partition)
+    running = asyncio.create_task(drain.run(), name=f"drain {drain.partition}")
+    stopping = [asyncio.create_task(stop.wait()), asyncio.create_task(activity.wait_for_worker_shutdown())]
+    cancelled = False
+    try:
+        await asyncio.wait({running, *stopping}, return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError:
+        cancelled = True
+    finally:
+        for task in stopping:
+            task.cancel()
+    drain.stop()
+    await asyncio.wait({running}, timeout=STOP_WITHIN.total_seconds())
+    if not running.done():
+        running.cancel()
+        await asyncio.wait({running})
+    details = activity.cancellation_details()
+    if cancelled and details is not None and details.paused:
+        # An operator's `activity pause` holds only if this attempt fails: a normal return would end the activity, and
+        # its workflow would start the next one.
+        raise asyncio.CancelledError
+    result = running.result()
+    logger.info("drain of %s %s: %s", drain.partition, result.end.value, result.progress)
+    return result
+
+
+class Drain:
+    """One run of the loop over one partition."""
+
+    def __init__(
+        self,
+        partition: PartitionRef,
+        *,
+        queue: WriteQueue,
+        partitions: Partitions,
+        configured_partitions: int,
+        sink: Sink,
+        limits: BatchLimits,
+        client: Client,
+    ) -> None:
+        self.partition = partition
+        self._queue = queue
+        self._partitions = partitions
+        self._configured_partitions = configured_partitions
+        self._sink = sink
+        self._max_age = limits.max_age
+        self._watch = Watch()
+        self._progress = Progress()
+        self._stopping = asyncio.Event()
+        self._end = DrainEnd.STOPPED
+        self._taker = Taker(queue, Codec(client.data_converter), limits, self._watch, self._stopping, self._refuse)
+        self._writer = Writer(partition, queue, sink, self._watch, self._progress, self._stopping)
+        confirmer = Confirmer(client, self._watch)
+        self._answerer = Answerer(queue, confirmer, self._taker.release, self._progress, self._stopping)
+        self._closed: asyncio.Queue[ClosedBatch | None] = asyncio.Queue(maxsize=1)
+        self._answers: asyncio.Queue[list[Answer] | None] = asyncio.Queue(maxsize=1)
+
+    def stop(self) -> None:
+        """Take nothing more, finish what is in hand, and let `run` return."""
+        self._stopping.set()
+
+    async def run(self) -> DrainResult:
+        """Run the stages. One that fails ends them all, and what they had in hand stays pending."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                beside = [
+                    group.create_task(self._watch.beat(self._details), name="heartbeat"),
+                    group.create_task(self._follow_partitions(), name="partitions"),
+                    group.create_task(self._expire(), name="expiry"),
+                    group.create_task(self._prune(), name="prune"),
+                ]
+                stages = [
+                    group.create_task(self._take(), name="take"),
+                    group.create_task(self._write(), name="write"),
+                    group.create_task(self._answerer.run(self._answers), name="answer"),
+                ]
+                await _until_done(stages[-1], [*beside, *stages])
+                for task in beside:
+                    task.cancel()
+        except ExceptionGroup as failures:
+            first = _first(failures)
+            raise first from first.__cause__
+        await self._save_tallies()
+        return DrainResult(end=self._end, progress=self._details())
+
+    async def _take(self) -> None:
+        while batch := await self._taker.next_batch():
+            await self._closed.put(batch)
+        await self._closed.put(None)
+
+    async def _write(self) -> None:
+        while closed := await self._closed.get():
+            if answers := await self._writer.write(closed):
+                await self._answers.put(answers)
+            else:
+                self._taker.release((taken.entry for taken in closed.items), redeliver=True)
+        await self._answers.put(None)
+
+    async def _refuse(self, entry: StreamEntry, reason: str) -> None:
+        """An entry that nobody can decode: its caller is told so, if its reply address can be read."""
+        error = shortened(reason)  # it may quote the entry
+        logger.error("entry %s of %s goes to the dead letters: %s", entry.entry_id, self._queue.stream_key, error)
+        try:
+            reply = decode_reply(entry.fields)
+        except InvalidEntry:
+            reply = None
+        receipt = WriteReceipt(
+            # A longer one is nobody's, and would fit into no signal.
+            request_id=entry.request_id[:MAX_REQUEST_ID_BYTES].decode(errors="replace"),
+            outcome=Outcome.REJECTED,
+            queue=self.partition.queue,
+            attempt=reply.attempt if reply else None,
+            error=error,
+        )
+        await self._answers.put([Answer(entry=entry, reply=reply, receipt=receipt, undecodable=True)])
+
+    async def _follow_partitions(self) -> None:
+        """Restore the announced number of partitions when Redis lost it; end when the queue shrank past this one."""
+        surplus_since: float | None = None
+        while not self._stopping.is_set():
+            try:
+                count = await self._partitions.announced_or(self._configured_partitions)
+                now = asyncio.get_running_loop().time()
+                surplus_since = (surplus_since or now) if self.partition.partition >= count else None
+                if (
+                    surplus_since is not None
+                    and now - max(surplus_since, self._taker.idle_since) > RETIRE_AFTER.total_seconds()
+                    # A taker that waits for a held batch, or for Redis, is idle too.
+                    and (await self._queue.statistics()).backlog == 0
+                ):
+                    self._end = DrainEnd.RETIRED
+                    self.stop()
+            except QueueUnavailable as error:
+                logger.debug("the number of partitions is unknown: %s", error)
+            await self._save_tallies()
+            await asyncio.sleep(PARTITIONS_EVERY.total_seconds())
+
+    async def _save_tallies(self) -> None:
+        tallies = self._progress.take_tallies()
+        try:
+            if tallies:
+                await self._queue.count(tallies)
+        except QueueUnavailable:
+            self._progress.tally(tallies)
+
+    async def _prune(self) -> None:
+        """Once in each run, so about every hour."""
+        if not isinstance(self._sink, PrunableSink):
+            return
+        try:
+            now = datetime.fromtimestamp(await self._queue.now_ms() / 1000, UTC)
+            pruned = await self._sink.prune(self._max_age + PRUNE_MARGIN, now=now)
+            logger.info("the ledger of %s has forgotten %d requests", self.partition, pruned)
+        except (QueueUnavailable, SinkUnavailable) as error:
+            logger.warning("the ledger of %s could not be pruned now: %s", self.partition, error)
+
+    async def _expire(self) -> None:
+        await asyncio.sleep(DRAIN_FOR.total_seconds())
+        self._end = DrainEnd.EXPIRED
+        self.stop()
+
+    def _details(self) -> DrainProgress:
+        return self._progress.snapshot(in_hand=self._taker.in_hand)
+
+
+async def _until_done(last: asyncio.Task[None], tasks: list[asyncio.Task[None]]) -> None:
+    """A task group takes a cancelled task for one that has done its work: without heartbeats or a stage the drain would
+    go on beside its successor, or hang.
+    """
+    pending = set(tasks)
+    while last in pending:
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            if task.cancelled():
+                raise StageStalled(f"{task.get_name()} of the drain was cancelled from outside")
+
+
+def _first(failures: ExceptionGroup[Exception]) -> Exception:
+    """The error of the stage that failed first; stages have groups of their own."""
+    first = failures.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first

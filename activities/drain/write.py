@@ -1,0 +1,166 @@
+"""Second stage of the drain: writes closed batches, one transaction each, and holds a batch through an outage."""
+
+import asyncio
+import itertools
+import logging
+import secrets
+import time
+from collections.abc import Coroutine
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from write_batcher.activities.drain.backoff import Backoff
+from write_batcher.activities.drain.batch_log import log_batch
+from write_batcher.activities.drain.batching import Taken
+from write_batcher.activities.drain.confirm import Answer
+from write_batcher.activities.drain.progress import Progress
+from write_batcher.activities.drain.take import ClosedBatch
+from write_batcher.activities.drain.watch import Watch
+from write_batcher.errors import QueueUnavailable, SinkContractBroken, SinkUnavailable
+from write_batcher.models import Batch, PartitionRef, WriteReceipt
+from write_batcher.queue.stream import WriteQueue
+from write_batcher.sinks.protocol import Sink
+from write_batcher.sinks.shielding import to_its_end
+
+WRITE_LIMIT = timedelta(seconds=60)  # of one attempt; databases give up earlier by themselves
+DEATHS_ALONE = 7  # processes that ended while writing one entry alone; then it is dead
+GIVE_UP_WITHIN = timedelta(seconds=10)  # how long a cancelled write may take to end
+BACKOFF = Backoff(0.2, 15.0)
+MAX_ERROR_CHARS = 500  # a confirmation must stay tiny
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Writer:
+    """Writes the batches of one partition, one after the other."""
+
+    def __init__(
+        self,
+        partition: PartitionRef,
+        queue: WriteQueue,
+        sink: Sink,
+        watch: Watch,
+        progress: Progress,
+        stopping: asyncio.Event,
+    ) -> None:
+        self._partition = partition
+        self._queue = queue
+        self._sink = sink
+        self._watch = watch
+        self._progress = progress
+        self._stopping = stopping
+
+    async def write(self, closed: ClosedBatch) -> list[Answer] | None:
+        """Answers to all requests of a committed batch; None when the drain was stopped before it could be written.
+
+        Raises SinkContractBroken.
+        """
+        batch = Batch(
+            batch_id=f"{self._partition}/{int(time.time() * 1000):x}-{secrets.token_hex(2)}",
+            flush_reason=closed.reason,
+            requests=tuple(taken.request for taken in closed.items),
+        )
+        alone = closed.items[0] if closed.alone else None
+        try:
+            if alone and await self._queue.deaths_alone(alone.entry) >= DEATHS_ALONE:
+                return [await self._give_up(alone)]
+            written = await self._written(batch, alone)
+        except (QueueUnavailable, SinkUnavailable) as error:
+            logger.warning("entry %s is not written alone now: %s", closed.items[0].entry.entry_id, error)
+            await BACKOFF.wait(3, self._stopping)
+            return None
+        if written is None:
+            return None
+        receipts, write_ms = written
+        for taken in closed.items:
+            self._progress.tally_latency("queued", closed.queued_ms(taken))
+        return [
+            Answer(
+                entry=taken.entry,
+                reply=taken.request.reply,
+                receipt=replace(
+                    receipt,
+                    queue=self._partition.queue,
+                    attempt=taken.request.attempt,
+                    batch_size=len(receipts),
+                    flush_reason=closed.reason,
+                    error=shortened(receipt.error),
+                    queued_ms=closed.queued_ms(taken),
+                    write_ms=write_ms,
+                ),
+            )
+            for taken, receipt in zip(closed.items, receipts, strict=True)
+        ]
+
+    async def _attempt(self, batch: Batch, alone: Taken | None) -> list[WriteReceipt]:
+        """One try. What is written alone is noted before and crossed out after, so that the notes count the processes
+        that ended in between.
+        """
+        if alone is None:
+            return await self._to_its_end(self._sink.write(batch))
+        await self._queue.begin_alone(alone.entry)
+        try:
+            receipts = await self._to_its_end(self._sink.write(batch))
+        except SinkUnavailable:
+            await self._queue.end_alone(alone.entry)
+            raise
+        # Any other error of the sink ends this drain as a crash would, and counts like one.
+        await self._queue.end_alone(alone.entry)
+        return receipts
+
+    async def _give_up(self, taken: Taken) -> Answer:
+        """Processes ended while they wrote this entry alone. The ledger tells whether one of them succeeded before."""
+        reason = f"{DEATHS_ALONE} drains ended while they wrote it alone"
+        with self._watch.step("settling an entry", WRITE_LIMIT):
+            receipt = await self._to_its_end(self._sink.settle(taken.request, refused=reason))
+        logger.error("entry %s is given up, %s: %s", taken.entry.entry_id, reason, receipt.outcome.value)
+        return Answer(
+            entry=taken.entry,
+            reply=taken.request.reply,
+            receipt=replace(receipt, queue=self._partition.queue, attempt=taken.request.attempt),
+        )
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
+        # A commit that has begun cannot be taken back; one that hangs is given up, or the drain could neither fail nor
+        # stop.
+        return await to_its_end(work, within=GIVE_UP_WITHIN)
+
+    async def _written(self, batch: Batch, alone: Taken | None) -> tuple[list[WriteReceipt], int] | None:
+        """Receipts of the committed batch, and how many milliseconds that took."""
+        for failures in itertools.count(1):
+            started = time.monotonic()
+            try:
+                with self._watch.step("writing a batch", WRITE_LIMIT):
+                    receipts = await self._attempt(batch, alone)
+            except SinkUnavailable as error:
+                self._progress.holding = str(error)
+                logger.warning("batch %s is held, tried %d times: %s", batch.batch_id, failures, error)
+                if self._stopping.is_set():
+                    break
+                await BACKOFF.wait(failures, self._stopping)
+            else:
+                self._progress.holding = None
+                self._check_contract(batch, receipts)
+                write_ms = round((time.monotonic() - started) * 1000)
+                self._report(batch, receipts, write_ms)
+                return receipts, write_ms
+        return None
+
+    def _check_contract(self, batch: Batch, receipts: list[WriteReceipt]) -> None:
+        if [receipt.request_id for receipt in receipts] != [request.request_id for request in batch.requests]:
+            raise SinkContractBroken(
+                f"{type(self._sink).__name__} must return one receipt per request, in order: batch {batch.batch_id}"
+            )
+
+    def _report(self, batch: Batch, receipts: list[WriteReceipt], write_ms: int) -> None:
+        outcomes = log_batch(logger, batch.batch_id, batch.flush_reason, receipts, write_ms)
+        self._progress.count(batches=1, **outcomes)
+        self._progress.tally({f"batches_{batch.flush_reason.value}": 1, "batched": len(receipts)})
+        self._progress.tally_latency("write", write_ms)
+
+
+def shortened(error: str | None) -> str | None:
+    """An error that fits into a confirmation."""
+    return None if error is None else error[:MAX_ERROR_CHARS]

@@ -1,0 +1,176 @@
+"""The commands that look at a queue and steer it: `write-batcher monitor`, `write-batcher queue ...`."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from write_batcher.cli.console import complain, make_console, say
+from write_batcher.cli.running import EXIT_FAILED, look_again_and_again, refresh_of, run_to_end, with_settings
+from write_batcher.config import Settings
+from write_batcher.errors import ConfigurationError, OperationFailed
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+    from temporalio.client import Client
+
+    from write_batcher.models import PartitionRef
+    from write_batcher.workers.operating.control import Verb
+    from write_batcher.workers.operating.monitor import Monitor, PartitionView
+
+STEERED_AT_ONCE = 32  # partitions
+
+queue_app = typer.Typer(help="Look at the batcher of a queue, and steer it.", no_args_is_help=True)
+
+Partition = Annotated[str | None, typer.Option(metavar="N", help="Only this partition, not all.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON instead.")]
+
+
+@with_settings("redis_url", "queue", "max_items", "max_wait")
+def monitor_command(
+    *,
+    settings: Settings,
+    once: Annotated[bool, typer.Option("--once", help="Look once, show all, and end.")] = False,
+    as_json: AsJson = False,
+    every: Annotated[str, typer.Option(metavar="DURATION", help="How often to look.")] = "2s",
+) -> None:
+    """Show what the batcher of a queue does, until Ctrl-C. Give --max-items and --max-wait as the batcher has them."""
+    refresh = refresh_of(every)
+
+    async def show() -> None:
+        async with _connected(settings) as (client, redis):
+            monitor = _monitor(settings, client, redis)
+            if once:
+                await _show_once(monitor, as_json)
+                return
+            # Ctrl-C and SIGTERM are the way to end this command, and no failure.
+            with contextlib.suppress(asyncio.CancelledError):
+                await _show_live(monitor, as_json, refresh)
+
+    run_to_end(show())
+
+
+@queue_app.command("status")
+@with_settings("redis_url", "queue", "max_items", "max_wait")
+def status_command(*, settings: Settings, partition: Partition = None, as_json: AsJson = False) -> None:
+    """Show once what the batcher does: `monitor --once`, also of one partition."""
+    only = _number(partition)
+
+    async def show() -> None:
+        async with _connected(settings) as (client, redis):
+            await _show_once(_monitor(settings, client, redis), as_json, only)
+
+    run_to_end(show())
+
+
+@queue_app.command("pause")
+@with_settings("redis_url", "queue")
+def pause_command(*, settings: Settings, partition: Partition = None) -> None:
+    """Let the drain finish what it has in hand, and take nothing more: requests wait in the stream."""
+    _steer(settings, "pause", partition)
+
+
+@queue_app.command("resume")
+@with_settings("redis_url", "queue")
+def resume_command(*, settings: Settings, partition: Partition = None) -> None:
+    """Go on after a pause."""
+    _steer(settings, "resume", partition)
+
+
+@queue_app.command("flush")
+@with_settings("redis_url", "queue")
+def flush_command(*, settings: Settings, partition: Partition = None) -> None:
+    """Have the open batch written now. Returns when the batcher has been told."""
+    _steer(settings, "flush", partition)
+
+
+@queue_app.command("stop")
+@with_settings("redis_url", "queue")
+def stop_command(*, settings: Settings, partition: Partition = None) -> None:
+    """End the batcher workflow after what it has in hand. A batcher worker that starts later starts it again."""
+    _steer(settings, "stop", partition)
+
+
+@asynccontextmanager
+async def _connected(settings: Settings) -> AsyncIterator[tuple["Client", "Redis"]]:
+    from write_batcher.workers.connections import connect_redis, connect_temporal
+
+    client = await connect_temporal()
+    async with await connect_redis(settings) as redis:
+        yield client, redis
+
+
+def _monitor(settings: Settings, client: "Client", redis: "Redis") -> "Monitor":
+    from write_batcher.workers.operating.monitor import Monitor
+
+    return Monitor(client, redis, settings.queue, max_items=settings.max_items, max_wait=settings.max_wait)
+
+
+async def _show_once(monitor: "Monitor", as_json: bool, only: int | None = None) -> None:
+    from write_batcher.cli.queue_view import print_views, views_json
+
+    views = await monitor.look(only)
+    if as_json:
+        say(views_json(monitor.queue, views))
+    else:
+        print_views(make_console(), views)
+
+
+async def _show_live(monitor: "Monitor", as_json: bool, refresh: timedelta) -> None:
+    from write_batcher.cli.queue_view import live_view, print_views, views_json
+
+    console = make_console()
+    views: list[PartitionView] = []
+
+    async def look() -> None:
+        views[:] = await monitor.look()
+
+    def show() -> None:
+        if as_json:
+            say(views_json(monitor.queue, views))
+        else:
+            print_views(console, views)
+
+    live = (lambda problem: live_view(console, views, problem)) if console.is_terminal and not as_json else None
+    await look_again_and_again(look, live=live, show=show, refresh=refresh)
+
+
+def _steer(settings: Settings, verb: str, partition: str | None) -> None:
+    from write_batcher.workers.operating.control import Verb
+    from write_batcher.workers.operating.monitor import partitions_of
+
+    only = _number(partition)
+
+    async def steer_all() -> bool:
+        async with _connected(settings) as (client, redis):
+            partitions = await partitions_of(redis, settings.queue, only)
+            slots = asyncio.Semaphore(STEERED_AT_ONCE)
+            done = await asyncio.gather(*(_steer_one(client, one, Verb(verb), slots) for one in partitions))
+            return all(done)
+
+    if not run_to_end(steer_all()):
+        raise typer.Exit(EXIT_FAILED)
+
+
+async def _steer_one(client: "Client", partition: "PartitionRef", verb: "Verb", slots: asyncio.Semaphore) -> bool:
+    from write_batcher.workers.operating.control import steer
+
+    async with slots:
+        try:
+            say(f"{partition}: {await steer(client, partition, verb)}")
+        except OperationFailed as error:
+            complain(str(error))
+            return False
+        return True
+
+
+def _number(partition: str | None) -> int | None:
+    if partition is None:
+        return None
+    if not (partition.isascii() and partition.isdigit()):
+        raise ConfigurationError(f"--partition = {partition!r} is not the number of a partition; write 0, 1, ...")
+    return int(partition)

@@ -1,0 +1,222 @@
+"""What an operator is shown of a queue: tables where a person looks, plain lines or JSON where the output is piped."""
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from write_batcher.cli.console import Rows, one_line, print_rows
+from write_batcher.queue.latencies import Latency
+from write_batcher.workers.operating.letters import Letter
+from write_batcher.workers.operating.monitor import PartitionView
+
+LABEL_WIDTH = 24  # characters, as for the next two
+PARTITION_WIDTH = 14
+COLUMN_GAP = 3
+MAX_NOTES = 8  # of a table that is drawn again and again: it must not leave the screen
+BATCHES_BY = "batches by "
+
+_AGES = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
+
+
+def age(seconds: float) -> str:
+    """A duration in its largest unit: `850ms`, `12s`, `3m`, `5h`, `7d`."""
+    for unit, name in _AGES:
+        if seconds >= unit:
+            return f"{int(seconds // unit)}{name}"
+    return f"{max(seconds, 0) * 1000:.0f}ms"
+
+
+def letter_json(letter: Letter) -> str:
+    """One line of `dead-letters list --json`."""
+    return json.dumps(
+        {
+            "id": str(letter.letter_id),
+            "age_ms": round(_age_s(letter) * 1000),
+            "request_id": letter.dead.request_id,
+            "table": letter.table,
+            "workflow_id": letter.reply.workflow_id if letter.reply else None,
+            "reason": letter.dead.reason,
+        }
+    )
+
+
+def letter_line(letter: Letter) -> str:
+    """The same for a pipe: columns with tabs between them."""
+    return "\t".join(_columns(letter))
+
+
+def print_letters(console: Console, letters: Iterable[Letter]) -> None:
+    """A table for a terminal."""
+    table = Table("id", "age", "request", "table", "reason")
+    for letter in letters:
+        table.add_row(*map(Text, _columns(letter)))
+    console.print(table, soft_wrap=False)
+
+
+def print_letter(console: Console, letter: Letter) -> None:
+    """All of one dead letter, its record included."""
+    died_at = datetime.fromtimestamp(letter.died_at, UTC).isoformat(timespec="seconds")
+    rows: list[tuple[str, object]] = [
+        ("id", letter.letter_id),
+        ("reason", one_line(letter.dead.reason)),
+        ("dead since", f"{died_at} ({age(_age_s(letter))})"),
+        ("request id", one_line(letter.dead.request_id)),
+    ]
+    if letter.reply:
+        caller = {name: value for name, value in asdict(letter.reply).items() if value is not None}
+        rows += [(name.replace("_", " "), one_line(str(value))) for name, value in caller.items()]
+    else:
+        rows.append(("caller", "none known"))
+    if letter.request:
+        rows.append(("table", one_line(letter.request.table)))
+        rows.append(("record", one_line(json.dumps(letter.request.record, ensure_ascii=False))))
+    else:
+        rows.append(("record", f"cannot be decoded: {one_line(letter.undecodable or '')}"))
+        rows += [(f"field {one_line(_text(name))}", repr(value)) for name, value in letter.dead.fields.items()]
+    print_rows(console, rows)
+
+
+def views_json(queue: str, views: Sequence[PartitionView]) -> str:
+    """One line; the README names its most used keys."""
+    return json.dumps({"queue": queue, "partitions": [_view_dict(view) for view in views]})
+
+
+def print_views(console: Console, views: Sequence[PartitionView]) -> None:
+    """All partitions: tables as wide as the terminal, or lines that begin with the partition."""
+    if not console.is_terminal:
+        for view in views:
+            for label, value in _rows(view):
+                console.print(f"{view.partition} {label}: {value}", markup=False)
+        for note in _notes(views):
+            console.print(note, markup=False)
+        return
+    for note in _notes(views):
+        console.print(note, markup=False)
+    per_table = _fitting(console)
+    for first in range(0, len(views), per_table):
+        console.print(_table(views[first : first + per_table]), soft_wrap=False)
+
+
+def live_view(console: Console, views: Sequence[PartitionView], problem: str | None) -> RenderableType:
+    """As much as fits on a terminal, what needs attention first; `problem` is why it is not up to date."""
+    by_need = sorted(views, key=lambda view: (view.warning is None, -view.oldest_ms))
+    shown = sorted(by_need[: _fitting(console)], key=lambda view: view.partition.partition)
+    parts: list[RenderableType] = [Text(f"{datetime.now(UTC).astimezone():%H:%M:%S}, Ctrl-C ends", style="dim")]
+    if problem:
+        parts.append(Text(problem, style="bold red"))
+    parts += [Text(note) for note in list(_notes(by_need))[:MAX_NOTES]]
+    if len(shown) < len(views):
+        parts.append(Text(f"{len(shown)} of {len(views)} partitions: `write-batcher monitor --once` shows all"))
+    if shown:
+        parts.append(_table(shown))  # last: a terminal that is too low cuts the end
+    return Group(*parts)
+
+
+def _columns(letter: Letter) -> tuple[str, ...]:
+    return (
+        str(letter.letter_id),
+        age(_age_s(letter)),
+        one_line(letter.dead.request_id) or "-",
+        one_line(letter.table or "-"),
+        one_line(letter.dead.reason),
+    )
+
+
+def _age_s(letter: Letter) -> float:
+    return max(time.time() - letter.died_at, 0.0)
+
+
+def _text(name: bytes) -> str:
+    return name.decode(errors="backslashreplace")
+
+
+def _fitting(console: Console) -> int:
+    return max((console.width - LABEL_WIDTH) // PARTITION_WIDTH, 1)
+
+
+def _table(views: Sequence[PartitionView]) -> Table:
+    """A column for each; without the flush reasons that none of them has had."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column(views[0].partition.queue, style="bold", overflow="fold", max_width=LABEL_WIDTH)
+    for view in views:
+        table.add_column(
+            str(view.partition.partition),
+            justify="right",
+            style="red" if view.warning else "",
+            overflow="fold",
+            max_width=PARTITION_WIDTH - COLUMN_GAP,
+        )
+    for row in zip(*map(_rows, views), strict=True):
+        label, values = row[0][0], [value for _label, value in row]
+        if not label.startswith(BATCHES_BY) or any(values):
+            table.add_row(label, *map(str, values))
+    return table
+
+
+def _rows(view: PartitionView) -> Rows:
+    host = view.host
+    state = f"{host.state.value} ({host.closed_as})" if host.closed_as else host.state.value
+    return [
+        ("batcher", state),
+        ("drain attempt", _or_dash(host.attempt)),
+        ("drains returned", _or_dash(host.drains)),
+        ("backlog", view.backlog),
+        ("oldest", age(view.oldest_ms / 1000) if view.backlog else "-"),
+        ("pending", view.pending),
+        ("in hand", _or_dash(view.in_hand)),
+        ("dead letters", view.dead_letters),
+        *((f"{BATCHES_BY}{reason}", number) for reason, number in view.batches.items()),
+        ("batch fill", "-" if view.fill is None else f"{view.fill:.0%}"),
+        ("queued p50 / p99 below", _latency(view.queued)),
+        ("write p50 / p99 below", _latency(view.write)),
+        ("confirm p50 / p99 below", _latency(view.confirm)),
+        ("appended", view.appended),
+        ("written", view.written),
+        ("duplicate", view.duplicate),
+        ("rejected", view.rejected),
+        ("withdrawn", view.withdrawn),
+        ("undecodable", view.undecodable),
+        ("confirmed", view.confirmed),
+        ("confirmations retried", view.confirmations_retried),
+        ("without caller", view.without_caller),
+    ]
+
+
+def _notes(views: Iterable[PartitionView]) -> Iterator[str]:
+    for view in views:
+        if view.warning:
+            yield f"warning: {one_line(view.warning)}"
+        elif view.host.progress and view.host.progress.holding:
+            yield f"{view.partition} holds a batch: {one_line(view.host.progress.holding)}"
+        elif view.host.last_failure:
+            yield f"{view.partition}: the last attempt of its drain failed: {one_line(view.host.last_failure)}"
+
+
+def _view_dict(view: PartitionView) -> dict[str, object]:
+    values = {name: value for name, value in asdict(view).items() if name not in ("partition", "host")}
+    host = view.host
+    return {
+        "partition": view.partition.partition,
+        "batcher": host.state.value,
+        "closed_as": host.closed_as,
+        "drains": host.drains,
+        "attempt": host.attempt,
+        "holding": host.progress.holding if host.progress else None,
+        "last_failure": host.last_failure,
+        **values,
+    }
+
+
+def _latency(latency: Latency | None) -> str:
+    return "-" if latency is None else f"{age(latency.p50_ms / 1000)} / {age(latency.p99_ms / 1000)}"
+
+
+def _or_dash(value: int | None) -> int | str:
+    return "-" if value is None else value

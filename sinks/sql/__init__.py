@@ -1,0 +1,1 @@
+"""The default sink: SQL databases, exactly once through a write ledger."""

@@ -1,0 +1,324 @@
+"""Where the fault tests take place: real servers, a proxy before each, and worker processes that can be killed."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sqlite3
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from redis.asyncio import Redis
+from sqlalchemy import make_url
+from temporalio.client import Client, WorkflowHandle
+from temporalio.service import RPCError
+
+from tests.faults.caller_audit import Handle, Told, check, told
+from tests.support.proxy import Proxy
+from tests.support.target_databases import Database, PostgresDatabase
+from tests.support.waiting import eventually
+from write_batcher.config import ENV_PREFIX, Settings, as_environment
+from write_batcher.errors import QueueUnavailable
+from write_batcher.models import ConfirmBy, PartitionRef
+from write_batcher.queue.partitions import Partitions
+from write_batcher.queue.stream import WriteQueue
+from write_batcher.workers.embedded import processes
+from write_batcher.workers.embedded.local_stack import NAMESPACE, RedisServer, TemporalServer
+from write_batcher.workers.embedded.server import HOST, Server
+from write_batcher.workflows.batcher import batcher_workflow_id
+from write_batcher.workflows.main import MainInput, MainWorkflow
+
+ROOT = Path(__file__).parents[2]
+
+# Nobody submits anew: resubmission would hide what the drain has lost.
+NO_RESUBMISSION = timedelta(minutes=20)
+RESUBMITTING = timedelta(seconds=30)  # after half of it, callers submit anew: for what Redis itself has lost
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker process, and the file with its log."""
+
+    role: str
+    process: asyncio.subprocess.Process
+    log: Path
+
+    @property
+    def alive(self) -> bool:
+        return self.process.returncode is None
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self.process.pid, number)
+
+    async def kill(self) -> None:
+        """By SIGKILL."""
+        await processes.kill(self.process)
+
+    async def stop(self) -> None:
+        """By SIGTERM, as a deploy does."""
+        await processes.stop(self.process, grace=timedelta(seconds=40))
+
+    async def ended(self) -> int:
+        return await self.process.wait()
+
+    def says(self, text: str) -> bool:
+        return text in self.log.read_text()
+
+
+@dataclass
+class Arena:
+    """One queue and its database. Workers reach the servers through the proxies, the test itself directly."""
+
+    name: str
+    folder: Path
+    settings: Settings
+    client: Client
+    redis: Redis
+    temporal_server: TemporalServer
+    redis_server: RedisServer
+    database: Database
+    temporal_proxy: Proxy
+    redis_proxy: Proxy
+    database_proxy: Proxy | None
+    """None for SQLite, which is a file."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Variables that its workers have beside those of its settings and servers."""
+    workers: list[Worker] = field(default_factory=list)
+    handles: list[Handle] = field(default_factory=list)
+    started: int = 0
+    """Callers; each has a number in its workflow id."""
+
+    @property
+    def queue(self) -> WriteQueue:
+        return self.queues[0]
+
+    @property
+    def queues(self) -> list[WriteQueue]:
+        """All partitions."""
+        return [WriteQueue(self.redis, self.name, number) for number in range(self.settings.partitions)]
+
+    @property
+    def batcher_workflow_id(self) -> str:
+        return batcher_workflow_id(PartitionRef(queue=self.name, partition=0))
+
+    async def run(self, role: str, *options: str) -> Worker:
+        """Start a worker process, with the options of `tests.faults.fault_worker`."""
+        log = self.folder / f"{role}-{len(self.workers)}.log"
+        command = [sys.executable, "-m", "tests.faults.fault_worker", role, *options]
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("TEMPORAL_", ENV_PREFIX))}
+        environment = {
+            **inherited,
+            **as_environment(self.settings),
+            "TEMPORAL_ADDRESS": f"{HOST}:{self.temporal_proxy.port}",
+            "TEMPORAL_NAMESPACE": NAMESPACE,
+            "TEMPORAL_CONFIG_FILE": os.devnull,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [inherited.get("PYTHONPATH")])]),
+            **self.environment,
+        }
+        worker = Worker(role, await processes.spawn(command, log=log, environment=environment), log)
+        self.workers.append(worker)
+        return worker
+
+    async def run_both(self, *batcher_options: str) -> tuple[Worker, Worker]:
+        """A worker of the callers and one of the batcher, both ready: one that begins in an outage gives up."""
+        both = await self.run("main"), await self.run("batcher", *batcher_options)
+        await self.batcher_ready()
+        await eventually(lambda: both[0].says("main worker:"), within_s=60)
+        return both
+
+    async def pause(self) -> None:
+        """Return when nothing is drained any more; callers can still settle."""
+        batcher = self.client.get_workflow_handle(self.batcher_workflow_id)
+
+        async def is_told() -> bool:
+            with contextlib.suppress(RPCError):  # the worker announces its queue before it starts this workflow
+                await batcher.signal("pause")
+                return True
+            return False
+
+        async def is_paused() -> bool:
+            return not (await batcher.describe()).raw_description.pending_activities
+
+        await eventually(is_told, within_s=60)
+        await eventually(is_paused, within_s=60)
+
+    async def resume(self) -> None:
+        await self.client.get_workflow_handle(self.batcher_workflow_id).signal("resume")
+
+    async def queued(self, entries: int) -> None:
+        """Return when so many entries are in the stream."""
+
+        async def are_queued() -> bool:
+            return await self.backlog() == entries
+
+        await eventually(are_queued, within_s=60)
+
+    async def appended(self, requests: int) -> None:
+        """Return when so many requests have been appended since the beginning."""
+
+        async def are_appended() -> bool:
+            return (await self.queue.statistics()).counters.get("appended", 0) >= requests
+
+        await eventually(are_appended, within_s=60)
+
+    async def dead_letters(self, number: int) -> bool:
+        return (await self.queue.statistics()).dead == number
+
+    def written_callers(self) -> set[str]:
+        """The workflow ids that have a row."""
+        return {workflow_id for (workflow_id,) in self.database.query("SELECT workflow_id FROM main_writes")}
+
+    async def ended(self, *, within_s: float = 90) -> Told:
+        """What all callers were told."""
+        return await told(self.handles, within_s=within_s)
+
+    async def failing(self, handle: Handle, text: str) -> bool:
+        """Whether an activity of this caller fails with such a text and is tried again."""
+        pending = (await handle.describe()).raw_description.pending_activities
+        return any(text in activity.last_failure.message for activity in pending)
+
+    async def written(self, rows: int = 1) -> None:
+        """Return when at least so many rows are in the database."""
+        await eventually(lambda: self.rows() >= rows, within_s=60)
+
+    async def batcher_ready(self) -> None:
+        """Callers' appends before that would be tried again, and only make the test slower."""
+
+        async def announced() -> bool:
+            dead = [worker for worker in self.workers if worker.process.returncode]
+            assert not dead, dead[0].log.read_text()
+            try:
+                return await Partitions(self.redis, self.name).count() > 0
+            except QueueUnavailable:
+                return False
+
+        await eventually(announced, within_s=60)
+
+    async def start(self, count: int, **changes: Any) -> list[Handle]:
+        """Start so many callers; `changes` are fields of `MainInput`."""
+        first, self.started = self.started, self.started + count
+        order: dict[str, Any] = {
+            "item": "tea",
+            "cents": 450,
+            "queue": self.name,
+            "batcher_task_queue": self.settings.batcher_task_queue,
+            "confirm_by": self.settings.confirm_by,
+            "confirm_timeout_s": self.settings.confirm_timeout.total_seconds(),
+            "business_s": 0.0,
+        }
+        handles = await asyncio.gather(
+            *(
+                self.client.start_workflow(
+                    MainWorkflow.run,
+                    MainInput(**order | changes),
+                    id=f"{self.name}-{number}",
+                    task_queue=self.settings.main_task_queue,
+                )
+                for number in range(first, first + count)
+            )
+        )
+        self.handles += handles
+        return handles
+
+    async def start_together(self, count: int) -> list[Handle]:
+        """Start so many callers whose requests are all in the stream before any is taken."""
+        await self.pause()
+        handles = await self.start(count)
+        await self.queued(count)
+        await self.resume()
+        return handles
+
+    async def backlog(self) -> int:
+        """Entries queued or pending, in all partitions."""
+        return sum([(await queue.statistics()).backlog for queue in self.queues])
+
+    def rows(self) -> int:
+        try:
+            return self.database.count("main_writes")
+        except (psycopg.OperationalError, sqlite3.OperationalError):  # away, or somebody else has locked it
+            return 0
+
+    async def audit(self, *, within_s: float = 90, counters: bool = True, runs: int = 1) -> Told:
+        """Wait for all callers and check what they were told against the database and the stream. Without `counters`
+        when Redis has lost some; `runs` of each workflow id have written.
+        """
+        told_them = await self.ended(within_s=within_s)
+        await check(self.database, self.redis, self.queues, told_them, counters=counters, runs=runs)
+        return told_them
+
+    async def end(self) -> None:
+        """Kill what is left of the workers, and leave nothing running in Temporal, which other tests use too."""
+        for worker in self.workers:
+            if worker.alive:
+                worker.send(signal.SIGCONT)
+                await worker.kill()
+        if self.temporal_server.running:
+            partitions = [PartitionRef(queue=self.name, partition=number) for number in range(self.settings.partitions)]
+            batchers = [self.client.get_workflow_handle(batcher_workflow_id(partition)) for partition in partitions]
+            await asyncio.gather(*(_terminate(handle) for handle in (*batchers, *self.handles)))
+
+
+async def _terminate(handle: WorkflowHandle[Any, Any]) -> None:
+    with contextlib.suppress(RPCError):  # it has ended
+        await handle.terminate()
+
+
+@asynccontextmanager
+async def arena(
+    *,
+    name: str,
+    folder: Path,
+    temporal_server: TemporalServer,
+    redis_server: RedisServer,
+    database: Database,
+    **settings: Any,
+) -> AsyncIterator[Arena]:
+    """An arena on these servers, started when a test before has left them dead; `settings` as in `Settings`."""
+    servers: list[Server] = [temporal_server, redis_server]
+    if isinstance(database, PostgresDatabase):
+        servers.append(database.server)
+    for server in servers:
+        if not server.running:
+            await server.start()
+    async with AsyncExitStack() as stack:
+        temporal_proxy = await stack.enter_async_context(Proxy(temporal_server.port))
+        redis_proxy = await stack.enter_async_context(Proxy(redis_server.port))
+        database_proxy = None
+        url = database.url
+        if isinstance(database, PostgresDatabase):
+            database_proxy = await stack.enter_async_context(Proxy(database.server.port))
+            url = make_url(url).set(port=database_proxy.port).render_as_string(hide_password=False)
+        made = Arena(
+            name=name,
+            folder=folder,
+            settings=Settings(
+                **{
+                    "redis_url": redis_server.url.replace(f":{redis_server.port}/", f":{redis_proxy.port}/"),
+                    "database_url": url,
+                    "queue": name,
+                    "main_task_queue": f"{name}-main",
+                    "batcher_task_queue": f"{name}-batcher",
+                    "max_items": 10,
+                    "max_wait": timedelta(milliseconds=300),
+                    "confirm_timeout": NO_RESUBMISSION,
+                    "confirm_by": ConfirmBy.SIGNAL,
+                    **settings,
+                }
+            ),
+            client=await Client.connect(temporal_server.address),
+            redis=await stack.enter_async_context(Redis.from_url(redis_server.url, protocol=2)),
+            temporal_server=temporal_server,
+            redis_server=redis_server,
+            database=database,
+            temporal_proxy=temporal_proxy,
+            redis_proxy=redis_proxy,
+            database_proxy=database_proxy,
+        )
+        stack.push_async_callback(made.end)
+        yield made

@@ -1,0 +1,196 @@
+"""The command as a user runs it: real processes, their output and their exit status."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from temporalio.client import Client
+
+from tests.support.redis_kinds import AnyRedis
+from tests.support.waiting import eventually
+from write_batcher.config import load_settings
+from write_batcher.workers.embedded.local_stack import TemporalServer
+from write_batcher.workers.embedded.starter import new_series, start_workflows, wait_for
+from write_batcher.workers.embedded.worker_process import WorkerProcess
+from write_batcher.workers.main_writes import count_rows
+
+COMMAND = (sys.executable, "-m", "write_batcher.cli.app")
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("TEMPORAL_", "WRITE_BATCHER_"))}
+
+
+async def run(*arguments: str, environment: dict[str, str] | None = None, within_s: float = 60) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of the command."""
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        *arguments,
+        env=CLEAN | (environment or {}),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(within_s):
+            output, errors = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert process.returncode is not None
+    return process.returncode, output.decode(), errors.decode()
+
+
+@pytest.fixture
+def environment(
+    temporal_server: TemporalServer, redis_server: AnyRedis, database_url: str, name: str
+) -> dict[str, str]:
+    """Points the command to the servers of the tests, with queues of its own."""
+    return {
+        "TEMPORAL_ADDRESS": temporal_server.address,
+        "WRITE_BATCHER_REDIS_URL": redis_server.url,
+        "WRITE_BATCHER_DATABASE_URL": database_url,
+        "WRITE_BATCHER_QUEUE": name,
+        "WRITE_BATCHER_MAIN_TASK_QUEUE": f"{name}-main",
+        "WRITE_BATCHER_BATCHER_TASK_QUEUE": f"{name}-batcher",
+        "WRITE_BATCHER_MAX_WAIT": "500ms",
+        "WRITE_BATCHER_LOG_FORMAT": "json",
+    }
+
+
+async def ignore(_worker: str, _record: dict[str, object]) -> None:
+    pass
+
+
+async def test_demo_counts_every_row_once_and_keeps_the_batch_limit() -> None:
+    status, output, errors = await run(
+        "demo", "--workflows", "40", "--max-items", "10", "--max-wait", "1s", "--partitions", "2", "--json"
+    )
+    *lines, last = output.splitlines()
+    report = json.loads(last)
+    assert (status, errors) == (0, "")
+    assert {name: report[name] for name in ("workflows", "completed", "failed", "rows", "duplicates")} == {
+        "workflows": 40,
+        "completed": 40,
+        "failed": 0,
+        "rows": 40,
+        "duplicates": 0,
+    }
+    sizes = [int(line.split()[2]) for line in lines]
+    assert sum(sizes) == 40
+    assert max(sizes) <= 10
+    assert report["batches"] == report["transactions"] == sum(report["flush_reasons"].values()) == len(sizes)
+    assert 0 < report["latency_ms"]["p50"] <= report["latency_ms"]["p99"]
+
+
+@pytest.mark.thorough
+async def test_demo_in_a_named_folder_keeps_its_data_and_counts_only_its_own_rows(tmp_path: Path) -> None:
+    for _ in range(2):
+        status, output, _errors = await run(
+            "demo", "--workflows", "3", "--max-wait", "500ms", "--data", str(tmp_path / "data"), "--json"
+        )
+        report = json.loads(output.splitlines()[-1])
+        assert (status, report["rows"], report["duplicates"]) == (0, 3, 0)
+    assert await count_rows(f"sqlite+aiosqlite:///{tmp_path / 'data' / 'write-batcher.db'}", "main-") == (6, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "wanted"),
+    [
+        (["demo", "--max-items", "-5"], {}, ["max_items = -5", "--max-items", "WRITE_BATCHER_MAX_ITEMS"]),
+        (["demo", "--max-wait", "20"], {}, ["max_wait = 20", "500ms, 20s, 2m"]),
+        (["demo", "--max-wait", "2m"], {}, ["max_wait (120s)", "below confirm_timeout (120s)"]),
+        (["demo"], {"WRITE_BATCHER_MAX_ITEM": "5"}, ["unknown setting WRITE_BATCHER_MAX_ITEM"]),
+        (["worker", "main", "--redis-url", "localhost"], {}, ["redis_url = localhost", "redis://HOST:PORT/DB"]),
+        (["demo", "--max-wait", "99999999999999d"], {}, ["99999999999999d", "longer than any duration"]),
+        (["worker", "main"], {"TEMPORAL_ADDRESS": "127.0.0.1:1"}, ["Temporal at 127.0.0.1:1", "TEMPORAL_ADDRESS"]),
+        (["start"], {"TEMPORAL_ADDRESS": "127.0.0.1:1"}, ["Temporal at 127.0.0.1:1", "TEMPORAL_ADDRESS"]),
+    ],
+)
+async def test_wrong_usage_ends_with_one_sentence_and_status_2(
+    arguments: list[str], environment: dict[str, str], wanted: list[str]
+) -> None:
+    status, output, errors = await run(*arguments, environment=environment)
+    assert (status, output, errors.count("\n")) == (2, "", 1)
+    for part in wanted:
+        assert part in errors
+
+
+async def test_batcher_worker_names_what_is_wrong_with_redis_and_database(environment: dict[str, str]) -> None:
+    wrong = {
+        "WRITE_BATCHER_REDIS_URL": ("redis://:secret@127.0.0.1:1/0", "Redis at redis://:***@127.0.0.1:1/0"),
+        "WRITE_BATCHER_DATABASE_URL": ("sqlite+aiosqlite:////no/such/folder/x.db", "/no/such/folder/x.db"),
+        "WRITE_BATCHER_TABLES": ("orders", "'orders' is missing"),
+    }
+    for variable, (value, wanted) in wrong.items():
+        status, _output, errors = await run("worker", "batcher", environment=environment | {variable: value})
+        assert status == 2
+        assert wanted in errors
+        assert "Traceback" not in errors
+        assert "secret" not in errors
+
+
+async def test_up_names_the_standard_port_that_is_taken() -> None:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", 6379))
+            listener.listen()
+        except OSError:
+            pass  # something else listens there: just as good
+        status, _output, errors = await run("up")
+    assert status == 2
+    assert "6379" in errors or "7233" in errors or "8233" in errors
+
+
+async def test_start_reports_on_workflows_that_separate_workers_ran(
+    environment: dict[str, str], database_url: str
+) -> None:
+    async with AsyncExitStack() as stack:
+        for role in ("main", "batcher"):
+            await stack.enter_async_context(WorkerProcess(role, CLEAN | environment, ignore))
+        status, output, errors = await run("start", "--workflows", "20", "--json", environment=environment)
+        report = json.loads(output.splitlines()[-1])
+        assert (status, report["completed"], report["failed"], errors) == (0, 20, 0, "")
+        status, output, errors = await run("start", "--workflows", "5", "--no-wait", environment=environment)
+        assert (status, errors) == (0, "")
+        assert "started 5 workflows" in output
+
+        async def all_written() -> bool:
+            return await count_rows(database_url, "main-") == (25, 0)
+
+        await eventually(all_written)
+
+
+async def test_sigterm_of_a_batcher_worker_under_load_loses_nothing_and_the_other_goes_on_at_once(
+    client: Client, environment: dict[str, str], database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    settings = load_settings()
+    series = new_series()
+    written = asyncio.Event()
+    async with AsyncExitStack() as stack:
+
+        async def note_batches(_role: str, record: dict[str, object]) -> None:
+            if "batch" in record:
+                written.set()
+
+        first = await stack.enter_async_context(WorkerProcess("batcher", CLEAN | environment, note_batches))
+        await stack.enter_async_context(WorkerProcess("main", CLEAN | environment, ignore))
+        handles = await start_workflows(client, settings, series, 60, on_started=lambda: None)
+        async with asyncio.timeout(30):
+            await written.wait()  # and more is coming
+        await stack.enter_async_context(WorkerProcess("batcher", CLEAN | environment, ignore))
+        stopped = time.monotonic()
+        first.send(signal.SIGTERM)
+        async with asyncio.timeout(60):
+            assert await first.wait() == 0
+            assert time.monotonic() - stopped < 8  # it does not wait out its grace
+            outcomes = await wait_for(handles, on_ended=lambda: None)
+    assert (outcomes.completed, outcomes.failed) == (60, 0)
+    assert await count_rows(database_url, series) == (60, 0)
+    assert max(outcomes.latencies_ms) < 8_000  # below the heartbeat timeout: nobody waited for one

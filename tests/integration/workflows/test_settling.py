@@ -1,0 +1,380 @@
+"""A caller that gets no receipt, or is cancelled, learns the truth before it ends: nothing is left undecided."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from temporalio import activity
+from temporalio.client import Client, WorkflowHandle
+from temporalio.exceptions import ApplicationError, CancelledError
+
+from tests.support.fakes import FakeQueue, MemorySink
+from tests.support.order_callers import (
+    BOTH,
+    Hurried,
+    Impatient,
+    Order,
+    caller,
+    cause_of,
+    failure_of,
+    receipts_of,
+    result_of,
+    start,
+)
+from tests.support.waiting import eventually
+from write_batcher.activities.settle import SettleActivities
+from write_batcher.errors import SinkUnavailable
+from write_batcher.models import Batch, ConfirmBy, FlushReason, Outcome, Submission, WriteReceipt, WriteRequest
+
+both_modes = pytest.mark.parametrize("confirm_by", BOTH)
+
+
+class Ledger(MemorySink):
+    """`outage` makes it unavailable; settling waits while the gate is closed."""
+
+    def __init__(self, refuse: Callable[[WriteRequest], str | None] = lambda _: None) -> None:
+        super().__init__(refuse)
+        self.outage: str | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.asked = 0
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        return [receipt.outcome for receipt in self.settled]
+
+    async def settle(self, request: WriteRequest, *, refused: str | None = None) -> WriteReceipt:
+        self.asked += 1
+        await self.gate.wait()
+        if self.outage:
+            raise SinkUnavailable(self.outage)
+        return await super().settle(request, refused=refused)
+
+    async def write_one(self, submission: Submission) -> None:
+        """As the drain does, whose receipt gets lost."""
+        await self.write(Batch(batch_id="b1", flush_reason=FlushReason.WAIT, requests=(submission.request,)))
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger()
+
+
+@pytest.fixture
+def queue() -> FakeQueue:
+    """Takes every request and never answers."""
+    return FakeQueue()
+
+
+@pytest.fixture
+def order(name: str) -> Order:
+    """Its receipt never comes, which it notices after a second."""
+    return Order(batcher_task_queue=name, confirm_timeout_s=1.0, settle_timeout_s=10.0)
+
+
+@pytest.fixture
+def patient(order: Order) -> Order:
+    return replace(order, confirm_timeout_s=3600.0)
+
+
+def settling(ledger: Ledger) -> Callable[..., Any]:
+    return SettleActivities("default", ledger).settle_write
+
+
+@both_modes
+async def test_write_without_a_receipt_is_withdrawn_and_then_not_confirmed(
+    client: Client, name: str, order: Order, queue: FakeQueue, ledger: Ledger, confirm_by: ConfirmBy
+) -> None:
+    async with caller(client, name, queue.enqueue_write, settling(ledger)):
+        failure = await failure_of(await start(client, name, replace(order, confirm_by=confirm_by)))
+    assert (failure.type, failure.non_retryable) == ("WriteNotConfirmed", True)
+    assert f"request {queue.request_ids[0]} is withdrawn: it was not written within 1s" in failure.message
+    assert "look at the batcher workers" in failure.message
+    assert ledger.outcomes == [Outcome.WITHDRAWN]
+
+
+@both_modes
+async def test_withdrawn_write_is_not_made_by_the_entry_that_comes_late(
+    client: Client, name: str, order: Order, queue: FakeQueue, ledger: Ledger, confirm_by: ConfirmBy
+) -> None:
+    async with caller(client, name, queue.enqueue_write, settling(ledger)):
+        await failure_of(await start(client, name, replace(order, confirm_by=confirm_by)))
+    for submission in queue.submissions:
+        await ledger.write_one(submission)
+    assert len(queue.submissions) == 2
+    assert ledger.rows == []
+
+
+@both_modes
+async def test_write_that_was_made_without_a_receipt_is_found_by_settling(
+    client: Client, name: str, order: Order, queue: FakeQueue, ledger: Ledger, confirm_by: ConfirmBy
+) -> None:
+    async with caller(client, name, queue.enqueue_write, settling(ledger)):
+        handle = await start(client, name, replace(order, confirm_by=confirm_by))
+        await eventually(lambda: bool(queue.submissions))
+        await ledger.write_one(queue.submissions[0])
+        [receipt] = await receipts_of(handle)
+    assert (receipt.request_id, receipt.outcome, receipt.batch_id) == (queue.request_ids[0], Outcome.WRITTEN, "b1")
+
+
+@both_modes
+async def test_rejection_without_a_receipt_is_found_by_settling(
+    client: Client, name: str, order: Order, queue: FakeQueue, confirm_by: ConfirmBy
+) -> None:
+    ledger = Ledger(lambda _: "cents must be positive")
+    async with caller(client, name, queue.enqueue_write, settling(ledger)):
+        handle = await start(client, name, replace(order, confirm_by=confirm_by))
+        await eventually(lambda: bool(queue.submissions))
+        await ledger.write_one(queue.submissions[0])
+        failure = await failure_of(handle)
+    assert (failure.type, "cents must be positive" in failure.message) == ("WriteRejected", True)
+
+
+@both_modes
+async def test_settling_is_tried_until_the_database_answers(
+    client: Client, name: str, order: Order, queue: FakeQueue, ledger: Ledger, confirm_by: ConfirmBy
+) -> None:
+    ledger.outage = "database is away"
+    async with caller(client, name, queue.enqueue_write, settling(ledger)):
+        handle = await start(client, name, replace(order, confirm_by=confirm_by))
+        await eventually(lambda: ledger.asked >= 2)
+        ledger.outage = None
+        assert (await failure_of(handle)).type == "WriteNotConfirmed"
+
+
+@both_modes
+@pytest.mark.parametrize("why", ["no batcher worker", "no database"])
+async def test_outcome_that_cannot_be_settled_is_unknown_and_says_where_to_look(
+    client: Client, name: str, order: Order, queue: FakeQueue, ledger: Ledger, confirm_by: ConfirmBy, why: str
+) -> None:
+    order = replace(order, confirm_by=confirm_by, settle_timeout_s=1.0)
+    if why == "no batcher worker":
+        order = replace(order, batcher_task_queue=f"{name}-nobody")
+    ledger.outage = "database is away"
+    async with caller(client, name, queue.enqueue_write, settling(ledger)):
+        failure = await failure_of(await start(client, name, order))
+    assert (failure.type, failure.non_retryable) == ("WriteOutcomeUnknown", True)
+    assert f"request {queue.request_ids[0]} is not confirmed" in failure.message
+    assert "within 1s whether it was written: look at the database and at the batcher workers" in failure.message
+    assert f"{order.batcher_task_queue!r}, then ask the table write_batcher_ledger" in failure.message
+
+
+class Lossy:
+    """An append that happens and whose answers all get lost."""
+
+    def __init__(self) -> None:
+        self.submissions: list[Submission] = []
+
+    @activity.defn
+    async def enqueue_write(self, submission: Submission) -> str:
+        self.submissions.append(submission)
+        raise ApplicationError("connection lost", type="QueueUnavailable")
+
+
+@both_modes
+async def test_append_whose_answer_got_lost_is_settled_before_it_counts_as_not_submitted(
+    client: Client, name: str, order: Order, ledger: Ledger, confirm_by: ConfirmBy
+) -> None:
+    queue = Lossy()
+    async with caller(client, name, queue.enqueue_write, settling(ledger)):
+        failure = await failure_of(
+            await start(client, name, replace(order, confirm_by=confirm_by, submit_timeout_s=1.0))
+        )
+    assert failure.type == "WriteNotSubmitted"
+    assert ledger.outcomes == [Outcome.WITHDRAWN]
+
+
+@both_modes
+async def test_append_whose_answer_got_lost_and_that_was_written_is_a_success(
+    client: Client, name: str, order: Order, ledger: Ledger, confirm_by: ConfirmBy
+) -> None:
+    queue = Lossy()
+    async with caller(client, name, queue.enqueue_write, settling(ledger)):
+        handle = await start(client, name, replace(order, confirm_by=confirm_by, submit_timeout_s=1.0))
+        await eventually(lambda: bool(queue.submissions))
+        await ledger.write_one(queue.submissions[0])
+        [receipt] = await receipts_of(handle)
+    assert receipt.outcome is Outcome.WRITTEN
+
+
+@both_modes
+async def test_request_that_no_entry_can_carry_is_not_settled(
+    client: Client, name: str, order: Order, ledger: Ledger, confirm_by: ConfirmBy
+) -> None:
+    @activity.defn
+    async def enqueue_write(_submission: Submission) -> str:
+        raise ApplicationError("the record is too large", type="InvalidRequest", non_retryable=True)
+
+    async with caller(client, name, enqueue_write, settling(ledger)):
+        failure = await failure_of(await start(client, name, replace(order, confirm_by=confirm_by)))
+    assert (failure.type, ledger.asked) == ("WriteNotSubmitted", 0)
+
+
+@both_modes
+@pytest.mark.parametrize("cached", [1000, 0], ids=["cached", "replayed at every step"])
+async def test_cancelled_caller_withdraws_its_write_and_ends_cancelled(
+    client: Client, name: str, patient: Order, queue: FakeQueue, ledger: Ledger, confirm_by: ConfirmBy, cached: int
+) -> None:
+    async with caller(client, name, queue.enqueue_write, settling(ledger), cached=cached):
+        handle = await start(client, name, replace(patient, confirm_by=confirm_by))
+        await eventually(lambda: bool(queue.submissions))
+        await handle.cancel()
+        assert isinstance(await cause_of(handle), CancelledError)
+    assert ledger.outcomes == [Outcome.WITHDRAWN]
+    await ledger.write_one(queue.submissions[0])
+    assert ledger.rows == []
+
+
+@both_modes
+async def test_cancelled_caller_of_several_writes_settles_them_all(
+    client: Client, name: str, patient: Order, queue: FakeQueue, ledger: Ledger, confirm_by: ConfirmBy
+) -> None:
+    async with caller(client, name, queue.enqueue_write, settling(ledger)):
+        handle = await start(client, name, replace(patient, confirm_by=confirm_by, items=("a", "b", "c")))
+        await eventually(lambda: len(queue.submissions) == 3)
+        await handle.cancel()
+        assert isinstance(await cause_of(handle), CancelledError)
+    assert {receipt.request_id for receipt in ledger.settled} == set(queue.request_ids)
+
+
+async def impatient(client: Client, name: str, order: Order) -> WorkflowHandle[Impatient, str]:
+    return await client.start_workflow(Impatient.run, order, id=name, task_queue=name)
+
+
+@both_modes
+async def test_cancellation_says_that_the_write_was_withdrawn(
+    client: Client, name: str, patient: Order, queue: FakeQueue, ledger: Ledger, confirm_by: ConfirmBy
+) -> None:
+    async with caller(client, name, queue.enqueue_write, settling(ledger)):
+        handle = await impatient(client, name, replace(patient, confirm_by=confirm_by))
+        await eventually(lambda: bool(queue.submissions))
+        await handle.signal(Impatient.give_up)
+        assert await result_of(handle) == f"request {queue.request_ids[0]}: withdrawn"
+
+
+@both_modes
+async def test_cancellation_says_that_the_write_was_made_meanwhile(
+    client: Client, name: str, patient: Order, queue: FakeQueue, ledger: Ledger, confirm_by: ConfirmBy
+) -> None:
+    async with caller(client, name, queue.enqueue_write, settling(ledger)):
+        handle = await impatient(client, name, replace(patient, confirm_by=confirm_by))
+        await eventually(lambda: bool(queue.submissions))
+        await ledger.write_one(queue.submissions[0])
+        await handle.signal(Impatient.give_up)
+        assert await result_of(handle) == f"request {queue.request_ids[0]}: written"
+
+
+@both_modes
+async def test_cancelling_twice_does_not_interrupt_the_settling(
+    client: Client, name: str, patient: Order, queue: FakeQueue, ledger: Ledger, confirm_by: ConfirmBy
+) -> None:
+    ledger.gate.clear()
+    async with caller(client, name, queue.enqueue_write, settling(ledger)):
+        handle = await impatient(client, name, replace(patient, confirm_by=confirm_by))
+        await eventually(lambda: bool(queue.submissions))
+        await handle.signal(Impatient.give_up)
+        await eventually(lambda: ledger.asked == 1)
+        await handle.signal(Impatient.give_up)
+        await eventually(lambda: has_seen_signals(handle, 2))
+        ledger.gate.set()
+        assert await result_of(handle) == f"request {queue.request_ids[0]}: withdrawn"
+
+
+async def has_seen_signals(handle: WorkflowHandle[Any, Any], number: int) -> bool:
+    """Whether the workflow has got so many signals and has run a workflow task after the last."""
+    kinds = [event.WhichOneof("attributes") for event in (await handle.fetch_history()).events]
+    signals = [at for at, kind in enumerate(kinds) if kind == "workflow_execution_signaled_event_attributes"]
+    if len(signals) < number:
+        return False
+    return "workflow_task_completed_event_attributes" in kinds[signals[number - 1] :]
+
+
+@both_modes
+async def test_caller_that_is_cancelled_while_it_settles_ends_cancelled_when_it_knows(
+    client: Client, name: str, order: Order, queue: FakeQueue, ledger: Ledger, confirm_by: ConfirmBy
+) -> None:
+    ledger.gate.clear()
+    async with caller(client, name, queue.enqueue_write, settling(ledger)):
+        handle = await impatient(client, name, replace(order, confirm_by=confirm_by))
+        await eventually(lambda: ledger.asked == 1)
+        await handle.signal(Impatient.give_up)
+        await eventually(lambda: has_seen_signals(handle, 1))
+        ledger.gate.set()
+        assert await result_of(handle) == f"request {queue.request_ids[0]}: withdrawn"
+    assert set(ledger.outcomes) == {Outcome.WITHDRAWN}
+
+
+@both_modes
+async def test_cancelled_caller_that_cannot_settle_says_so(
+    client: Client, name: str, patient: Order, queue: FakeQueue, confirm_by: ConfirmBy
+) -> None:
+    async with caller(client, name, queue.enqueue_write):
+        handle = await start(
+            client,
+            name,
+            replace(patient, confirm_by=confirm_by, settle_timeout_s=1.0, batcher_task_queue=f"{name}-nobody"),
+        )
+        await eventually(lambda: bool(queue.submissions))
+        await handle.cancel()
+        assert (await failure_of(handle)).type == "WriteOutcomeUnknown"
+
+
+@both_modes
+async def test_caller_that_is_cancelled_during_the_append_withdraws_what_is_appended_later(
+    client: Client, name: str, patient: Order, ledger: Ledger, confirm_by: ConfirmBy
+) -> None:
+    appending: list[Submission] = []
+    redis_answers = asyncio.Event()
+
+    @activity.defn
+    async def enqueue_write(submission: Submission) -> str:
+        appending.append(submission)
+        await redis_answers.wait()
+        return "0/1-0"
+
+    async with caller(client, name, enqueue_write, settling(ledger)):
+        handle = await start(client, name, replace(patient, confirm_by=confirm_by))
+        await eventually(lambda: bool(appending))
+        await handle.cancel()
+        assert isinstance(await cause_of(handle), CancelledError)
+        redis_answers.set()
+    await ledger.write_one(appending[0])
+    assert ledger.rows == []
+
+
+@both_modes
+async def test_append_of_a_write_that_was_given_up_is_not_tried_any_more(
+    client: Client, name: str, patient: Order, ledger: Ledger, confirm_by: ConfirmBy
+) -> None:
+    queue = Lossy()
+    async with caller(client, name, queue.enqueue_write, settling(ledger)):
+        handle = await impatient(client, name, replace(patient, confirm_by=confirm_by))
+        await eventually(lambda: bool(queue.submissions))
+        ledger.gate.clear()
+        await handle.signal(Impatient.give_up)
+        await eventually(lambda: ledger.asked == 1)
+        assert "enqueue_write" not in await pending_activities(handle)
+        ledger.gate.set()
+        await result_of(handle)
+
+
+async def pending_activities(handle: WorkflowHandle[Any, Any]) -> list[str]:
+    """Those that Temporal would try again."""
+    pending = (await handle.describe()).raw_description.pending_activities
+    cancel_requested = 3
+    return [one.activity_type.name for one in pending if one.state != cancel_requested]
+
+
+@both_modes
+async def test_timeout_around_a_submit_settles_first(
+    client: Client, name: str, patient: Order, queue: FakeQueue, ledger: Ledger, confirm_by: ConfirmBy
+) -> None:
+    async with caller(client, name, queue.enqueue_write, settling(ledger)):
+        handle = await client.start_workflow(
+            Hurried.run, replace(patient, confirm_by=confirm_by), id=name, task_queue=name
+        )
+        assert str(await result_of(handle)).startswith("too late")
+    assert ledger.asked == 1
+    assert ledger.outcomes == [Outcome.WITHDRAWN]

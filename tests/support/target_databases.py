@@ -1,0 +1,199 @@
+"""Target databases of both kinds for the tests of the sink, and what is written to them."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
+
+import psycopg
+from sqlalchemy import Engine, Table, event
+from sqlalchemy.util import await_only
+
+from write_batcher.models import Batch, FlushReason, Outcome, ReplyAddress, WriteReceipt, WriteRequest
+from write_batcher.sinks.sql.sink import SqlSink
+from write_batcher.sinks.sql.tables import TargetTable
+from write_batcher.workers.embedded.postgres_server import PostgresServer
+
+NO_SYNC = ("-c", "fsync=off")  # no test crashes the machine
+
+SCHEMA = """
+CREATE TABLE orders (
+    order_id INTEGER NOT NULL UNIQUE,
+    cents INTEGER NOT NULL CHECK (cents >= 0),
+    note TEXT,
+    weight REAL,
+    details JSON
+);
+CREATE TABLE items (item_id TEXT PRIMARY KEY, order_id INTEGER NOT NULL REFERENCES orders (order_id));
+CREATE TABLE audits (
+    name TEXT UNIQUE,
+    order_id INTEGER REFERENCES orders (order_id) DEFERRABLE INITIALLY DEFERRED
+);
+CREATE TABLE nodes (node_id INTEGER PRIMARY KEY, parent_id INTEGER REFERENCES nodes (node_id));
+CREATE TABLE stock (
+    shop TEXT,
+    sku TEXT,
+    pieces INTEGER NOT NULL DEFAULT 0 CHECK (pieces >= 0),
+    note TEXT,
+    PRIMARY KEY (shop, sku)
+);
+"""
+TABLES = ("orders", "items", "audits", "nodes", "stock:upsert")
+
+
+class Database:
+    """A target database with `SCHEMA`, and a way to it that isn't the sink's."""
+
+    kind: ClassVar[str]
+    url: str
+
+    def sink(
+        self, tables: Sequence[str | Table | TargetTable] = TABLES, **more: Any
+    ) -> AbstractAsyncContextManager[SqlSink]:
+        return SqlSink.open(self.url, tables=tables, **more)
+
+    def query(self, statement: str) -> list[Any]:
+        raise NotImplementedError
+
+    def execute(self, statement: str) -> None:
+        raise NotImplementedError
+
+    def ledger(self, columns: str = "request_id, outcome, batch_id, attempt, error") -> list[Any]:
+        return self.query(f"SELECT {columns} FROM write_batcher_ledger ORDER BY request_id")
+
+    def age_ledger(self, days: int) -> None:
+        raise NotImplementedError
+
+    def count(self, table: str) -> int:
+        ((number,),) = self.query(f"SELECT count(*) FROM {table}")
+        return cast(int, number)
+
+
+class SqliteDatabase(Database):
+    kind = "sqlite"
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "target.db"
+        self.url = f"sqlite+aiosqlite:///{self.path}"
+        with closing(sqlite3.connect(self.path)) as connection:
+            connection.executescript(SCHEMA)
+
+    def query(self, statement: str) -> list[Any]:
+        with closing(sqlite3.connect(self.path)) as connection:
+            return connection.execute(statement).fetchall()
+
+    def execute(self, statement: str) -> None:
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.execute(statement)
+
+    def age_ledger(self, days: int) -> None:
+        self.execute(f"UPDATE write_batcher_ledger SET written_at = datetime(written_at, '-{days} days')")
+
+
+class PostgresDatabase(Database):
+    kind = "postgresql"
+
+    def __init__(self, server: PostgresServer, name: str = "postgres") -> None:
+        self.server = server
+        self.name = name
+
+    @classmethod
+    def fresh(cls, server: PostgresServer) -> Self:
+        """The server's own database, emptied: a new one for each test would take three times as long."""
+        database = cls(server)
+        database.execute(f"DROP SCHEMA public CASCADE; CREATE SCHEMA public; {SCHEMA}")
+        return database
+
+    @property
+    def url(self) -> str:  # type: ignore[override]
+        return self.server.url(self.name)
+
+    def connect(self, **more: Any) -> psycopg.Connection:
+        return psycopg.connect(self.url.replace("+psycopg", ""), autocommit=True, **more)
+
+    def query(self, statement: str) -> list[Any]:
+        with self.connect() as connection:
+            return connection.execute(statement).fetchall()
+
+    def execute(self, statement: str) -> None:
+        with self.connect() as connection:
+            connection.execute(statement)
+
+    def age_ledger(self, days: int) -> None:
+        self.execute(f"UPDATE write_batcher_ledger SET written_at = written_at - interval '{days} days'")
+
+
+def order(number: int, *, request_id: str | None = None, attempt: str = "run-1", **columns: Any) -> WriteRequest:
+    return WriteRequest(
+        request_id=request_id or f"order-{number:05}",
+        table="orders",
+        record={"order_id": number, "cents": 100, **columns},
+        reply=ReplyAddress(workflow_id="caller", run_id=attempt, attempt=attempt),
+    )
+
+
+def record(request_id: str, table: str, **columns: Any) -> WriteRequest:
+    return WriteRequest(request_id=request_id, table=table, record=columns)
+
+
+def batch(*requests: WriteRequest, batch_id: str = "batch-1") -> Batch:
+    return Batch(batch_id=batch_id, flush_reason=FlushReason.SIZE, requests=requests)
+
+
+def outcomes(receipts: list[WriteReceipt]) -> list[Outcome]:
+    return [receipt.outcome for receipt in receipts]
+
+
+@contextmanager
+def statements() -> Iterator[list[tuple[str, Any]]]:
+    """What is sent to any database, with its parameters. What the drivers send on their own isn't seen: COMMIT, and
+    PostgreSQL's BEGIN.
+    """
+    sent: list[tuple[str, Any]] = []
+
+    def count(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        sent.append((statement, parameters))
+
+    event.listen(Engine, "before_cursor_execute", count)
+    try:
+        yield sent
+    finally:
+        event.remove(Engine, "before_cursor_execute", count)
+
+
+def verbs(sent: list[tuple[str, Any]]) -> list[str]:
+    return [statement.split()[0] for statement, _ in sent]
+
+
+@dataclass
+class Held:
+    """A statement that was executed, and whose transaction goes no further until it is released."""
+
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+    failure: Exception | None = None
+    """Raised in the held transaction when it is released."""
+
+
+@asynccontextmanager
+async def held_after(statement_start: str) -> AsyncIterator[Held]:
+    """Hold the first transaction that executes such a statement."""
+    held = Held()
+
+    def hold(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if held.reached.is_set() or statement_start not in statement:
+            return
+        held.reached.set()
+        await_only(held.released.wait())
+        if held.failure is not None:
+            raise held.failure
+
+    event.listen(Engine, "after_cursor_execute", hold)
+    try:
+        yield held
+    finally:
+        held.released.set()
+        event.remove(Engine, "after_cursor_execute", hold)

@@ -1,0 +1,1 @@
+"""What the demo, the tests and the comparison run: servers, worker processes, many callers."""

@@ -1,0 +1,200 @@
+"""A server as a child process, on ports of this machine only."""
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+import shlex
+import signal
+import socket
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import ClassVar, Self
+
+from write_batcher.errors import ConfigurationError, ServerNotStarted
+from write_batcher.workers.embedded import processes
+
+HOST = "127.0.0.1"  # a dev server has no access control: it must not be seen from other machines
+START_DEADLINE = timedelta(seconds=60)  # a dev server answers within a second; a loaded CI machine is far slower
+START_TRIES = 3  # a free port may be taken by somebody else before the server binds it
+POLL_S = 0.02
+OUTPUT_LINES = 20  # of a failed server's output in its error
+
+logger = logging.getLogger(__name__)
+
+
+class Server(ABC):
+    """A server as a child process: started, stopped or killed, and started again on the same ports and data."""
+
+    name: ClassVar[str]
+    stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
+
+    def __init__(
+        self, folder: Path, *, ports: Mapping[str, int | None], extra: Sequence[str], user: str | None = None
+    ) -> None:
+        self.folder = folder.absolute()
+        self.log = self.folder / f"{self.name.lower()}.log"
+        self._given_ports = ports
+        self._ports: dict[str, int] = {}
+        self._extra = extra
+        self._user = user
+        self._command: list[str] = []
+        self._log_size = 0  # before the latest start
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.stop()
+
+    @property
+    def pid(self) -> int:
+        if self._process is None:
+            raise RuntimeError(f"{self.name} has no process yet: call start() first.")
+        return self._process.pid
+
+    @property
+    def port(self) -> int:
+        return self._port(self.name)
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    async def start(self) -> None:
+        """Return when the server answers. Ports that were not given are chosen by the first start and kept.
+
+        Raises `ConfigurationError` when a given port is taken or this machine has no such server, and
+        `ServerNotStarted` when the server ends or does not answer within a minute.
+        """
+        if self.running:
+            raise RuntimeError(f"{self.name} runs already (process {self.pid}): call stop() first.")
+        self.check_ports()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        program = await self._program()
+        await self._prepare(Path(program))
+        begun = time.monotonic()
+        try:
+            async with asyncio.timeout(START_DEADLINE.total_seconds()):
+                for _ in range(START_TRIES):
+                    self._ports = choose_ports(self._given_ports)
+                    if await self._start_once([str(program), *self._arguments()]):
+                        break
+                else:
+                    raise ServerNotStarted(self._failure("ended while starting"))
+        except TimeoutError as err:
+            raise ServerNotStarted(self._failure(f"did not answer within {START_DEADLINE.seconds} s")) from err
+        self._given_ports = self._ports
+        elapsed_ms = (time.monotonic() - begun) * 1000
+        logger.info("%s answers on %s:%s after %.0f ms, process %s", self.name, HOST, self.port, elapsed_ms, self.pid)
+
+    async def stop(self) -> None:
+        """End the server by its signal, or after the grace period by SIGKILL. Does nothing when it does not run."""
+        if self._process is not None:
+            await processes.stop(self._process, by=self.stop_signal)
+
+    async def kill(self) -> None:
+        """End the server by SIGKILL: what a crash of it looks like to everybody else."""
+        if self._process is not None:
+            await processes.kill(self._process)
+
+    def check_ports(self) -> None:
+        """Raise `ConfigurationError` when a port that was given, or is kept for the next start, is taken."""
+        for role, port in self._given_ports.items():
+            if port is None:
+                continue
+            try:
+                bind(port).close()
+            except OSError as err:
+                raise ConfigurationError(
+                    f"Port {port} of {HOST} cannot be used for {role} ({err.strerror}): "
+                    "stop the program that listens there, or choose another port."
+                ) from err
+
+    @abstractmethod
+    async def _program(self) -> str | Path:
+        """The absolute path of the server's program. Raises `ConfigurationError` when there is none."""
+
+    async def _prepare(self, program: Path) -> None:  # noqa: B027 - most servers need nothing
+        """Make what the server needs before its first start."""
+
+    @abstractmethod
+    def _arguments(self) -> list[str]: ...
+
+    @abstractmethod
+    async def _answers(self) -> bool: ...
+
+    def _port(self, role: str) -> int:
+        if role not in self._ports:
+            raise RuntimeError(f"{self.name} has no port yet: call start() first.")
+        return self._ports[role]
+
+    async def _start_once(self, command: list[str]) -> bool:
+        self._command = command
+        self._log_size = self.log.stat().st_size if self.log.exists() else 0
+        self._process = await processes.spawn(command, log=self.log, user=self._user)
+        try:
+            while self.running:
+                if await self._answers():
+                    return True
+                await asyncio.sleep(POLL_S)
+        except BaseException:
+            await self.kill()
+            raise
+        return False
+
+    async def _run(self, command: list[str]) -> int:
+        """The exit status of a program that prepares something; its output goes to the log."""
+        self._command = command
+        self._log_size = self.log.stat().st_size if self.log.exists() else 0
+        process = await processes.spawn(command, log=self.log, user=self._user)
+        try:
+            async with asyncio.timeout(START_DEADLINE.total_seconds()):
+                return await process.wait()
+        except TimeoutError as err:
+            raise ServerNotStarted(self._failure(f"was not prepared within {START_DEADLINE.seconds} s")) from err
+        finally:
+            await processes.kill(process)
+
+    def _failure(self, problem: str) -> str:
+        output = self.log.read_bytes()[self._log_size :].decode(errors="replace")
+        last_lines = "\n".join(output.splitlines()[-OUTPUT_LINES:])
+        return (
+            f"{self.name} {problem}. Its last output:\n{last_lines or '(none)'}\n"
+            f"Mend what it names, or start it by hand to see more:\n{shlex.join(self._command)}"
+        )
+
+
+def bundled_programs(distribution: str, program: str) -> list[Path]:
+    """The programs of that name that an installed distribution brings along; they need not be on the PATH."""
+    try:
+        files = importlib.metadata.files(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    return [Path(str(file.locate())).resolve() for file in files if file.name == program]
+
+
+def choose_ports(given: Mapping[str, int | None]) -> dict[str, int]:
+    """Fill in what was not given. All sockets are open at once, so that no port is chosen twice."""
+    with contextlib.ExitStack() as opened:
+        return {
+            role: opened.enter_context(bind(0)).getsockname()[1] if port is None else port
+            for role, port in given.items()
+        }
+
+
+def bind(port: int) -> socket.socket:
+    listener = socket.socket()
+    try:
+        # As servers do: connections of an earlier server in TIME_WAIT don't make a port taken, a listener does.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((HOST, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
