@@ -153,7 +153,7 @@ def report_command(
 ) -> None:
     """Draw DIR/report.html and its pictures from DIR/results.json, and show a summary."""
     try:
-        from write_batcher.compare.report import load_results
+        from write_batcher.compare.report.page import load_results
     except ModuleNotFoundError as error:
         raise _not_installed(error) from error
     _report(load_results(folder), folder)
@@ -202,7 +202,8 @@ def _new_folder(out: Path | None) -> Path:
 
 def _report(results: "Results", folder: Path) -> None:
     try:
-        from write_batcher.compare.report import print_summary, write_report
+        from write_batcher.compare.report.page import write_report
+        from write_batcher.compare.report.summary import print_summary
     except ModuleNotFoundError as error:
         raise _not_installed(error) from error
     path = write_report(results, folder)

@@ -1,10 +1,8 @@
 """What the command shows: progress and tables where a person looks, plain lines where the output is piped."""
 
-import json
 import sys
 from collections.abc import Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -12,84 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from write_batcher.workers.embedded.demo import DemoReport
-    from write_batcher.workers.embedded.starter import Outcomes
+    pass
 
 Rows = Sequence[tuple[str, object]]
-
-
-class Screen:
-    """Shows a run of workflows: as a context, two progress bars; afterwards a table or one line of JSON."""
-
-    def __init__(self, workflows: int, *, wait: bool = True) -> None:
-        self._console = make_console()
-        self._progress = progress_bars(self._console)
-        self._started = self._progress.add_task("workflows started", total=workflows)
-        self._ended = self._progress.add_task("workflows ended", total=workflows, visible=wait)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def started(self) -> None:
-        """One more workflow has been started."""
-        self._progress.advance(self._started)
-
-    def ended(self) -> None:
-        """One more workflow has ended."""
-        self._progress.advance(self._ended)
-
-    def batch(self, batch: dict[str, Any]) -> None:
-        """A batch was written."""
-        self.say(
-            f"batch {batch['batch_id']}  {batch['size']:4d} requests  {batch['flush_reason']:5}  "
-            f"{batch['write_ms']:4d} ms"
-        )
-
-    def warning(self, worker: str, message: str) -> None:
-        """A worker process logged a warning."""
-        print(f"{worker} worker: {message}", file=sys.stderr)  # noqa: T201
-
-    def say(self, text: str) -> None:
-        """One line, markup not interpreted."""
-        self._console.print(text, markup=False)
-
-    def say_exports(self, environment: dict[str, str]) -> None:
-        """The lines that point other commands to these servers."""
-        for name, value in environment.items():
-            self.say(f"export {name}={value}")
-
-    def show_demo(self, report: "DemoReport") -> None:
-        """The table at the end of a demo."""
-        self._table(
-            [
-                *_outcome_rows(report.workflows, report.outcomes),
-                ("rows in the database", report.rows),
-                ("rows too many", report.duplicates),
-                ("batches", _counts(report.flush_reasons)),
-                (
-                    "transactions",
-                    f"{report.batches} instead of {report.rows}, {max(report.rows - report.batches, 0)} saved",
-                ),
-                *_latency_rows(report.outcomes),
-                ("Web UI", report.ui_url),
-            ]
-        )
-
-    def show_outcomes(self, workflows: int, outcomes: "Outcomes", *, as_json: bool) -> None:
-        """The table at the end of a start, or one line of JSON."""
-        if as_json:
-            self.say(json.dumps(outcomes_as_dict(workflows, outcomes)))
-            return
-        self._table([*_outcome_rows(workflows, outcomes), *_latency_rows(outcomes)])
-
-    def _table(self, rows: Rows) -> None:
-        print_rows(self._console, rows)
 
 
 def progress_bars(console: Console) -> Progress:
@@ -136,46 +59,3 @@ def print_rows(console: Console, rows: Rows) -> None:
     for label, value in rows:
         table.add_row(label, Text(str(value)))
     console.print(table)
-
-
-def demo_json(report: "DemoReport") -> str:
-    """One line of JSON; the README names its keys."""
-    return json.dumps(
-        outcomes_as_dict(report.workflows, report.outcomes)
-        | {
-            "rows": report.rows,
-            "duplicates": report.duplicates,
-            "batches": report.batches,
-            "flush_reasons": dict(report.flush_reasons),
-            "transactions": report.batches,
-        }
-    )
-
-
-def outcomes_as_dict(workflows: int, outcomes: "Outcomes") -> dict[str, object]:
-    """What became of `workflows` started workflows."""
-    return {
-        "workflows": workflows,
-        "completed": outcomes.completed,
-        "failed": outcomes.failed,
-        "latency_ms": {"p50": outcomes.latency_ms(50), "p99": outcomes.latency_ms(99)},
-    }
-
-
-def _outcome_rows(workflows: int, outcomes: "Outcomes") -> Rows:
-    return [
-        ("workflows", workflows),
-        ("completed", outcomes.completed),
-        ("failed", _counts(outcomes.failures) if outcomes.failed else 0),
-        *((f"first {kind}", message) for kind, message in outcomes.first_messages.items()),
-    ]
-
-
-def _latency_rows(outcomes: "Outcomes") -> Rows:
-    p50, p99 = outcomes.latency_ms(50), outcomes.latency_ms(99)
-    return [] if p50 is None else [("submit to receipt", f"p50 {p50} ms, p99 {p99} ms")]
-
-
-def _counts(numbers: dict[str, int]) -> str:
-    by_kind = ", ".join(f"{number} {kind}" for kind, number in sorted(numbers.items()))
-    return f"{sum(numbers.values())} ({by_kind})"

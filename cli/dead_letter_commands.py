@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from write_batcher.cli.console import make_console, one_line, say
-from write_batcher.cli.running import EXIT_FAILED, run_to_end, with_settings
+from write_batcher.cli.options import with_settings
+from write_batcher.cli.running import EXIT_FAILED, run_to_end
 from write_batcher.config import Settings
 from write_batcher.errors import OperationFailed
 
@@ -27,7 +28,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done,
 @with_settings("redis_url", "queue")
 def list_command(*, settings: Settings, as_json: EachAsJson = False) -> None:
     """Id, age, request id, table and reason of each: a table on a terminal, columns between tabs elsewhere."""
-    from write_batcher.cli.queue_view import letter_json, letter_line, print_letters
+    from write_batcher.cli.dead_letter_view import letter_json, letter_line, print_letters
     from write_batcher.workers.operating.letters import Selection
 
     console = make_console()
@@ -50,7 +51,7 @@ def show_command(
     *, settings: Settings, letter_id: Annotated[str, typer.Argument(metavar="ID", help="As `list` shows it.")]
 ) -> None:
     """All of one, its record included."""
-    from write_batcher.cli.queue_view import print_letter
+    from write_batcher.cli.dead_letter_view import print_letter
     from write_batcher.workers.operating.letters import Selection
 
     selection = Selection.parse(letter_id, None, everything=False)

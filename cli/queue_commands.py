@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from write_batcher.cli.console import complain, make_console, say
-from write_batcher.cli.running import EXIT_FAILED, look_again_and_again, refresh_of, run_to_end, with_settings
+from write_batcher.cli.options import refresh_of, with_settings
+from write_batcher.cli.running import EXIT_FAILED, look_again_and_again, run_to_end
 from write_batcher.config import Settings
 from write_batcher.errors import ConfigurationError, OperationFailed
 

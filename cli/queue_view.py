@@ -1,7 +1,6 @@
-"""What an operator is shown of a queue: tables where a person looks, plain lines or JSON where the output is piped."""
+"""What an operator is shown of a queue and its partitions: tables on a terminal, plain lines or JSON in a pipe."""
 
 import json
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -11,9 +10,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from write_batcher.cli.console import Rows, one_line, print_rows
+from write_batcher.cli.console import Rows, one_line
 from write_batcher.queue.latencies import Latency
-from write_batcher.workers.operating.letters import Letter
 from write_batcher.workers.operating.monitor import PartitionView
 
 LABEL_WIDTH = 24  # characters, as for the next two
@@ -31,56 +29,6 @@ def age(seconds: float) -> str:
         if seconds >= unit:
             return f"{int(seconds // unit)}{name}"
     return f"{max(seconds, 0) * 1000:.0f}ms"
-
-
-def letter_json(letter: Letter) -> str:
-    """One line of `dead-letters list --json`."""
-    return json.dumps(
-        {
-            "id": str(letter.letter_id),
-            "age_ms": round(_age_s(letter) * 1000),
-            "request_id": letter.dead.request_id,
-            "table": letter.table,
-            "workflow_id": letter.reply.workflow_id if letter.reply else None,
-            "reason": letter.dead.reason,
-        }
-    )
-
-
-def letter_line(letter: Letter) -> str:
-    """The same for a pipe: columns with tabs between them."""
-    return "\t".join(_columns(letter))
-
-
-def print_letters(console: Console, letters: Iterable[Letter]) -> None:
-    """A table for a terminal."""
-    table = Table("id", "age", "request", "table", "reason")
-    for letter in letters:
-        table.add_row(*map(Text, _columns(letter)))
-    console.print(table, soft_wrap=False)
-
-
-def print_letter(console: Console, letter: Letter) -> None:
-    """All of one dead letter, its record included."""
-    died_at = datetime.fromtimestamp(letter.died_at, UTC).isoformat(timespec="seconds")
-    rows: list[tuple[str, object]] = [
-        ("id", letter.letter_id),
-        ("reason", one_line(letter.dead.reason)),
-        ("dead since", f"{died_at} ({age(_age_s(letter))})"),
-        ("request id", one_line(letter.dead.request_id)),
-    ]
-    if letter.reply:
-        caller = {name: value for name, value in asdict(letter.reply).items() if value is not None}
-        rows += [(name.replace("_", " "), one_line(str(value))) for name, value in caller.items()]
-    else:
-        rows.append(("caller", "none known"))
-    if letter.request:
-        rows.append(("table", one_line(letter.request.table)))
-        rows.append(("record", one_line(json.dumps(letter.request.record, ensure_ascii=False))))
-    else:
-        rows.append(("record", f"cannot be decoded: {one_line(letter.undecodable or '')}"))
-        rows += [(f"field {one_line(_text(name))}", repr(value)) for name, value in letter.dead.fields.items()]
-    print_rows(console, rows)
 
 
 def views_json(queue: str, views: Sequence[PartitionView]) -> str:
@@ -117,24 +65,6 @@ def live_view(console: Console, views: Sequence[PartitionView], problem: str | N
     if shown:
         parts.append(_table(shown))  # last: a terminal that is too low cuts the end
     return Group(*parts)
-
-
-def _columns(letter: Letter) -> tuple[str, ...]:
-    return (
-        str(letter.letter_id),
-        age(_age_s(letter)),
-        one_line(letter.dead.request_id) or "-",
-        one_line(letter.table or "-"),
-        one_line(letter.dead.reason),
-    )
-
-
-def _age_s(letter: Letter) -> float:
-    return max(time.time() - letter.died_at, 0.0)
-
-
-def _text(name: bytes) -> str:
-    return name.decode(errors="backslashreplace")
 
 
 def _fitting(console: Console) -> int:

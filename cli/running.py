@@ -2,19 +2,14 @@
 
 import asyncio
 import contextlib
-import functools
-import inspect
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
-
-import typer
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from write_batcher.cli.console import complain
-from write_batcher.config import ENV_PREFIX, Settings, as_text, load_settings, parse_duration
-from write_batcher.errors import ConfigurationError, OperationFailed, QueueUnavailable, TemporalUnavailable
+from write_batcher.errors import OperationFailed, QueueUnavailable, TemporalUnavailable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,38 +18,8 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
-SHORTEST_REFRESH = timedelta(milliseconds=100)
 
 T = TypeVar("T")
-
-
-def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for each of these settings, and hand it all settings as its argument `settings`."""
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(command)
-        def command_with_settings(**arguments: Any) -> None:
-            flags = {name: arguments.pop(name) for name in names}
-            command(settings=load_settings(**flags), **arguments)
-
-        own = [parameter for name, parameter in inspect.signature(command).parameters.items() if name != "settings"]
-        parameters = [*own, *map(_option, names)]
-        command_with_settings.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        command_with_settings.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        return command_with_settings
-
-    return decorate
-
-
-def _option(name: str) -> inspect.Parameter:
-    field = Settings.model_fields[name]
-    option = typer.Option(
-        f"--{name.replace('_', '-')}",
-        metavar="VALUE",
-        help=f"{field.description} (else {ENV_PREFIX}{name.upper()}, else {as_text(field.default)})",
-    )
-    annotation = Annotated[str | None, option]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def run_to_end(main: Coroutine[Any, Any, T]) -> T:
@@ -80,17 +45,6 @@ async def until_interrupted() -> None:
     """Return at Ctrl-C or SIGTERM: then it is the way to end a command, and no failure."""
     with contextlib.suppress(asyncio.CancelledError):
         await asyncio.get_running_loop().create_future()
-
-
-def refresh_of(every: str) -> timedelta:
-    """What `--every` of a monitor says. Raises ConfigurationError."""
-    try:
-        refresh = parse_duration(every)
-    except ValueError as error:
-        raise ConfigurationError(f"--every = {error}") from None
-    if refresh < SHORTEST_REFRESH:
-        raise ConfigurationError(f"--every = {every!r} is too often; write 100ms or more, such as 2s")
-    return refresh
 
 
 async def look_again_and_again(

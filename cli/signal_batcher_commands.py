@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from write_batcher.cli.console import Screen, make_console, say
-from write_batcher.cli.running import EXIT_FAILED, look_again_and_again, refresh_of, run_to_end, with_settings
+from write_batcher.cli.console import make_console, say
+from write_batcher.cli.demo_view import Screen
+from write_batcher.cli.options import refresh_of, with_settings
+from write_batcher.cli.running import EXIT_FAILED, look_again_and_again, run_to_end
 from write_batcher.config import Settings
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from write_batcher.config import Settings, as_environment, hide_password
 from write_batcher.errors import ConfigurationError
 from write_batcher.sinks.sql.database_url import parse
 from write_batcher.workers.connections import connect_redis, connect_temporal
-from write_batcher.workers.embedded.local_stack import NAMESPACE, Database, LocalStack, local_stack
+from write_batcher.workers.embedded.local_stack import Database, LocalStack, local_stack
 from write_batcher.workers.embedded.server import HOST, choose_ports
+from write_batcher.workers.embedded.temporal_server import NAMESPACE
 from write_batcher.workers.embedded.worker_process import environment_of
 from write_batcher.workers.main_writes import MAIN_WRITES
 

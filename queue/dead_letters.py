@@ -5,7 +5,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from write_batcher.queue import lua as scripts
+from write_batcher.queue import lua
 from write_batcher.queue.codec import Fields
 from write_batcher.queue.redis_client import translated_errors
 from write_batcher.queue.stream import WriteQueue
@@ -32,7 +32,7 @@ class DeadLetters:
     def __init__(self, redis: Redis, queue: str, partition: int) -> None:
         self._queue = WriteQueue(redis, queue, partition)
         self._redis = redis
-        self._replay = redis.register_script(scripts.REPLAY)
+        self._replay = redis.register_script(lua.REPLAY)
 
     async def page(self, *, after: str = "-", count: int = PAGE) -> list[DeadLetter]:
         """The next ones in order, beyond the dead letter `after`."""

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from write_batcher.errors import QueueFull
-from write_batcher.queue import lua as scripts
+from write_batcher.queue import lua
 from write_batcher.queue.codec import MILLISECONDS, VERSION, Fields
 from write_batcher.queue.redis_client import translated_errors
 
@@ -79,12 +79,12 @@ class WriteQueue:
         self.keys = [self.stream_key, self.live_key, self.dead_key, self.counters_key, self.alone_key]
         self._redis = redis
         self._reader = reader
-        self._append = redis.register_script(scripts.APPEND)
-        self._acknowledge = redis.register_script(scripts.ACKNOWLEDGE)
-        self._claim_foreign = redis.register_script(scripts.CLAIM_FOREIGN)
-        self._dead_letter = redis.register_script(scripts.DEAD_LETTER)
-        self._begin_alone = redis.register_script(scripts.BEGIN_ALONE)
-        self._now = redis.register_script(scripts.NOW)
+        self._append = redis.register_script(lua.APPEND)
+        self._acknowledge = redis.register_script(lua.ACKNOWLEDGE)
+        self._claim_foreign = redis.register_script(lua.CLAIM_FOREIGN)
+        self._dead_letter = redis.register_script(lua.DEAD_LETTER)
+        self._begin_alone = redis.register_script(lua.BEGIN_ALONE)
+        self._now = redis.register_script(lua.NOW)
 
     async def append(self, fields: Fields, *, max_backlog: int) -> str:
         """Append a request, once for its attempt while it is live; returns the id of its entry. Raises QueueFull."""

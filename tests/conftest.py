@@ -18,8 +18,8 @@ from tests.support.redis_kinds import AnyRedis, RedisKind, redis_of
 from tests.support.target_databases import NO_SYNC, Database, PostgresDatabase, SqliteDatabase
 from write_batcher.activities.drain import take
 from write_batcher.queue.redis_client import connect
-from write_batcher.workers.embedded.local_stack import TemporalServer
 from write_batcher.workers.embedded.postgres_server import PostgresServer
+from write_batcher.workers.embedded.temporal_server import TemporalServer
 
 # A shell starts what runs in its background with Ctrl-C ignored, and the commands that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -11,8 +11,8 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.worker import Worker
 
+from write_batcher.activities.drain.activity import DrainActivities
 from write_batcher.activities.drain.batching import BatchLimits
-from write_batcher.activities.drain.loop import DrainActivities
 from write_batcher.activities.settle import SettleActivities
 from write_batcher.config import Settings, hide_password
 from write_batcher.models import DrainEnd, PartitionRef

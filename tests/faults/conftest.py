@@ -9,8 +9,9 @@ import pytest
 from tests.faults.fault_arena import Arena, arena
 from tests.support.target_databases import Database, PostgresDatabase, SqliteDatabase
 from write_batcher.models import ConfirmBy
-from write_batcher.workers.embedded.local_stack import RedisServer, TemporalServer
 from write_batcher.workers.embedded.postgres_server import PostgresServer
+from write_batcher.workers.embedded.redis_server import RedisServer
+from write_batcher.workers.embedded.temporal_server import TemporalServer
 
 FAULTS = Path(__file__).parent
 LIMIT_S = 300  # of one test; its own deadlines tell more about what did not happen, and must come first

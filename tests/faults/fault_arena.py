@@ -29,8 +29,9 @@ from write_batcher.models import ConfirmBy, PartitionRef
 from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.workers.embedded import processes
-from write_batcher.workers.embedded.local_stack import NAMESPACE, RedisServer, TemporalServer
+from write_batcher.workers.embedded.redis_server import RedisServer
 from write_batcher.workers.embedded.server import HOST, Server
+from write_batcher.workers.embedded.temporal_server import NAMESPACE, TemporalServer
 from write_batcher.workflows.batcher import batcher_workflow_id
 from write_batcher.workflows.main import MainInput, MainWorkflow
 

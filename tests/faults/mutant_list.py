@@ -160,7 +160,7 @@ MUTANTS = (
     ),
     Mutant(
         name="append without looking for the same request",
-        file="queue/lua.py",
+        file="queue/scripts/append.lua",
         right="    if fields[i] == 'reply' and fields[i + 1] == reply then return {0, known} end\n",
         wrong="",
         test=f"{FAULTS}/test_redis_away.py::test_append_whose_answer_is_lost_is_not_appended_twice[sqlite]",
@@ -168,7 +168,7 @@ MUTANTS = (
     ),
     Mutant(
         name="append without a bound",
-        file="queue/lua.py",
+        file="queue/scripts/append.lua",
         right="if backlog >= max_backlog then",
         wrong="if false then",
         test=f"{FAULTS}/test_redis_away.py::test_full_stream_holds_its_callers_back_and_then_takes_them",

@@ -30,9 +30,10 @@ from tests.faults.soak_faults import Faults, say
 from tests.faults.soak_memory import REDIS, Memory
 from tests.support.target_databases import PostgresDatabase
 from write_batcher.models import ConfirmBy
-from write_batcher.workers.embedded.local_stack import RedisServer, TemporalServer
 from write_batcher.workers.embedded.postgres_server import PostgresServer
+from write_batcher.workers.embedded.redis_server import RedisServer
 from write_batcher.workers.embedded.server import Server
+from write_batcher.workers.embedded.temporal_server import TemporalServer
 from write_batcher.workflows.main import MainWorkflow
 
 CALLERS_AT_ONCE = 60

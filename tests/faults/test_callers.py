@@ -16,7 +16,7 @@ from tests.faults.fault_arena import RESUBMITTING, Arena
 from tests.support.order_callers import finished_tasks
 from tests.support.target_databases import Database
 from write_batcher.models import CONFIRMATION_SIGNAL, ConfirmBy, Outcome, WriteReceipt
-from write_batcher.workers.embedded.local_stack import TemporalServer
+from write_batcher.workers.embedded.temporal_server import TemporalServer
 from write_batcher.workflows.main import MainWorkflow
 
 CALLERS = 4

@@ -9,7 +9,7 @@ from tests.faults.conftest import OpenArena
 from tests.support.target_databases import Database
 from tests.support.waiting import eventually
 from write_batcher.models import ConfirmBy
-from write_batcher.workers.embedded.local_stack import RedisServer
+from write_batcher.workers.embedded.redis_server import RedisServer
 
 CALLERS = 12
 JUMP = timedelta(hours=2)

@@ -16,7 +16,7 @@ from tests.support.redis_kinds import RedisKind, redis_of
 from tests.support.target_databases import Database
 from tests.support.waiting import eventually
 from write_batcher.models import ConfirmBy
-from write_batcher.workers.embedded.local_stack import RedisServer
+from write_batcher.workers.embedded.redis_server import RedisServer
 from write_batcher.workers.embedded.server import HOST, Server
 
 CALLERS = 12

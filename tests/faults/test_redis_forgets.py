@@ -14,7 +14,7 @@ from tests.support.target_databases import Database
 from tests.support.waiting import eventually
 from write_batcher.models import ConfirmBy
 from write_batcher.queue.stream import GROUP
-from write_batcher.workers.embedded.local_stack import RedisServer
+from write_batcher.workers.embedded.redis_server import RedisServer
 from write_batcher.workers.embedded.server import HOST
 
 CALLERS = 12

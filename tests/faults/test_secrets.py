@@ -9,7 +9,7 @@ from tests.faults.conftest import OpenArena
 from tests.support.proxy import Network
 from tests.support.target_databases import PostgresDatabase
 from tests.support.waiting import eventually
-from write_batcher.workers.embedded.local_stack import RedisServer
+from write_batcher.workers.embedded.redis_server import RedisServer
 
 CALLERS = 12
 REDIS_PASSWORD = "redis-s3cret"  # noqa: S105

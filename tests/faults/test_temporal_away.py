@@ -20,7 +20,7 @@ from tests.support.proxy import Network, Proxy
 from tests.support.target_databases import Database
 from tests.support.waiting import eventually
 from write_batcher.models import ConfirmBy
-from write_batcher.workers.embedded.local_stack import TemporalServer
+from write_batcher.workers.embedded.temporal_server import TemporalServer
 
 CALLERS = 12
 CROWD = 20  # tasks that ask Temporal something all the time

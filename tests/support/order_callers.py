@@ -20,8 +20,8 @@ from temporalio.exceptions import ApplicationError
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner, Worker
 
 from tests.support.fakes import MemorySink
+from write_batcher.activities.drain.activity import DrainActivities
 from write_batcher.activities.drain.batching import BatchLimits
-from write_batcher.activities.drain.loop import DrainActivities
 from write_batcher.activities.enqueue import EnqueueActivities
 from write_batcher.activities.settle import SettleActivities
 from write_batcher.models import ConfirmBy, PartitionRef, WriteReceipt

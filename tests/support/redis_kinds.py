@@ -22,8 +22,8 @@ from redis.exceptions import RedisError
 
 from tests.support.waiting import eventually
 from write_batcher.queue.redis_client import connect
-from write_batcher.workers.embedded.local_stack import RedisServer, bundled
-from write_batcher.workers.embedded.server import HOST, Server
+from write_batcher.workers.embedded.redis_server import RedisServer
+from write_batcher.workers.embedded.server import HOST, Server, bundled
 
 PASSWORD = "pass/word"  # noqa: S105 - one that must be quoted in a URL
 QUOTED = "pass%2Fword"

@@ -20,9 +20,11 @@ from write_batcher.cli import (
     app,
     compare_commands,
     dead_letter_commands,
+    demo_commands,
     queue_commands,
     running,
     signal_batcher_commands,
+    worker_commands,
 )
 from write_batcher.config import Settings, load_settings, parse_duration
 from write_batcher.errors import ConfigurationError, InvalidEntry, WriteBatcherError
@@ -155,6 +157,14 @@ def options_of(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple
             yield path, parameter.opts[0]
 
 
+COMMAND_MODULES = (
+    compare_commands,
+    dead_letter_commands,
+    demo_commands,
+    queue_commands,
+    signal_batcher_commands,
+    worker_commands,
+)
 OPTIONS = list(options_of(get_command(app.app)))
 COMMANDS = sorted({path for path, _option in OPTIONS})
 arguments = st.text(st.characters(exclude_characters="/\0"), max_size=20)  # nothing outside of this folder, and no NUL
@@ -162,7 +172,7 @@ arguments = st.text(st.characters(exclude_characters="/\0"), max_size=20)  # not
 
 @pytest.fixture
 def _nothing_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for module in (app, compare_commands, dead_letter_commands, queue_commands, signal_batcher_commands):
+    for module in COMMAND_MODULES:
         monkeypatch.setattr(module, "run_to_end", begin)
     monkeypatch.setattr(logs, "log_to_stderr", lambda _form: None)
     monkeypatch.chdir(tmp_path)

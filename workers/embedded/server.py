@@ -21,6 +21,7 @@ HOST = "127.0.0.1"  # a dev server has no access control: it must not be seen fr
 START_DEADLINE = timedelta(seconds=60)  # a dev server answers within a second; a loaded CI machine is far slower
 START_TRIES = 3  # a free port may be taken by somebody else before the server binds it
 POLL_S = 0.02
+ANSWER_TIMEOUT = timedelta(seconds=1)  # of one readiness request; the next one follows at once
 OUTPUT_LINES = 20  # of a failed server's output in its error
 
 logger = logging.getLogger(__name__)
@@ -177,6 +178,11 @@ def bundled_programs(distribution: str, program: str) -> list[Path]:
     except importlib.metadata.PackageNotFoundError:
         return []
     return [Path(str(file.locate())).resolve() for file in files if file.name == program]
+
+
+def bundled(distribution: str, program: str) -> Path | None:
+    """The program that an installed distribution brings along."""
+    return next(iter(bundled_programs(distribution, program)), None)
 
 
 def choose_ports(given: Mapping[str, int | None]) -> dict[str, int]:

@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 from write_batcher.config import ENV_PREFIX, Settings, as_environment
 from write_batcher.errors import WorkerEnded
 from write_batcher.workers.embedded import processes
-from write_batcher.workers.embedded.local_stack import NAMESPACE
+from write_batcher.workers.embedded.temporal_server import NAMESPACE
 
 LAST_LINES = 20  # of the log of a worker that ended, in the error
 

@@ -16,8 +16,8 @@ from temporalio.client import Client
 from tests.support.redis_kinds import AnyRedis
 from tests.support.waiting import eventually
 from write_batcher.config import load_settings
-from write_batcher.workers.embedded.local_stack import TemporalServer
 from write_batcher.workers.embedded.starter import new_series, start_workflows, wait_for
+from write_batcher.workers.embedded.temporal_server import TemporalServer
 from write_batcher.workers.embedded.worker_process import WorkerProcess
 from write_batcher.workers.main_writes import count_rows
 

@@ -21,7 +21,8 @@ from write_batcher.compare.scale import Scale, Step
 from write_batcher.compare.scenarios.measured import Measured
 from write_batcher.config import load_settings
 from write_batcher.errors import WorkerEnded
-from write_batcher.workers.embedded.local_stack import RedisServer, TemporalServer
+from write_batcher.workers.embedded.redis_server import RedisServer
+from write_batcher.workers.embedded.temporal_server import TemporalServer
 
 
 class NoView:

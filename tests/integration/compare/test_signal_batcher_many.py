@@ -16,8 +16,8 @@ from write_batcher.compare.signal_batcher.batcher_monitor import Monitor
 from write_batcher.compare.signal_batcher.roles import make_main_worker, start_main_workflows
 from write_batcher.compare.signal_batcher.wire import batcher_of
 from write_batcher.config import Settings
-from write_batcher.workers.embedded.local_stack import TemporalServer
 from write_batcher.workers.embedded.starter import wait_for
+from write_batcher.workers.embedded.temporal_server import TemporalServer
 
 pytestmark = pytest.mark.thorough
 

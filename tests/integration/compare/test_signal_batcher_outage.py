@@ -20,7 +20,7 @@ from write_batcher.compare.signal_batcher.wire import Confirmation, Status
 from write_batcher.config import Settings
 from write_batcher.errors import SinkUnavailable
 from write_batcher.models import Batch
-from write_batcher.workers.embedded.local_stack import TemporalServer
+from write_batcher.workers.embedded.temporal_server import TemporalServer
 
 pytestmark = pytest.mark.thorough
 

@@ -56,7 +56,7 @@ from write_batcher.queue.codec import Codec
 from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.redis_client import connect
 from write_batcher.queue.stream import PartitionStatistics, StreamEntry, WriteQueue
-from write_batcher.workers.embedded.local_stack import RedisServer
+from write_batcher.workers.embedded.redis_server import RedisServer
 from write_batcher.workers.embedded.server import HOST
 
 CODEC = Codec(FakeTemporal.data_converter)

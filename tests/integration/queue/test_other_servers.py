@@ -48,8 +48,8 @@ from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.redis_client import MAX_CONNECTIONS, connect
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.workers.connections import connect_redis
-from write_batcher.workers.embedded.local_stack import TemporalServer
 from write_batcher.workers.embedded.server import HOST, choose_ports
+from write_batcher.workers.embedded.temporal_server import TemporalServer
 
 QUICK = timedelta(milliseconds=100)
 

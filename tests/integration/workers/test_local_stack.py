@@ -25,8 +25,10 @@ from write_batcher.errors import ConfigurationError, ServerNotStarted
 from write_batcher.workers.embedded import local_stack as local
 from write_batcher.workers.embedded import processes
 from write_batcher.workers.embedded import server as server_module
-from write_batcher.workers.embedded.local_stack import LocalStack, Ports, RedisServer, TemporalServer, local_stack
+from write_batcher.workers.embedded.local_stack import LocalStack, Ports, local_stack
+from write_batcher.workers.embedded.redis_server import RedisServer
 from write_batcher.workers.embedded.server import bind
+from write_batcher.workers.embedded.temporal_server import TemporalServer
 
 STACK_IN_A_PROCESS = """
 import asyncio, json, os, signal, sys

@@ -25,9 +25,9 @@ from tests.support.redis_kinds import AnyRedis
 from tests.support.waiting import eventually
 from write_batcher.activities.drain import loop as drain_module
 from write_batcher.activities.drain import take, watch
+from write_batcher.activities.drain.activity import DrainActivities
 from write_batcher.activities.drain.batching import BatchLimits
 from write_batcher.activities.drain.deliver import Confirmer
-from write_batcher.activities.drain.loop import DrainActivities
 from write_batcher.activities.drain.watch import Watch
 from write_batcher.activities.enqueue import EnqueueActivities
 from write_batcher.errors import OperationFailed, SinkUnavailable
@@ -38,7 +38,7 @@ from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.stream import StreamEntry, WriteQueue
 from write_batcher.sinks.protocol import Sink
 from write_batcher.sinks.sql.sink import SqlSink
-from write_batcher.workers.embedded.local_stack import TemporalServer
+from write_batcher.workers.embedded.temporal_server import TemporalServer
 from write_batcher.workers.operating import control
 from write_batcher.workers.operating.control import Verb, steer
 from write_batcher.workers.operating.host import HostState

@@ -33,8 +33,9 @@ with workflow.unsafe.imports_passed_through():
     from write_batcher.workers import connections
     from write_batcher.workers.batcher_worker import make_batcher_worker, run_batcher_worker, start_batchers
     from write_batcher.workers.connections import connect_redis, connect_temporal
-    from write_batcher.workers.embedded.local_stack import RedisServer, TemporalServer
+    from write_batcher.workers.embedded.redis_server import RedisServer
     from write_batcher.workers.embedded.server import choose_ports
+    from write_batcher.workers.embedded.temporal_server import TemporalServer
     from write_batcher.workers.main_worker import make_main_worker
     from write_batcher.workers.plugin import WriteBatching
     from write_batcher.workers.serving import GRACE

@@ -38,7 +38,7 @@ from write_batcher.models import (
     WriteReceipt,
     WriteRequest,
 )
-from write_batcher.workers.embedded.local_stack import TemporalServer
+from write_batcher.workers.embedded.temporal_server import TemporalServer
 from write_batcher.workflows.batched_writes import OnRejected, WriteOptions
 from write_batcher.workflows.batcher import BatcherInput, BatcherState, BatcherWorkflow
 from write_batcher.workflows.main import MainInput, MainWorkflow

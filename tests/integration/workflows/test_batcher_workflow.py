@@ -23,8 +23,8 @@ from tests.support.redis_kinds import AnyRedis, tell_all
 from tests.support.waiting import eventually
 from write_batcher.activities.drain import loop as drain_module
 from write_batcher.activities.drain import take, watch
+from write_batcher.activities.drain.activity import DrainActivities
 from write_batcher.activities.drain.batching import BatchLimits
-from write_batcher.activities.drain.loop import DrainActivities
 from write_batcher.models import DrainEnd, DrainProgress, DrainResult, FlushReason, PartitionRef, WriteRequest
 from write_batcher.queue.codec import Codec
 from write_batcher.queue.redis_client import connect

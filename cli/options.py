@@ -1,0 +1,58 @@
+"""Options that several command groups share, made from the settings."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Annotated, Any
+
+import typer
+
+from write_batcher.config import ENV_PREFIX, Settings, as_text, load_settings, parse_duration
+from write_batcher.errors import ConfigurationError
+
+BATCHES = ("max_items", "max_wait", "max_bytes", "partitions")
+REQUESTS = ("max_request_bytes", "max_backlog")
+CALLERS = ("confirm_by", "confirm_timeout", "submit_timeout")
+
+SHORTEST_REFRESH = timedelta(milliseconds=100)
+
+
+def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each of these settings, and hand it all settings as its argument `settings`."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def command_with_settings(**arguments: Any) -> None:
+            flags = {name: arguments.pop(name) for name in names}
+            command(settings=load_settings(**flags), **arguments)
+
+        own = [parameter for name, parameter in inspect.signature(command).parameters.items() if name != "settings"]
+        parameters = [*own, *map(_option, names)]
+        command_with_settings.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command_with_settings.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return command_with_settings
+
+    return decorate
+
+
+def _option(name: str) -> inspect.Parameter:
+    field = Settings.model_fields[name]
+    option = typer.Option(
+        f"--{name.replace('_', '-')}",
+        metavar="VALUE",
+        help=f"{field.description} (else {ENV_PREFIX}{name.upper()}, else {as_text(field.default)})",
+    )
+    annotation = Annotated[str | None, option]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def refresh_of(every: str) -> timedelta:
+    """What `--every` of a monitor says. Raises ConfigurationError."""
+    try:
+        refresh = parse_duration(every)
+    except ValueError as error:
+        raise ConfigurationError(f"--every = {error}") from None
+    if refresh < SHORTEST_REFRESH:
+        raise ConfigurationError(f"--every = {every!r} is too often; write 100ms or more, such as 2s")
+    return refresh

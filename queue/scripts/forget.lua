@@ -1,0 +1,15 @@
+-- Removes one entry and counts its outcome; returns 1 if it was still there, else 0.
+-- The marker goes only when it names this entry; when the stream is empty every marker is stale. An entry that was
+-- added without append.lua is counted as appended here, so that the counters add up.
+local function forget(group, entry, id, outcome, counted)
+  redis.call('XACK', stream, group, entry)
+  local deleted = redis.call('XDEL', stream, entry)
+  if deleted == 1 and outcome ~= '' then
+    redis.call('HINCRBY', counters, outcome, 1)
+    if counted == '' then redis.call('HINCRBY', counters, 'appended', 1) end
+  end
+  redis.call('HDEL', alone, entry)
+  if id ~= '' and redis.call('HGET', live, id) == entry then redis.call('HDEL', live, id) end
+  if redis.call('XLEN', stream) == 0 then redis.call('DEL', live, alone) end
+  return deleted
+end
