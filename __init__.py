@@ -1,3 +1,113 @@
-"""Many Temporal workflows write to one database in batches, each with a durable outcome of its own."""
+"""Many Temporal workflows write to one database in batches, each with a durable outcome of its own.
+
+Every public name can be imported from here. Each is loaded when it is first asked for, so that workflow code brings
+along no driver of Redis or of a database.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from write_batcher.config import Settings as Settings, load_settings as load_settings
+    from write_batcher.errors import (
+        ConfigurationError as ConfigurationError,
+        InvalidRequest as InvalidRequest,
+        OperationFailed as OperationFailed,
+        QueueFull as QueueFull,
+        QueueUnavailable as QueueUnavailable,
+        SinkUnavailable as SinkUnavailable,
+        WriteBatcherError as WriteBatcherError,
+        WriteFailed as WriteFailed,
+        WriteNotConfirmed as WriteNotConfirmed,
+        WriteNotSubmitted as WriteNotSubmitted,
+        WriteOutcomeUnknown as WriteOutcomeUnknown,
+        WriteRejected as WriteRejected,
+    )
+    from write_batcher.models import (
+        Batch as Batch,
+        ConfirmBy as ConfirmBy,
+        FlushReason as FlushReason,
+        Outcome as Outcome,
+        PartitionRef as PartitionRef,
+        ReplyAddress as ReplyAddress,
+        Submission as Submission,
+        WriteReceipt as WriteReceipt,
+        WriteRequest as WriteRequest,
+    )
+    from write_batcher.queue.producer import Producer as Producer
+    from write_batcher.sinks.protocol import PrunableSink as PrunableSink, Sink as Sink
+    from write_batcher.sinks.sql.sink import SqlSink as SqlSink
+    from write_batcher.sinks.sql.tables import TargetTable as TargetTable
+    from write_batcher.workers.batcher_worker import run_batcher_worker as run_batcher_worker
+    from write_batcher.workers.connections import connect_redis as connect_redis, connect_temporal as connect_temporal
+    from write_batcher.workers.logs import log_to_stderr as log_to_stderr
+    from write_batcher.workers.plugin import WriteBatching as WriteBatching
+    from write_batcher.workers.serving import serve as serve
+    from write_batcher.workflows.batched_writes import (
+        BatchedWrites as BatchedWrites,
+        OnRejected as OnRejected,
+        WriteOptions as WriteOptions,
+    )
+    from write_batcher.workflows.batcher import batcher_workflow_id as batcher_workflow_id
+
+_MODULES = {
+    # What a workflow uses, and what it gets.
+    "BatchedWrites": "workflows.batched_writes",
+    "WriteOptions": "workflows.batched_writes",
+    "OnRejected": "workflows.batched_writes",
+    "ConfirmBy": "models",
+    "WriteReceipt": "models",
+    "Outcome": "models",
+    "FlushReason": "models",
+    # What a write fails with.
+    "WriteFailed": "errors",
+    "WriteRejected": "errors",
+    "WriteNotSubmitted": "errors",
+    "WriteNotConfirmed": "errors",
+    "WriteOutcomeUnknown": "errors",
+    # What a worker needs.
+    "WriteBatching": "workers.plugin",
+    "Settings": "config",
+    "load_settings": "config",
+    "run_batcher_worker": "workers.batcher_worker",
+    "connect_temporal": "workers.connections",
+    "connect_redis": "workers.connections",
+    "serve": "workers.serving",
+    "log_to_stderr": "workers.logs",
+    # What a batch is written to.
+    "Sink": "sinks.protocol",
+    "PrunableSink": "sinks.protocol",
+    "SqlSink": "sinks.sql.sink",
+    "TargetTable": "sinks.sql.tables",
+    "Batch": "models",
+    "WriteRequest": "models",
+    "ReplyAddress": "models",
+    # What appends to a queue without a workflow, and names its parts.
+    "Producer": "queue.producer",
+    "Submission": "models",
+    "PartitionRef": "models",
+    "batcher_workflow_id": "workflows.batcher",
+    # What else goes wrong.
+    "WriteBatcherError": "errors",
+    "ConfigurationError": "errors",
+    "OperationFailed": "errors",
+    "InvalidRequest": "errors",
+    "QueueFull": "errors",
+    "QueueUnavailable": "errors",
+    "SinkUnavailable": "errors",
+}
+
+__all__ = ["__version__", *_MODULES]
+
+
+def __getattr__(name: str) -> object:
+    """The public name `name`, from the module that defines it (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -10,10 +10,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from write_batcher.errors import InvalidRequest, QueueFull, QueueUnavailable
 from write_batcher.models import ConfirmBy, Submission, WriteRequest
-from write_batcher.queue.codec import Codec
-from write_batcher.queue.partitions import Partitions
-from write_batcher.queue.routing import partition_of
-from write_batcher.queue.stream import WriteQueue
+from write_batcher.queue.producer import Producer
 
 FULL_RETRY_DELAY = timedelta(seconds=2)
 
@@ -35,23 +32,17 @@ class EnqueueActivities:
 
         Fails without retry for a request that can never be queued (type `InvalidRequest`); everything else heals.
         """
-        request = _with_activity(submission.request)
+        submission = replace(submission, request=_with_activity(submission.request))
+        producer = Producer(
+            self._redis,
+            activity.client().data_converter,
+            max_backlog=self._max_backlog,
+            max_request_bytes=self._max_request_bytes,
+        )
         try:
-            fields = await Codec(activity.client().data_converter).encode(request)
-            size = sum(len(name) + len(value) for name, value in fields.items())
-            if size > self._max_request_bytes:
-                raise InvalidRequest(
-                    f"request {request.request_id} is {size} bytes encoded, the limit is "
-                    f"{self._max_request_bytes}: store large data elsewhere and write its address, "
-                    "or raise WRITE_BATCHER_MAX_REQUEST_BYTES for callers and batcher"
-                )
+            entry = await producer.append(submission)
         except InvalidRequest as error:
             raise ApplicationError(str(error), type="InvalidRequest", non_retryable=True) from error
-        try:
-            count = await Partitions(self._redis, submission.queue).count()
-            partition = partition_of(submission.key, count)
-            queue = WriteQueue(self._redis, submission.queue, partition)
-            entry_id = await queue.append(fields, max_backlog=self._max_backlog)
         except QueueUnavailable as error:
             # Jittered, or all refused callers come back in the same moment. Benign: an outage needs one alarm, not a
             # traceback for every caller.
@@ -62,9 +53,10 @@ class EnqueueActivities:
                 next_retry_delay=FULL_RETRY_DELAY * random.uniform(0.5, 1.5) if full else None,  # noqa: S311
                 category=ApplicationErrorCategory.BENIGN,
             ) from None
-        if request.reply and request.reply.mode is ConfirmBy.COMPLETION:
+        reply = submission.request.reply
+        if reply and reply.mode is ConfirmBy.COMPLETION:
             activity.raise_complete_async()
-        return f"{partition}/{entry_id}"
+        return entry
 
 
 def _with_activity(request: WriteRequest) -> WriteRequest:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from temporalio.client import Client, WorkflowFailureError
 
+from write_batcher import OperationFailed, Settings
 from write_batcher.compare.audit import CallerEnd, Rows
 from write_batcher.compare.contenders import design_of
 from write_batcher.compare.contenders.design import Design, Order
@@ -17,8 +18,6 @@ from write_batcher.compare.cpu import cpu_seconds
 from write_batcher.compare.database_meter import DatabaseUse
 from write_batcher.compare.histories import HistorySize, chain_size, series_size
 from write_batcher.compare.servers import Servers
-from write_batcher.config import Settings
-from write_batcher.errors import OperationFailed
 from write_batcher.workers.embedded.starter import START_CONCURRENCY, WAIT_CONCURRENCY, bounded, describe
 from write_batcher.workers.embedded.worker_process import Record, WorkerProcess, unless_ended
 

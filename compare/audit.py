@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from write_batcher.compare.contenders.design import Order
-from write_batcher.workers.main_writes import MAIN_WRITES
+from write_batcher.workers.embedded.main_writes import MAIN_WRITES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

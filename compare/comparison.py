@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from sqlalchemy.exc import SQLAlchemyError
 from temporalio.service import RPCError
 
+from write_batcher import ConfigurationError, QueueUnavailable, Settings, WriteBatcherError
 from write_batcher.compare.arena import Progress, arena
 from write_batcher.compare.contenders import BASELINE, design_of
 from write_batcher.compare.machine import machine, package_versions, server_versions
@@ -23,8 +24,6 @@ from write_batcher.compare.scale import Scale, Step, left_out, steps
 from write_batcher.compare.scenarios import MEASURES, settings_of
 from write_batcher.compare.scenarios.measured import Measured
 from write_batcher.compare.servers import Servers, embedded_servers, own_servers
-from write_batcher.config import Settings
-from write_batcher.errors import ConfigurationError, QueueUnavailable, WriteBatcherError
 from write_batcher.workers.embedded.local_stack import Database
 from write_batcher.workers.embedded.worker_process import unless_ended
 

@@ -11,8 +11,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
 
+from write_batcher import connect_redis
 from write_batcher.compare.servers import Servers
-from write_batcher.queue.redis_client import connect
 from write_batcher.workers.embedded.local_stack import Database
 
 CPU_INFO = Path("/proc/cpuinfo")
@@ -40,7 +40,7 @@ async def server_versions(servers: Servers, database: Database, *, uses_redis: b
     temporal = await servers.client.workflow_service.get_system_info(GetSystemInfoRequest())
     found = {"Temporal server": temporal.server_version}
     if uses_redis:
-        async with connect(servers.settings.redis_url) as redis:
+        async with await connect_redis(servers.settings) as redis:
             info = await redis.info("server")
         name = "Valkey" if "valkey_version" in info else "Redis"
         found[name] = str(info.get("valkey_version", info["redis_version"]))

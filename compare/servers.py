@@ -5,19 +5,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from sqlalchemy.exc import SQLAlchemyError
 from temporalio.client import Client
 
+from write_batcher import connect_redis, connect_temporal
 from write_batcher.compare.action_counter import parse_actions, scrape, settled
-from write_batcher.config import Settings, as_environment, hide_password
-from write_batcher.errors import ConfigurationError
-from write_batcher.sinks.sql.database_url import parse
-from write_batcher.workers.connections import connect_redis, connect_temporal
+from write_batcher.config import Settings, as_environment
+from write_batcher.sinks.sql.sink import SqlSink
 from write_batcher.workers.embedded.local_stack import Database, LocalStack, local_stack
+from write_batcher.workers.embedded.main_writes import MAIN_WRITES
 from write_batcher.workers.embedded.server import HOST, choose_ports
 from write_batcher.workers.embedded.temporal_server import NAMESPACE
 from write_batcher.workers.embedded.worker_process import environment_of
-from write_batcher.workers.main_writes import MAIN_WRITES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +85,7 @@ async def own_servers(settings: Settings, *, uses_redis: bool) -> AsyncIterator[
 
 def database_of(database_url: str) -> Database:
     """Which kind of database the URL names. Raises ConfigurationError for one that cannot be compared."""
-    url, _dialect = parse(database_url)  # which knows these two
-    return "sqlite" if url.get_backend_name() == "sqlite" else "postgresql"
+    return "sqlite" if SqlSink.backend_of(database_url) == "sqlite" else "postgresql"  # there are no others yet
 
 
 async def create_table(database_url: str) -> None:
@@ -96,14 +93,5 @@ async def create_table(database_url: str) -> None:
 
     Raises ConfigurationError.
     """
-    url, dialect = parse(database_url)
-    engine = dialect.create_engine(url)
-    try:
-        async with engine.begin() as connection:
-            await connection.run_sync(MAIN_WRITES.metadata.create_all)
-    except (SQLAlchemyError, OSError) as error:
-        raise ConfigurationError(
-            f"Database {hide_password(database_url)} cannot be used: {dialect.reason_of(error)}"
-        ) from error
-    finally:
-        await engine.dispose()
+    async with SqlSink.open(database_url, tables=[MAIN_WRITES], create=[MAIN_WRITES]):
+        pass

@@ -6,10 +6,9 @@ import sys
 import traceback
 from typing import NoReturn
 
+from write_batcher import load_settings, log_to_stderr
 from write_batcher.compare.contenders import design_of
 from write_batcher.compare.database_meter import DatabaseMeter
-from write_batcher.config import load_settings
-from write_batcher.workers.logs import log_to_stderr
 
 
 def main(contender: str, role: str) -> NoReturn:

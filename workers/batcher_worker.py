@@ -21,7 +21,7 @@ from write_batcher.queue.stream import WriteQueue
 from write_batcher.sinks.protocol import Sink
 from write_batcher.sinks.sql.sink import SqlSink
 from write_batcher.workers.connections import connect_redis, connect_temporal
-from write_batcher.workers.main_writes import MAIN_WRITES
+from write_batcher.workers.embedded.main_writes import MAIN_WRITES
 from write_batcher.workers.plugin import passing_through
 from write_batcher.workers.serving import GRACE, serve
 from write_batcher.workflows.batcher import BatcherInput, BatcherWorkflow, batcher_workflow_id

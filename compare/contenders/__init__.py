@@ -1,8 +1,8 @@
 """The contenders, each in a file of its own behind one interface."""
 
+from write_batcher import ConfirmBy
 from write_batcher.compare.contenders.design import Design
 from write_batcher.compare.results import Contender
-from write_batcher.models import ConfirmBy
 
 BASELINE = "baseline"
 """Stands for no contender: the callers' business steps alone."""

@@ -1,15 +1,15 @@
-"""Callers of the contenders that have no batcher; the business steps around the write are MainWorkflow's."""
+"""Callers of this library and of the contenders that have no batcher: the same steps around the write."""
 
 from dataclasses import dataclass
 from datetime import timedelta
 
 from temporalio import workflow
 
-from write_batcher.activities.business import BusinessStep, do_business_step
-from write_batcher.workflows.main import STEP_RETRY, STEP_TIMEOUT
+from write_batcher import BatchedWrites, ConfirmBy, WriteOptions
+from write_batcher.compare.business import business_step
 
 WRITE_ATTEMPT_TIMEOUT = timedelta(seconds=15)  # as long as an attempt of the queue's enqueue activity may take
-BUSINESS_S = 0.1  # as in MainInput
+TABLE = "main_writes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +19,16 @@ class CallerInput:
     item: str
     cents: int
     write_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueCallerInput(CallerInput):
+    """What to write, and by which queue."""
+
+    queue: str
+    batcher_task_queue: str
+    confirm_by: ConfirmBy
+    submit_timeout_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +61,35 @@ class DirectWorkflow:
 
 
 @workflow.defn
+class QueueWorkflow:
+    """Writes its row by this library, as its users do."""
+
+    @workflow.init
+    def __init__(self, order: QueueCallerInput) -> None:
+        self._writes = BatchedWrites(
+            WriteOptions(
+                queue=order.queue,
+                batcher_task_queue=order.batcher_task_queue,
+                confirm_by=order.confirm_by,
+                submit_timeout=timedelta(seconds=order.submit_timeout_s),
+                confirm_timeout=timedelta(seconds=order.write_timeout_s),
+            )
+        )
+
+    @workflow.run
+    async def run(self, order: QueueCallerInput) -> int:
+        """Milliseconds from submitting the write to having its receipt."""
+        await business_step("prepare")
+        submitted = workflow.time()
+        await self._writes.submit(
+            TABLE, {"workflow_id": workflow.info().workflow_id, "item": order.item, "cents": order.cents}
+        )
+        latency_ms = round((workflow.time() - submitted) * 1000)
+        await business_step("finish")
+        return latency_ms
+
+
+@workflow.defn
 class BaselineWorkflow:
     """The business steps without a write: what a workflow costs before it writes anything."""
 
@@ -60,13 +99,3 @@ class BaselineWorkflow:
         await business_step("prepare")
         await business_step("finish")
         return 0
-
-
-async def business_step(name: str) -> None:
-    """The same as in MainWorkflow."""
-    await workflow.execute_activity(
-        do_business_step,
-        BusinessStep(name=name, seconds=BUSINESS_S),
-        start_to_close_timeout=STEP_TIMEOUT,
-        retry_policy=STEP_RETRY,
-    )

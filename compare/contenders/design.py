@@ -11,8 +11,7 @@ from typing import Any, ClassVar
 from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
-from write_batcher.config import Settings
-from write_batcher.errors import WriteBatcherError
+from write_batcher import Settings, WriteBatcherError
 from write_batcher.workers.embedded.starter import bounded
 
 MAIN, BATCHER = "main", "batcher"
@@ -72,9 +71,9 @@ class Design(ABC):
     async def start(self, client: Client, settings: Settings, order: Order) -> WorkflowHandle[Any, Any]:
         """Start the caller of `order`."""
 
-    @abstractmethod
     def latency_ms(self, result: Any) -> int:
         """From submit to receipt, out of the result of a caller."""
+        return int(result)
 
     async def clean_up(self, client: Client, settings: Settings) -> None:
         """Take away, but for rows and ledger entries, what it leaves on servers that are not ours: the batcher, and

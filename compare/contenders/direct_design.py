@@ -11,14 +11,11 @@ from temporalio import activity
 from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import Worker
 
-from write_batcher.activities.business import do_business_step
+from write_batcher import Settings, connect_temporal, serve
+from write_batcher.compare.business import GRACE, work, workflow_runner
 from write_batcher.compare.contenders.callers import BaselineWorkflow, CallerInput, DirectWorkflow, DirectWrite
 from write_batcher.compare.contenders.design import MAIN, Design, Order
-from write_batcher.config import Settings
-from write_batcher.workers.connections import connect_temporal
-from write_batcher.workers.main_writes import MAIN_WRITES
-from write_batcher.workers.plugin import passing_through
-from write_batcher.workers.serving import GRACE, serve
+from write_batcher.workers.embedded.main_writes import MAIN_WRITES
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +44,7 @@ class Direct(Design):
     writer = MAIN
 
     async def work(self, role: str, settings: Settings) -> None:
-        """A worker like that of MainWorkflow, with a database instead of a queue."""
+        """A worker of callers that write to the database themselves."""
         engine = create_async_engine(settings.database_url, poolclass=NullPool)
         try:
             await _serve(settings, DirectWorkflow, DirectWrites(engine).write_directly)
@@ -56,9 +53,6 @@ class Direct(Design):
 
     async def start(self, client: Client, settings: Settings, order: Order) -> WorkflowHandle[Any, Any]:
         return await _start(client, settings, order, DirectWorkflow)
-
-    def latency_ms(self, result: Any) -> int:
-        return int(result)
 
 
 class Baseline(Design):
@@ -73,9 +67,6 @@ class Baseline(Design):
     async def start(self, client: Client, settings: Settings, order: Order) -> WorkflowHandle[Any, Any]:
         return await _start(client, settings, order, BaselineWorkflow)
 
-    def latency_ms(self, result: Any) -> int:
-        return int(result)
-
 
 async def _serve(settings: Settings, caller: type, *activities: Callable[..., Any]) -> None:
     client = await connect_temporal()
@@ -85,8 +76,8 @@ async def _serve(settings: Settings, caller: type, *activities: Callable[..., An
             client,
             task_queue=settings.main_task_queue,
             workflows=[caller],
-            activities=[do_business_step, *activities],
-            workflow_runner=passing_through(None),
+            activities=[work, *activities],
+            workflow_runner=workflow_runner(),
             graceful_shutdown_timeout=GRACE,
         )
     )

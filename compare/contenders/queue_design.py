@@ -5,20 +5,26 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from temporalio.client import Client, WorkflowHandle
+from temporalio.worker import Worker
 
+from write_batcher import (
+    ConfirmBy,
+    PartitionRef,
+    Producer,
+    QueueFull,
+    Settings,
+    Submission,
+    WriteBatching,
+    WriteRequest,
+    batcher_workflow_id,
+    connect_redis,
+    connect_temporal,
+    run_batcher_worker,
+    serve,
+)
+from write_batcher.compare.business import GRACE, work
+from write_batcher.compare.contenders.callers import TABLE, QueueCallerInput, QueueWorkflow
 from write_batcher.compare.contenders.design import BATCHER, MAIN, Design, Order, Push, PushRefused
-from write_batcher.config import Settings
-from write_batcher.errors import QueueFull
-from write_batcher.models import ConfirmBy, PartitionRef, WriteRequest
-from write_batcher.queue.codec import Codec
-from write_batcher.queue.partitions import Partitions
-from write_batcher.queue.redis_client import connect, translated_errors
-from write_batcher.queue.stream import WriteQueue
-from write_batcher.workers.batcher_worker import run_batcher_worker
-from write_batcher.workers.embedded.starter import start_main
-from write_batcher.workers.main_worker import run_main_worker
-from write_batcher.workflows.batcher import batcher_workflow_id
-from write_batcher.workflows.main import TABLE, MainResult
 
 PARTITION = 0  # a comparison has one batcher
 
@@ -40,34 +46,61 @@ class Queue(Design):
         return batcher_workflow_id(PartitionRef(queue=settings.queue, partition=PARTITION))
 
     async def work(self, role: str, settings: Settings) -> None:
-        await {MAIN: run_main_worker, BATCHER: run_batcher_worker}[role](settings)
+        if role == BATCHER:
+            await run_batcher_worker(settings)
+            return
+        client = await connect_temporal()
+        await serve(
+            Worker(
+                client,
+                task_queue=settings.main_task_queue,
+                workflows=[QueueWorkflow],
+                activities=[work],
+                plugins=[WriteBatching(settings)],
+                graceful_shutdown_timeout=GRACE,
+            )
+        )
 
     async def start(self, client: Client, settings: Settings, order: Order) -> WorkflowHandle[Any, Any]:
-        return await start_main(client, settings, order.workflow_id, item=order.item, cents=order.cents)
-
-    def latency_ms(self, result: MainResult) -> int:
-        return result.latency_ms
+        return await client.start_workflow(
+            QueueWorkflow.run,
+            QueueCallerInput(
+                item=order.item,
+                cents=order.cents,
+                write_timeout_s=settings.confirm_timeout.total_seconds(),
+                queue=settings.queue,
+                batcher_task_queue=settings.batcher_task_queue,
+                confirm_by=settings.confirm_by,
+                submit_timeout_s=settings.submit_timeout.total_seconds(),
+            ),
+            id=order.workflow_id,
+            task_queue=settings.main_task_queue,
+        )
 
     async def clean_up(self, client: Client, settings: Settings) -> None:
         try:
             await super().clean_up(client, settings)
         finally:
-            async with connect(settings.redis_url) as redis:
-                queue = WriteQueue(redis, settings.queue, PARTITION)
-                with translated_errors():
-                    await redis.delete(Partitions(redis, settings.queue).key, *queue.keys)
+            async with await connect_redis(settings) as redis:
+                # No other queue has this name in its keys: it is drawn for each run.
+                async for key in redis.scan_iter(match=f"write-batcher:*{settings.queue}*"):
+                    await redis.delete(key)
 
     @asynccontextmanager
     async def producer(self, client: Client, settings: Settings) -> AsyncIterator[Push]:
         """Appends as the activity `enqueue_write` does, with nobody to confirm to."""
-        codec = Codec(client.data_converter)
-        async with connect(settings.redis_url) as redis:
-            queue = WriteQueue(redis, settings.queue, PARTITION)
+        async with await connect_redis(settings) as redis:
+            producer = Producer(
+                redis,
+                client.data_converter,
+                max_backlog=settings.max_backlog,
+                max_request_bytes=settings.max_request_bytes,
+            )
 
             async def push(order: Order) -> None:
                 request = WriteRequest(request_id=order.workflow_id, table=TABLE, record=order.record())
                 try:
-                    await queue.append(await codec.encode(request), max_backlog=settings.max_backlog)
+                    await producer.append(Submission(queue=settings.queue, key=order.workflow_id, request=request))
                 except QueueFull as error:
                     raise PushRefused(str(error)) from error
 

@@ -9,12 +9,11 @@ from typing import Any
 from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
+from write_batcher import Settings
 from write_batcher.compare.contenders.design import BATCHER, MAIN, Design, Order, Push, PushRefused
-from write_batcher.compare.signal_batcher.caller_workflow import SignalMainInput, SignalMainWorkflow
+from write_batcher.compare.signal_batcher.caller_workflow import SignalMainInput, SignalMainResult, SignalMainWorkflow
 from write_batcher.compare.signal_batcher.roles import run_batcher_worker, run_main_worker
 from write_batcher.compare.signal_batcher.wire import SUBMIT_SIGNAL, SignalledWrite, batcher_id
-from write_batcher.config import Settings
-from write_batcher.workflows.main import MainResult
 
 # The server's limits on signals, and its way of saying that it is overwhelmed.
 REFUSALS = (RPCStatusCode.INVALID_ARGUMENT, RPCStatusCode.RESOURCE_EXHAUSTED, RPCStatusCode.NOT_FOUND)
@@ -46,7 +45,7 @@ class Signal(Design):
             task_queue=settings.main_task_queue,
         )
 
-    def latency_ms(self, result: MainResult) -> int:
+    def latency_ms(self, result: SignalMainResult) -> int:
         return result.latency_ms
 
     @asynccontextmanager

@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from write_batcher import ConfigurationError
 from write_batcher.compare.report import charts
 from write_batcher.compare.report.drawing import Drawing
 from write_batcher.compare.report.drawings import drawings
@@ -20,7 +21,6 @@ from write_batcher.compare.report.summary import summarize
 from write_batcher.compare.report.verdict import judge
 from write_batcher.compare.report.words import ABSENT, CONTENDERS, SCENARIOS, figure
 from write_batcher.compare.results import FILE_NAME, Contender, Results, Run
-from write_batcher.errors import ConfigurationError
 
 PAGE_NAME = "report.html"
 RUN_PARTS = {"figures": dict, "samples": dict, "notes": list}

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,11 +12,8 @@ from typing import Any, TypeVar
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from write_batcher.activities.drain.batch_log import log_batch
+from write_batcher import Batch, FlushReason, Outcome, ReplyAddress, Sink, SinkUnavailable, WriteReceipt, WriteRequest
 from write_batcher.compare.signal_batcher.wire import SignalledWrite
-from write_batcher.errors import SinkUnavailable
-from write_batcher.models import Batch, FlushReason, Outcome, ReplyAddress, WriteReceipt, WriteRequest
-from write_batcher.sinks.protocol import Sink
 
 HEARTBEAT_EVERY = timedelta(seconds=2)
 MAX_ERROR_CHARS = 300  # the answers of a batch must fit into the result of its activity
@@ -71,7 +69,7 @@ class BatchActivities:
         except SinkUnavailable as error:
             logger.warning("batch %s is not written, tried %d times: %s", batch.batch_id, batch.attempt, error)
             raise ApplicationError(str(error), type=type(error).__name__) from error
-        log_batch(logger, batch.batch_id, batch.flush_reason, receipts, round((time.monotonic() - started) * 1000))
+        _log(batch, receipts, f"written in {(time.monotonic() - started) * 1000:.0f} ms")
         return [_answer(batch.batch_id, receipt) for _, receipt in zip(requests, receipts, strict=True)]
 
     @activity.defn
@@ -87,8 +85,7 @@ class BatchActivities:
             ]
 
         receipts = await _with_heartbeats(settle())
-        logger.error("batch %s is given up: %s", batch.batch_id, given_up.reason)
-        log_batch(logger, batch.batch_id, batch.flush_reason, receipts, 0)
+        _log(batch, receipts, f"given up: {given_up.reason}", level=logging.ERROR)
         return [_answer(batch.batch_id, receipt) for receipt in receipts]
 
     def _request(self, request: SignalledWrite) -> WriteRequest:
@@ -101,6 +98,13 @@ class BatchActivities:
             reply=reply,
             asked_ms=request.submitted_ms,
         )
+
+
+def _log(batch: SignalledBatch, receipts: list[WriteReceipt], end: str, *, level: int = logging.INFO) -> None:
+    outcomes = Counter(receipt.outcome.value for receipt in receipts)
+    logger.log(
+        level, "batch %s of %d (%s) %s: %s", batch.batch_id, len(receipts), batch.flush_reason, end, dict(outcomes)
+    )
 
 
 def _answer(batch_id: str, receipt: WriteReceipt) -> Answer:

@@ -7,9 +7,10 @@ from datetime import timedelta
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowQueryFailedError
 from temporalio.service import RPCError, RPCStatusCode
 
+from write_batcher import OperationFailed
 from write_batcher.compare.signal_batcher.wire import BatcherStats, batcher_id
-from write_batcher.workers.operating.host import RPC_TIMEOUT, temporal_failed
 
+RPC_TIMEOUT = timedelta(seconds=10)
 QUERY_LIMIT = timedelta(seconds=10)  # only a worker that is alive can answer, and there may be none
 LOOKS_AT_ONCE = 16
 
@@ -54,7 +55,9 @@ class Monitor:
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return BatcherView(batcher=batcher, state="not running", problem=_never_started(batcher))
-            raise temporal_failed(error) from error
+            raise OperationFailed(
+                f"Temporal cannot be asked: {error}; look at the server, or at TEMPORAL_ADDRESS"
+            ) from error
         run_id = description.run_id
         before = self._runs.get(batcher)
         self._runs[batcher] = run_id

@@ -35,13 +35,13 @@ from write_batcher.compare.signal_batcher.line import (
     retry_delay_s,
 )
 from write_batcher.compare.signal_batcher.wire import (
+    CONFIRMATION_SIGNAL,
     SUBMIT_SIGNAL,
     BatcherStats,
     Confirmation,
     SignalledWrite,
     Status,
 )
-from write_batcher.models import CONFIRMATION_SIGNAL
 
 # Of one workflow task. A worker that takes over replays the whole run in its first: six seconds for 25,000 events. But
 # for so long a batcher also waits for a worker that was killed with a task in its hands.

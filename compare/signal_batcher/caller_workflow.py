@@ -2,23 +2,23 @@
 
 import itertools
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
-from write_batcher.activities.business import BusinessStep, do_business_step
+from write_batcher import WriteFailed, WriteNotSubmitted, WriteOutcomeUnknown, WriteRejected
+from write_batcher.compare.business import BUSINESS_S, business_step
 from write_batcher.compare.signal_batcher.line import MAX_REQUEST_BYTES
 from write_batcher.compare.signal_batcher.wire import (
+    CONFIRMATION_SIGNAL,
     SUBMIT_SIGNAL,
     Confirmation,
     SignalledWrite,
     Status,
     batcher_of,
 )
-from write_batcher.errors import WriteFailed, WriteNotSubmitted, WriteOutcomeUnknown, WriteRejected
-from write_batcher.models import CONFIRMATION_SIGNAL, Outcome
-from write_batcher.workflows.main import STEP_RETRY, STEP_TIMEOUT, MainResult, MainStatus
 
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 15.0
@@ -28,6 +28,16 @@ class WriteNotConfirmed(WriteFailed):
     """No confirmation came in time. Unlike with the queue, nothing is withdrawn: the write may have been made, or may
     still be made, once.
     """
+
+
+class CallerStatus(StrEnum):
+    """Where a caller is; the answer to its query `get_status`."""
+
+    PREPARING = "preparing"
+    WRITING = "writing"
+    FINISHING = "finishing"
+    COMPLETED = "completed"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +50,17 @@ class SignalMainInput:
     batchers: int = 1
     submit_timeout_s: float = 600.0
     confirm_timeout_s: float = 120.0
-    business_s: float = 0.1
+    business_s: float = BUSINESS_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalMainResult:
+    """The batch that wrote the row. `latency_ms` is the time from submitting it to having the confirmation."""
+
+    request_id: str
+    batch_id: str | None
+    batch_size: int | None
+    latency_ms: int
 
 
 @workflow.defn
@@ -54,31 +74,29 @@ class SignalMainWorkflow:
         # The first execution run id survives a reset, after which the same write must not be made twice.
         self._request_id = f"{info.workflow_id}/{info.first_execution_run_id}"
         self._batcher = batcher_of(self._request_id, queue=order.queue, batchers=order.batchers)
-        self._status = MainStatus.PREPARING
+        self._status = CallerStatus.PREPARING
         self._confirmation: Confirmation | None = None
 
     @workflow.run
-    async def run(self, order: SignalMainInput) -> MainResult:
+    async def run(self, order: SignalMainInput) -> SignalMainResult:
         """The two business steps with the write between them."""
         try:
-            await self._business_step("prepare")
-            self._status = MainStatus.WRITING
+            await business_step("prepare", seconds=order.business_s)
+            self._status = CallerStatus.WRITING
             submitted = workflow.time()
             await self._submit({"workflow_id": workflow.info().workflow_id, "item": order.item, "cents": order.cents})
             confirmation = await self._confirmed()
             latency_ms = round((workflow.time() - submitted) * 1000)
-            self._status = MainStatus.FINISHING
-            await self._business_step("finish")
+            self._status = CallerStatus.FINISHING
+            await business_step("finish", seconds=order.business_s)
         except Exception:
-            self._status = MainStatus.FAILED
+            self._status = CallerStatus.FAILED
             raise
-        self._status = MainStatus.COMPLETED
-        return MainResult(
+        self._status = CallerStatus.COMPLETED
+        return SignalMainResult(
             request_id=self._request_id,
-            outcome=Outcome.WRITTEN,
             batch_id=confirmation.batch_id,
             batch_size=confirmation.batch_size,
-            flush_reason=None,
             latency_ms=latency_ms,
         )
 
@@ -94,7 +112,7 @@ class SignalMainWorkflow:
             self._confirmation = parsed
 
     @workflow.query
-    def get_status(self) -> MainStatus:
+    def get_status(self) -> CallerStatus:
         """Where this workflow is."""
         return self._status
 
@@ -164,11 +182,3 @@ class SignalMainWorkflow:
                 f"request {self._request_id}: {reason}; the database could not be asked whether it was written"
             )
         raise WriteRejected(f"the write of request {self._request_id} failed: {reason}")
-
-    async def _business_step(self, name: str) -> None:
-        await workflow.execute_activity(
-            do_business_step,
-            BusinessStep(name=name, seconds=self._order.business_s),
-            start_to_close_timeout=STEP_TIMEOUT,
-            retry_policy=STEP_RETRY,
-        )

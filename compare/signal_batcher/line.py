@@ -5,9 +5,8 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from write_batcher import ConfigurationError, FlushReason
 from write_batcher.compare.signal_batcher.wire import FIELDS_BYTES, Confirmation, SignalledWrite
-from write_batcher.errors import ConfigurationError
-from write_batcher.models import FlushReason
 
 SERVER_SIGNALS_PER_RUN = 10_000  # Temporal refuses more
 SERVER_PENDING_SIGNALS = 2_000  # to other workflows at a time, of one run; 500 are advised

@@ -10,22 +10,17 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
-from write_batcher.activities.business import do_business_step
+from write_batcher import ConfigurationError, PrunableSink, Sink, SinkUnavailable, SqlSink, connect_temporal
+from write_batcher.compare.business import GRACE, work, workflow_runner
 from write_batcher.compare.signal_batcher.batch_activities import BatchActivities
 from write_batcher.compare.signal_batcher.batcher_workflow import TASK_TIMEOUT, SignalBatcherWorkflow
-from write_batcher.compare.signal_batcher.caller_workflow import SignalMainInput, SignalMainWorkflow
+from write_batcher.compare.signal_batcher.caller_workflow import SignalMainInput, SignalMainResult, SignalMainWorkflow
 from write_batcher.compare.signal_batcher.line import LONGEST_WAIT_S, MAX_BATCH_ITEMS, BatcherLimits, BatcherState
 from write_batcher.compare.signal_batcher.wire import batcher_id
 from write_batcher.config import Settings, as_text, hide_password
-from write_batcher.errors import ConfigurationError, SinkUnavailable
-from write_batcher.sinks.protocol import PrunableSink, Sink
-from write_batcher.sinks.sql.sink import SqlSink
-from write_batcher.workers.connections import connect_temporal
+from write_batcher.workers.embedded.main_writes import MAIN_WRITES
 from write_batcher.workers.embedded.starter import START_CONCURRENCY, bounded
-from write_batcher.workers.main_writes import MAIN_WRITES
-from write_batcher.workers.plugin import passing_through
-from write_batcher.workers.serving import GRACE, serve
-from write_batcher.workflows.main import MainResult
+from write_batcher.workers.serving import serve
 
 TAKE_OVER_AFTER = timedelta(seconds=5)  # a workflow that a killed worker had in its cache waits for so long for it
 ENSURE_EVERY = timedelta(seconds=30)
@@ -40,8 +35,8 @@ def make_main_worker(client: Client, settings: Settings) -> Worker:
         client,
         task_queue=settings.main_task_queue,
         workflows=[SignalMainWorkflow],
-        activities=[do_business_step],
-        workflow_runner=passing_through(None),
+        activities=[work],
+        workflow_runner=workflow_runner(),
         graceful_shutdown_timeout=GRACE,
     )
 
@@ -149,13 +144,13 @@ async def run_batcher_worker(settings: Settings) -> None:
 
 async def start_main_workflows(
     client: Client, settings: Settings, series: str, count: int, *, bad: int = 0, on_started: Callable[[], None]
-) -> list[WorkflowHandle[SignalMainWorkflow, MainResult]]:
+) -> list[WorkflowHandle[SignalMainWorkflow, SignalMainResult]]:
     """Start `count` callers whose ids begin with `series`; `bad` of them, evenly spread, write a record that the
     database refuses. Wait for them with `workers.starter.wait_for`.
     """
     every = count // bad if bad else 0
 
-    async def start(number: int) -> WorkflowHandle[SignalMainWorkflow, MainResult]:
+    async def start(number: int) -> WorkflowHandle[SignalMainWorkflow, SignalMainResult]:
         handle = await client.start_workflow(
             SignalMainWorkflow.run,
             SignalMainInput(

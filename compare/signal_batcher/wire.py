@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Self
-
-from write_batcher.queue.routing import partition_of
+from zlib import crc32
 
 SUBMIT_SIGNAL = "add_write_request"
+CONFIRMATION_SIGNAL = "write_confirmation"
 FIRST_BATCHER = "batcher-main"
 
 # Temporal refuses a longer workflow id. For the batcher that would be worse than a refusal: a signal to such a caller
@@ -35,7 +35,7 @@ def batcher_id(queue: str, number: int = 0) -> str:
 
 def batcher_of(key: str, *, queue: str, batchers: int) -> str:
     """The workflow id of the batcher that writes what has this key; the same for everybody who knows their number."""
-    return batcher_id(queue, partition_of(key, batchers))
+    return batcher_id(queue, crc32(key.encode("utf-8", "surrogatepass")) % batchers)
 
 
 class Status(StrEnum):

@@ -96,6 +96,12 @@ class SqlSink:
         finally:
             await engine.dispose()
 
+    @staticmethod
+    def backend_of(database_url: str) -> str:
+        """SQLAlchemy's name of the kind of database, such as `sqlite`. Raises `ConfigurationError` as `open` does."""
+        url, _dialect = parse(database_url)
+        return url.get_backend_name()
+
     async def close(self) -> None:
         await self._engine.dispose()
 

@@ -25,8 +25,7 @@ from write_batcher.workers import batcher_worker as batcher_worker
 from write_batcher.workers.batcher_worker import run_batcher_worker
 from write_batcher.workers.logs import log_to_stderr
 from write_batcher.workers.main_worker import run_main_worker
-from write_batcher.workflows import batcher
-from write_batcher.workflows import main as main_workflow
+from write_batcher.workflows import batcher, main as main_workflow
 from write_batcher.workflows.inbox import Inbox
 
 HEARTBEAT_TIMEOUT_S = 3.0  # so that a test need not wait long for the successor of a dead drain

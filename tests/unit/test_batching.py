@@ -2,8 +2,7 @@ import itertools
 from collections.abc import Iterable
 from datetime import timedelta
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from write_batcher.activities.drain.batching import BatchLimits, FlushMark, OpenBatch, Taken
 from write_batcher.models import FlushReason, WriteRequest

@@ -3,8 +3,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from write_batcher.config import hide_password, load_settings, parse_duration
 from write_batcher.errors import ConfigurationError

@@ -5,8 +5,7 @@ from datetime import timedelta
 
 import pytest
 from temporalio.api.common.v1 import ActivityType
-from temporalio.api.enums.v1 import PendingActivityState as Pending
-from temporalio.api.enums.v1 import WorkflowExecutionStatus as Status
+from temporalio.api.enums.v1 import PendingActivityState as Pending, WorkflowExecutionStatus as Status
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.workflow.v1 import PendingActivityInfo, PendingWorkflowTaskInfo, WorkflowExecutionInfo
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionResponse

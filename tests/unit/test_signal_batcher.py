@@ -7,8 +7,7 @@ from dataclasses import asdict
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from rich.console import Console, RenderableType
 from temporalio.converter import DataConverter
 

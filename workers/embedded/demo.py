@@ -17,9 +17,9 @@ from write_batcher.errors import QueueUnavailable
 from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.redis_client import connect
 from write_batcher.workers.embedded.local_stack import Database, local_stack
+from write_batcher.workers.embedded.main_writes import count_rows
 from write_batcher.workers.embedded.starter import Outcomes, new_series, start_workflows, wait_for
 from write_batcher.workers.embedded.worker_process import Record, WorkerProcess, environment_of, unless_ended
-from write_batcher.workers.main_writes import count_rows
 
 POLL_S = 0.05
 CATCH_UP_WITHIN_S = 10.0  # the log comes through a pipe, and may be a moment behind

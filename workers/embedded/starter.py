@@ -6,7 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError
@@ -18,6 +18,15 @@ START_CONCURRENCY = 32  # more only queues in the server
 WAIT_CONCURRENCY = 100  # long polls that are open at once
 
 MainHandle = WorkflowHandle[MainWorkflow, MainResult]
+
+
+class Timed(Protocol):
+    """A result that tells how long its caller waited."""
+
+    @property
+    def latency_ms(self) -> int: ...
+
+
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -86,13 +95,13 @@ async def start_main(client: Client, settings: Settings, workflow_id: str, *, it
     )
 
 
-async def wait_for(handles: Iterable[WorkflowHandle[Any, MainResult]], *, on_ended: Callable[[], None]) -> Outcomes:
+async def wait_for(handles: Iterable[WorkflowHandle[Any, Timed]], *, on_ended: Callable[[], None]) -> Outcomes:
     """Wait until all have ended."""
-    results: list[MainResult] = []
+    results: list[Timed] = []
     failures: Counter[str] = Counter()
     first_messages: dict[str, str] = {}
 
-    async def wait(handle: WorkflowHandle[Any, MainResult]) -> None:
+    async def wait(handle: WorkflowHandle[Any, Timed]) -> None:
         try:
             results.append(await handle.result())
         except WorkflowFailureError as error:

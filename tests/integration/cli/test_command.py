@@ -16,10 +16,10 @@ from temporalio.client import Client
 from tests.support.redis_kinds import AnyRedis
 from tests.support.waiting import eventually
 from write_batcher.config import load_settings
+from write_batcher.workers.embedded.main_writes import count_rows
 from write_batcher.workers.embedded.starter import new_series, start_workflows, wait_for
 from write_batcher.workers.embedded.temporal_server import TemporalServer
 from write_batcher.workers.embedded.worker_process import WorkerProcess
-from write_batcher.workers.main_writes import count_rows
 
 COMMAND = (sys.executable, "-m", "write_batcher.cli.app")
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("TEMPORAL_", "WRITE_BATCHER_"))}

@@ -23,9 +23,9 @@ from write_batcher.compare.signal_batcher.roles import (
 from write_batcher.config import load_settings
 from write_batcher.sinks.sql.sink import SqlSink
 from write_batcher.workers.embedded import processes
+from write_batcher.workers.embedded.main_writes import count_rows
 from write_batcher.workers.embedded.starter import wait_for
 from write_batcher.workers.embedded.temporal_server import TemporalServer
-from write_batcher.workers.main_writes import count_rows
 
 pytestmark = pytest.mark.thorough
 

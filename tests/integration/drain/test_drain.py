@@ -22,12 +22,14 @@ from tests.support.proxy import Proxy
 from tests.support.redis_kinds import AnyRedis, tell_all
 from tests.support.waiting import eventually
 from tests.unit.test_stream_scripts import dead_letters, state_of
-from write_batcher.activities.drain import confirm as answer_module
-from write_batcher.activities.drain import deliver as confirm_module
-from write_batcher.activities.drain import loop as drain_module
-from write_batcher.activities.drain import take as take_module
-from write_batcher.activities.drain import watch as watch_module
-from write_batcher.activities.drain import write as write_module
+from write_batcher.activities.drain import (
+    confirm as answer_module,
+    deliver as confirm_module,
+    loop as drain_module,
+    take as take_module,
+    watch as watch_module,
+    write as write_module,
+)
 from write_batcher.activities.drain.backoff import Backoff
 from write_batcher.activities.drain.batching import BatchLimits
 from write_batcher.activities.drain.loop import Drain

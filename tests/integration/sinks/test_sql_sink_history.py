@@ -5,8 +5,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tests.support.target_databases import Database, PostgresDatabase, SqliteDatabase, batch, order
 from write_batcher.models import Outcome, ReplyAddress, WriteReceipt, WriteRequest

@@ -21,8 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from tests.support.target_databases import NO_SYNC, TABLES, PostgresDatabase, batch, held_after, order, outcomes, record
 from write_batcher.errors import ConfigurationError, SinkUnavailable
 from write_batcher.models import Batch, Outcome, WriteRequest
-from write_batcher.sinks.sql import postgresql as dialect
-from write_batcher.sinks.sql import sink as sql
+from write_batcher.sinks.sql import postgresql as dialect, sink as sql
 from write_batcher.sinks.sql.postgresql import PostgresDialect
 from write_batcher.sinks.sql.sink import ALIKE, SqlSink
 from write_batcher.workers.embedded.postgres_server import PostgresServer

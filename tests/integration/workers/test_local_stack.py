@@ -22,9 +22,7 @@ from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 
 from write_batcher.errors import ConfigurationError, ServerNotStarted
-from write_batcher.workers.embedded import local_stack as local
-from write_batcher.workers.embedded import processes
-from write_batcher.workers.embedded import server as server_module
+from write_batcher.workers.embedded import local_stack as local, processes, server as server_module
 from write_batcher.workers.embedded.local_stack import LocalStack, Ports, local_stack
 from write_batcher.workers.embedded.redis_server import RedisServer
 from write_batcher.workers.embedded.server import bind

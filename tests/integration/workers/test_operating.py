@@ -23,8 +23,7 @@ from tests.support.fakes import MemorySink
 from tests.support.order_callers import Order, caller, failure_of, receipts_of, start
 from tests.support.redis_kinds import AnyRedis
 from tests.support.waiting import eventually
-from write_batcher.activities.drain import loop as drain_module
-from write_batcher.activities.drain import take, watch
+from write_batcher.activities.drain import loop as drain_module, take, watch
 from write_batcher.activities.drain.activity import DrainActivities
 from write_batcher.activities.drain.batching import BatchLimits
 from write_batcher.activities.drain.deliver import Confirmer

@@ -15,11 +15,10 @@ from tests.support.waiting import eventually
 from write_batcher.errors import ConfigurationError, ServerNotStarted
 from write_batcher.models import Batch, FlushReason, WriteRequest
 from write_batcher.sinks.sql.sink import SqlSink
-from write_batcher.workers.embedded import postgres_server as postgres_module
-from write_batcher.workers.embedded import processes
+from write_batcher.workers.embedded import postgres_server as postgres_module, processes
 from write_batcher.workers.embedded.local_stack import local_stack
+from write_batcher.workers.embedded.main_writes import MAIN_WRITES, count_rows
 from write_batcher.workers.embedded.postgres_server import PostgresServer
-from write_batcher.workers.main_writes import MAIN_WRITES, count_rows
 
 SERVER_IN_A_PROCESS = """
 import asyncio, sys

@@ -20,8 +20,7 @@ with workflow.unsafe.imports_passed_through():
     from tests.support.fakes import MemorySink
     from tests.support.redis_kinds import AnyRedis
     from tests.support.waiting import eventually
-    from write_batcher.activities.drain import loop as drain_module
-    from write_batcher.activities.drain import take
+    from write_batcher.activities.drain import loop as drain_module, take
     from write_batcher.config import Settings, load_settings
     from write_batcher.errors import ConfigurationError
     from write_batcher.models import ConfirmBy, DrainEnd, Outcome, PartitionRef, WriteRequest

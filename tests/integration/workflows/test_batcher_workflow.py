@@ -21,8 +21,7 @@ from temporalio.worker import Worker
 from tests.support.fakes import MemorySink
 from tests.support.redis_kinds import AnyRedis, tell_all
 from tests.support.waiting import eventually
-from write_batcher.activities.drain import loop as drain_module
-from write_batcher.activities.drain import take, watch
+from write_batcher.activities.drain import loop as drain_module, take, watch
 from write_batcher.activities.drain.activity import DrainActivities
 from write_batcher.activities.drain.batching import BatchLimits
 from write_batcher.models import DrainEnd, DrainProgress, DrainResult, FlushReason, PartitionRef, WriteRequest
