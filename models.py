@@ -156,7 +156,7 @@ class DrainProgress:
     confirmed: int = 0
     without_caller: int = 0
     dead: int = 0
-    in_hand: int = 0
+    in_flight: int = 0
     holding: str | None = None
     """Why the current batch cannot be written right now, if so."""
 

@@ -19,5 +19,5 @@ class SettleActivities:
         """`withdrawn` when the request had not been written: it never will be, for this attempt. Otherwise the outcome
         that stands already. Retried while the database cannot be asked.
         """
-        check_queue(submission.queue, own=self._queue)
+        check_queue(submission.queue, served=self._queue)
         return await self._sink.settle(submission.request)

@@ -110,7 +110,7 @@ def discard_command(
     dry_run: DryRun = False,
 ) -> None:
     """Delete them for good. A caller that still waits is told that its record will not be written."""
-    from write_batcher.activities.drain.deliver import Confirmer
+    from write_batcher.activities.drain.deliver import ReceiptSender
     from write_batcher.activities.drain.watch import Watch
     from write_batcher.workers.connections import connect_temporal
     from write_batcher.workers.operating.letters import Selection, Told
@@ -122,10 +122,10 @@ def discard_command(
             if dry_run:
                 await _say_what_would_be(letters, selection, "discarded")
                 return True
-            confirmer = Confirmer(await connect_temporal(), Watch())
+            sender = ReceiptSender(await connect_temporal(), Watch())
             done, untold = 0, 0
             async for letter in _some(letters, selection):
-                told = await letters.discard(letter, confirmer)
+                told = await letters.discard(letter, sender)
                 done += told is not None
                 _say_done(letter, f"discarded, {told.value}" if told else None)
                 if told is Told.FAILED and letter.reply:

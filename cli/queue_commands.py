@@ -71,7 +71,7 @@ def status_command(*, settings: Settings, partition: Partition = None, as_json: 
 @queue_app.command("pause")
 @with_settings("redis_url", "queue")
 def pause_command(*, settings: Settings, partition: Partition = None) -> None:
-    """Let the drain finish what it has in hand, and take nothing more: requests wait in the stream."""
+    """Let the drain finish what is in flight, and take nothing more: requests wait in the stream."""
     _steer(settings, "pause", partition)
 
 
@@ -92,7 +92,7 @@ def flush_command(*, settings: Settings, partition: Partition = None) -> None:
 @queue_app.command("stop")
 @with_settings("redis_url", "queue")
 def stop_command(*, settings: Settings, partition: Partition = None) -> None:
-    """End the batcher workflow after what it has in hand. A batcher worker that starts later starts it again."""
+    """End the batcher workflow after what is in flight. A batcher worker that starts later starts it again."""
     _steer(settings, "stop", partition)
 
 

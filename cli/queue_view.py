@@ -100,7 +100,7 @@ def _rows(view: PartitionView) -> Rows:
         ("backlog", view.backlog),
         ("oldest", age(view.oldest_ms / 1000) if view.backlog else "-"),
         ("pending", view.pending),
-        ("in hand", _or_dash(view.in_hand)),
+        ("in flight", _or_dash(view.in_flight)),
         ("dead letters", view.dead_letters),
         *((f"{BATCHES_BY}{reason}", number) for reason, number in view.batches.items()),
         ("batch fill", "-" if view.fill is None else f"{view.fill:.0%}"),

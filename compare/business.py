@@ -11,7 +11,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 BUSINESS_S = 0.1  # simulated work of one step
 STEP_TIMEOUT = timedelta(minutes=1)
 STEP_RETRY = RetryPolicy(maximum_attempts=5)
-GRACE = timedelta(seconds=30)  # of a worker that is told to end, for what its activities have in hand
+GRACE = timedelta(seconds=30)  # of a worker that is told to end, for what its activities have in flight
 
 
 @activity.defn

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from temporalio.client import Client
 
-from write_batcher import connect_redis, connect_temporal
+from write_batcher import SqlSink, connect_redis, connect_temporal
 from write_batcher.compare.action_counter import parse_actions, scrape, settled
 from write_batcher.config import Settings, as_environment
-from write_batcher.sinks.sql.sink import SqlSink
 from write_batcher.workers.embedded.local_stack import Database, LocalStack, local_stack
 from write_batcher.workers.embedded.main_writes import MAIN_WRITES
 from write_batcher.workers.embedded.server import HOST, choose_ports

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-async def to_its_end(work: Coroutine[Any, Any, T], *, within: timedelta | None = None, name: str | None = None) -> T:
+async def shielded(work: Coroutine[Any, Any, T], *, within: timedelta | None = None, name: str | None = None) -> T:
     """Await `work` to its end even if cancelled meanwhile, and only then be cancelled. What hangs is given up `within`
     that time from the cancellation; None: never.
     """

@@ -96,14 +96,14 @@ class BatcherWorkflow:
             start_to_close_timeout=DRAIN_TIMEOUT,
             heartbeat_timeout=HEARTBEAT_TIMEOUT,
             retry_policy=DRAIN_RETRY,
-            # A second drain must not start while the first still finishes what it has in hand.
+            # A second drain must not start while the first still finishes what is in flight.
             cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         )
         try:
             result = await self._drain
         except ActivityError as error:
             # Told to end between two attempts, there is no drain that could return; and one that fails or dies after
-            # it has been told is not tried again. What it had in hand is still pending.
+            # it has been told is not tried again. What it had in flight is still pending.
             if not (self._drain_told_to_end or is_cancelled_exception(error)):
                 raise
             return DrainEnd.STOPPED
@@ -114,7 +114,7 @@ class BatcherWorkflow:
 
     @workflow.signal
     def pause(self) -> None:
-        """Stop draining: the drain finishes what it has in hand and returns. Requests wait in the stream."""
+        """Stop draining: the drain finishes what is in flight and returns. Requests wait in the stream."""
         self._paused = True
         self._end_drain()
 

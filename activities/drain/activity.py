@@ -44,10 +44,10 @@ class DrainActivities:
 
     @activity.defn
     async def drain(self, partition: PartitionRef) -> DrainResult:
-        """Drain until the hour is over, the worker stops or the activity is cancelled; then finish what is in hand and
-        return normally, so that the next drain can start at once.
+        """Drain until the hour is over, the worker stops or the activity is cancelled; then finish what is in flight
+        and return normally, so that the next drain can start at once.
         """
-        check_queue(partition.queue, own=self._queue)
+        check_queue(partition.queue, served=self._queue)
         async with connect(self._redis_url, longest_block=LONGEST_BLOCK) as reader:
             drain = Drain(
                 partition,
@@ -63,7 +63,7 @@ class DrainActivities:
     @activity.defn
     async def flush(self, partition: PartitionRef) -> None:
         """Have the open batch of the partition closed."""
-        check_queue(partition.queue, own=self._queue)
+        check_queue(partition.queue, served=self._queue)
         await WriteQueue(self._redis, partition.queue, partition.partition).append_flush()
 
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from write_batcher.activities.drain.backoff import Backoff
-from write_batcher.activities.drain.deliver import Confirmer, Delivery
+from write_batcher.activities.drain.deliver import Delivery, ReceiptSender
 from write_batcher.activities.drain.progress import Progress
 from write_batcher.errors import QueueUnavailable
 from write_batcher.models import ConfirmBy, Outcome, ReplyAddress, WriteReceipt
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Confirmation:
     """The receipt of one taken entry on its way to the caller; then the entry is acknowledged, or dead-lettered when
     it was refused.
     """
@@ -47,25 +47,25 @@ class Release(Protocol):
     def __call__(self, entries: Iterable[StreamEntry], *, redeliver: bool) -> None: ...
 
 
-class Answerer:
+class Confirmer:
     """Confirms and removes what has been written. One slow caller holds up nobody else."""
 
     def __init__(
         self,
         queue: WriteQueue,
-        confirmer: Confirmer,
+        sender: ReceiptSender,
         release: Release,
         progress: Progress,
         stopping: asyncio.Event,
     ) -> None:
         self._queue = queue
-        self._confirmer = confirmer
+        self._sender = sender
         self._release = release
         self._progress = progress
         self._stopping = stopping
 
-    async def run(self, batches: "asyncio.Queue[list[Answer] | None]") -> None:
-        """Answer batches until None comes, some of them at once."""
+    async def run(self, batches: "asyncio.Queue[list[Confirmation] | None]") -> None:
+        """Confirmation batches until None comes, some of them at once."""
         slots = asyncio.Semaphore(BATCHES_AT_ONCE)
         async with asyncio.TaskGroup() as group:
             while answers := await batches.get():
@@ -73,8 +73,8 @@ class Answerer:
                 task = group.create_task(self._answer(answers, group))
                 task.add_done_callback(lambda _: slots.release())
 
-    async def _answer(self, answers: list[Answer], group: asyncio.TaskGroup) -> None:
-        callers: dict[ReplyAddress, list[Answer]] = defaultdict(list)
+    async def _answer(self, answers: list[Confirmation], group: asyncio.TaskGroup) -> None:
+        callers: dict[ReplyAddress, list[Confirmation]] = defaultdict(list)
         finished = []
         for answer in answers:
             if answer.reply is None or not answer.reply.waits:
@@ -89,7 +89,7 @@ class Answerer:
                 group.create_task(self._answer_later(caller, theirs))
         await self._finish(finished)
 
-    async def _answer_later(self, caller: ReplyAddress, answers: list[Answer]) -> None:
+    async def _answer_later(self, caller: ReplyAddress, answers: list[Confirmation]) -> None:
         give_up = time.monotonic() + RETRY_FOR.total_seconds()
         failures = 0
         while time.monotonic() < give_up and not self._stopping.is_set():
@@ -101,13 +101,13 @@ class Answerer:
         self._release((answer.entry for answer in answers), redeliver=True)
         return None
 
-    async def _deliver(self, caller: ReplyAddress, answers: list[Answer]) -> bool:
+    async def _deliver(self, caller: ReplyAddress, answers: list[Confirmation]) -> bool:
         """Send one caller its receipts. True when that is final."""
         receipts = [
             replace(answer.receipt, confirm_ms=round((time.monotonic() - answer.written_at) * 1000))
             for answer in answers
         ]
-        delivery = await self._confirmer.deliver(caller, receipts)
+        delivery = await self._sender.deliver(caller, receipts)
         if delivery is Delivery.UNKNOWN:
             self._progress.tally({"confirmations_retried": 1})
             return False
@@ -119,7 +119,7 @@ class Answerer:
         self._progress.tally({name: len(answers)})
         return True
 
-    async def _finish(self, answers: list[Answer]) -> None:
+    async def _finish(self, answers: list[Confirmation]) -> None:
         """Remove entries from the stream; the last step of each."""
         refused = [answer for answer in answers if answer.receipt.outcome is Outcome.REJECTED]
         done = [

@@ -34,7 +34,7 @@ class Delivery(Enum):
     """May or may not have arrived: try again, a second receipt is ignored."""
 
 
-class Confirmer:
+class ReceiptSender:
     """Reaches callers the way they asked for: workflows by signal, waiting activities by completing them."""
 
     def __init__(self, client: Client, watch: Watch) -> None:

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from temporalio.client import Client
 
 from write_batcher.activities.drain.batching import BatchLimits
-from write_batcher.activities.drain.confirm import Answer, Answerer
-from write_batcher.activities.drain.deliver import Confirmer
+from write_batcher.activities.drain.confirm import Confirmation, Confirmer
+from write_batcher.activities.drain.deliver import ReceiptSender
 from write_batcher.activities.drain.progress import Progress
 from write_batcher.activities.drain.take import ClosedBatch, Taker
 from write_batcher.activities.drain.watch import Watch
@@ -62,17 +62,17 @@ class Drain:
         self._end = DrainEnd.STOPPED
         self._taker = Taker(queue, Codec(client.data_converter), limits, self._watch, self._stopping, self._refuse)
         self._writer = Writer(partition, queue, sink, self._watch, self._progress, self._stopping)
-        confirmer = Confirmer(client, self._watch)
-        self._answerer = Answerer(queue, confirmer, self._taker.release, self._progress, self._stopping)
+        sender = ReceiptSender(client, self._watch)
+        self._confirmer = Confirmer(queue, sender, self._taker.release, self._progress, self._stopping)
         self._closed: asyncio.Queue[ClosedBatch | None] = asyncio.Queue(maxsize=1)
-        self._answers: asyncio.Queue[list[Answer] | None] = asyncio.Queue(maxsize=1)
+        self._answers: asyncio.Queue[list[Confirmation] | None] = asyncio.Queue(maxsize=1)
 
     def stop(self) -> None:
-        """Take nothing more, finish what is in hand, and let `run` return."""
+        """Take nothing more, finish what is in flight, and let `run` return."""
         self._stopping.set()
 
     async def run(self) -> DrainResult:
-        """Run the stages. One that fails ends them all, and what they had in hand stays pending."""
+        """Run the stages. One that fails ends them all, and what they had in flight stays pending."""
         try:
             async with asyncio.TaskGroup() as group:
                 beside = [
@@ -84,7 +84,7 @@ class Drain:
                 stages = [
                     group.create_task(self._take(), name="take"),
                     group.create_task(self._write(), name="write"),
-                    group.create_task(self._answerer.run(self._answers), name="answer"),
+                    group.create_task(self._confirmer.run(self._answers), name="answer"),
                 ]
                 await _until_done(stages[-1], [*beside, *stages])
                 for task in beside:
@@ -124,7 +124,7 @@ class Drain:
             attempt=reply.attempt if reply else None,
             error=error,
         )
-        await self._answers.put([Answer(entry=entry, reply=reply, receipt=receipt, undecodable=True)])
+        await self._answers.put([Confirmation(entry=entry, reply=reply, receipt=receipt, undecodable=True)])
 
     async def _follow_partitions(self) -> None:
         """Restore the announced number of partitions when Redis lost it; end when the queue shrank past this one."""
@@ -172,7 +172,7 @@ class Drain:
         self.stop()
 
     def _details(self) -> DrainProgress:
-        return self._progress.snapshot(in_hand=self._taker.in_hand)
+        return self._progress.snapshot(in_flight=self._taker.in_flight)
 
 
 async def _until_done(last: asyncio.Task[None], tasks: list[asyncio.Task[None]]) -> None:

@@ -35,6 +35,6 @@ class Progress:
         taken, self._tallies = self._tallies, Counter()
         return dict(taken)
 
-    def snapshot(self, *, in_hand: int) -> DrainProgress:
+    def snapshot(self, *, in_flight: int) -> DrainProgress:
         """The counts at this moment."""
-        return replace(self._counts, in_hand=in_hand, holding=self.holding)
+        return replace(self._counts, in_flight=in_flight, holding=self.holding)

@@ -42,7 +42,7 @@ class ClosedBatch:
 
 class Taker:
     """Reads one partition. Every start and every lost connection begins with the entries that were delivered before
-    and not acknowledged; entries in hand (in this process, on their way to acknowledgement) are not taken twice.
+    and not acknowledged; entries in flight (in this process, on their way to acknowledgement) are not taken twice.
     """
 
     def __init__(
@@ -66,20 +66,20 @@ class Taker:
         self._delivered_after: str | None = None  # and then those of them that no consumer has pending
         self._line: deque[Taken | FlushMark] = deque()
         self._suspects: deque[Taken] = deque()
-        self._in_hand: set[str] = set()
+        self._in_flight: set[str] = set()
         self._left: set[str] = set()  # pending, because the payload codec could not decode them yet
         self._decode_again_at: float | None = None
         self._clock_offset_ms = 0
         self.idle_since = asyncio.get_running_loop().time()
 
     @property
-    def in_hand(self) -> int:
+    def in_flight(self) -> int:
         """How many entries are being collected, written or confirmed."""
-        return len(self._in_hand)
+        return len(self._in_flight)
 
     def release(self, entries: Iterable[StreamEntry], *, redeliver: bool) -> None:
         """Entries whose way has ended. `redeliver` takes them again: they are still pending."""
-        self._in_hand.difference_update(entry.entry_id for entry in entries)
+        self._in_flight.difference_update(entry.entry_id for entry in entries)
         self._redelivery_wanted |= redeliver
 
     async def next_batch(self) -> ClosedBatch | None:
@@ -103,10 +103,10 @@ class Taker:
                     oldest = batch.oldest
                 overdue = due is not None and due <= asyncio.get_running_loop().time()
                 room = batch.room
-                in_hand = frozenset(self._in_hand)  # before the read: what is answered meanwhile is not taken again
+                in_flight = frozenset(self._in_flight)  # before the read: what is answered meanwhile is not taken again
                 entries, complete = await self._read(room, due)
                 suspects = await self._delivered_often(entries) if not complete else frozenset()
-                await self._admit([one for one in entries if one.entry_id not in in_hand], suspects, batch.line)
+                await self._admit([one for one in entries if one.entry_id not in in_flight], suspects, batch.line)
                 failures = 0
                 reason = batch.fill()
                 if reason is None and overdue and complete and len(entries) < room:
@@ -120,7 +120,7 @@ class Taker:
                 logger.warning("taking from %s failed, trying again: %s", self._queue.stream_key, error)
                 await BACKOFF.wait(failures, self._stopping)
                 if due is not None and due <= asyncio.get_running_loop().time():
-                    reason = batch.close(FlushReason.WAIT)  # what is in hand need not wait for Redis
+                    reason = batch.close(FlushReason.WAIT)  # what is in flight need not wait for Redis
         self._line = batch.line
         if not batch.items:
             return None
@@ -205,14 +205,14 @@ class Taker:
                     self._check_age(entry)
                     with self._watch.step("decoding an entry", STEP_LIMIT):
                         request = await self._codec.decode(entry.fields)
-                    # Deliveries of an entry that was left prove even less: it has never been in hand.
+                    # Deliveries of an entry that was left prove even less: it has never been in flight.
                     queue = self._suspects if entry.entry_id in suspects and not was_left else line
                     queue.append(Taken(entry=entry, request=request))
-                    self._in_hand.add(entry.entry_id)
+                    self._in_flight.add(entry.entry_id)
                 except CodecUnavailable as error:
                     self._leave(entry, error, again=was_left)
                 except InvalidEntry as error:
-                    self._in_hand.add(entry.entry_id)
+                    self._in_flight.add(entry.entry_id)
                     await self._refuse(entry, str(error))
         if done:
             await self._queue.acknowledge([(entry, None) for entry in done])

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from write_batcher.activities.drain.backoff import Backoff
 from write_batcher.activities.drain.batch_log import log_batch
 from write_batcher.activities.drain.batching import Taken
-from write_batcher.activities.drain.confirm import Answer
+from write_batcher.activities.drain.confirm import Confirmation
 from write_batcher.activities.drain.progress import Progress
 from write_batcher.activities.drain.take import ClosedBatch
 from write_batcher.activities.drain.watch import Watch
@@ -21,7 +21,7 @@ from write_batcher.errors import QueueUnavailable, SinkContractBroken, SinkUnava
 from write_batcher.models import Batch, PartitionRef, WriteReceipt
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.sinks.protocol import Sink
-from write_batcher.sinks.shielding import to_its_end
+from write_batcher.sinks.shielding import shielded
 
 WRITE_LIMIT = timedelta(seconds=60)  # of one attempt; databases give up earlier by themselves
 DEATHS_ALONE = 7  # processes that ended while writing one entry alone; then it is dead
@@ -52,7 +52,7 @@ class Writer:
         self._progress = progress
         self._stopping = stopping
 
-    async def write(self, closed: ClosedBatch) -> list[Answer] | None:
+    async def write(self, closed: ClosedBatch) -> list[Confirmation] | None:
         """Answers to all requests of a committed batch; None when the drain was stopped before it could be written.
 
         Raises SinkContractBroken.
@@ -77,7 +77,7 @@ class Writer:
         for taken in closed.items:
             self._progress.tally_latency("queued", closed.queued_ms(taken))
         return [
-            Answer(
+            Confirmation(
                 entry=taken.entry,
                 reply=taken.request.reply,
                 receipt=replace(
@@ -99,10 +99,10 @@ class Writer:
         that ended in between.
         """
         if alone is None:
-            return await self._to_its_end(self._sink.write(batch))
+            return await self._shielded(self._sink.write(batch))
         await self._queue.begin_alone(alone.entry)
         try:
-            receipts = await self._to_its_end(self._sink.write(batch))
+            receipts = await self._shielded(self._sink.write(batch))
         except SinkUnavailable:
             await self._queue.end_alone(alone.entry)
             raise
@@ -110,22 +110,22 @@ class Writer:
         await self._queue.end_alone(alone.entry)
         return receipts
 
-    async def _give_up(self, taken: Taken) -> Answer:
+    async def _give_up(self, taken: Taken) -> Confirmation:
         """Processes ended while they wrote this entry alone. The ledger tells whether one of them succeeded before."""
         reason = f"{DEATHS_ALONE} drains ended while they wrote it alone"
         with self._watch.step("settling an entry", WRITE_LIMIT):
-            receipt = await self._to_its_end(self._sink.settle(taken.request, refused=reason))
+            receipt = await self._shielded(self._sink.settle(taken.request, refused=reason))
         logger.error("entry %s is given up, %s: %s", taken.entry.entry_id, reason, receipt.outcome.value)
-        return Answer(
+        return Confirmation(
             entry=taken.entry,
             reply=taken.request.reply,
             receipt=replace(receipt, queue=self._partition.queue, attempt=taken.request.attempt),
         )
 
-    async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _shielded(self, work: Coroutine[Any, Any, T]) -> T:
         # A commit that has begun cannot be taken back; one that hangs is given up, or the drain could neither fail nor
         # stop.
-        return await to_its_end(work, within=GIVE_UP_WITHIN)
+        return await shielded(work, within=GIVE_UP_WITHIN)
 
     async def _written(self, batch: Batch, alone: Taken | None) -> tuple[list[WriteReceipt], int] | None:
         """Receipts of the committed batch, and how many milliseconds that took."""

@@ -68,9 +68,9 @@ class SignalBatcherWorkflow:
         self._state = state
         self._limits = state.limits
         self._tried = state.tried
-        self._in_hand = state.waiting[: state.tried.items] if state.tried else []
-        self._in_hand_bytes = _size_bytes(self._in_hand)
-        self._line = Line(state.waiting[len(self._in_hand) :])
+        self._in_flight = state.waiting[: state.tried.items] if state.tried else []
+        self._in_flight_bytes = _size_bytes(self._in_flight)
+        self._line = Line(state.waiting[len(self._in_flight) :])
         self._remembered = Remembered(state.remembered)
         self._open = {one.identity for one in state.waiting}
         self._signals = 0
@@ -134,7 +134,7 @@ class SignalBatcherWorkflow:
     def get_stats(self) -> BatcherStats:
         """Figures for the monitor."""
         return BatcherStats(
-            pending_writes=len(self._line) + len(self._in_hand),
+            pending_writes=len(self._line) + len(self._in_flight),
             processed_batches=self._state.processed_batches + self._batches,
             session_signals_received=self._signals,
             processed_request_ids_count=len(self._remembered),
@@ -178,21 +178,21 @@ class SignalBatcherWorkflow:
         return self._line.closes_in(self._limits, workflow.time())
 
     def _take_a_batch(self) -> TriedBatch:
-        reason, self._in_hand = self._line.take(self._limits)
-        self._in_hand_bytes = _size_bytes(self._in_hand)
+        reason, self._in_flight = self._line.take(self._limits)
+        self._in_flight_bytes = _size_bytes(self._in_flight)
         info = workflow.info()
         return TriedBatch(
             batch_id=f"{info.workflow_id}/{info.run_id[:8]}-{self._batches + 1}",
             flush_reason=reason,
-            items=len(self._in_hand),
+            items=len(self._in_flight),
             attempts=0,
             retry_at_s=0.0,
         )
 
     async def _try_a_batch(self) -> None:
-        """Once. What cannot be written stays in hand."""
+        """Once. What cannot be written stays in flight."""
         tried = self._tried = self._tried or self._take_a_batch()
-        queued = self._in_hand
+        queued = self._in_flight
         answers = await self._answers(tried, tuple(one.request for one in queued))
         if answers is None:
             return
@@ -202,8 +202,8 @@ class SignalBatcherWorkflow:
             if answer.error is None:
                 self._remembered.add(one.request)
             self._tell(one.request, answer, count=count, batch_size=len(queued))
-        self._in_hand = []
-        self._in_hand_bytes = 0
+        self._in_flight = []
+        self._in_flight_bytes = 0
         self._tried = None
         self._batches += 1
 
@@ -328,7 +328,7 @@ class SignalBatcherWorkflow:
         await workflow.wait_condition(lambda: not self._confirming and workflow.all_handlers_finished())
 
     def _held_bytes(self) -> int:
-        return self._line.size_bytes + self._in_hand_bytes
+        return self._line.size_bytes + self._in_flight_bytes
 
     def _is_in_trouble(self) -> bool:
         """Whether the line may never get shorter, or not in time."""
@@ -344,7 +344,7 @@ class SignalBatcherWorkflow:
     def _next_state(self) -> BatcherState:
         return BatcherState(
             limits=self._limits,
-            waiting=[*self._in_hand, *self._line.waiting()],
+            waiting=[*self._in_flight, *self._line.waiting()],
             remembered=self._remembered.newest(),
             processed_batches=self._state.processed_batches + self._batches,
             cycle=self._state.cycle + 1,

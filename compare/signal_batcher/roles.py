@@ -10,7 +10,7 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
-from write_batcher import ConfigurationError, PrunableSink, Sink, SinkUnavailable, SqlSink, connect_temporal
+from write_batcher import ConfigurationError, PrunableSink, Sink, SinkUnavailable, SqlSink, connect_temporal, serve
 from write_batcher.compare.business import GRACE, work, workflow_runner
 from write_batcher.compare.signal_batcher.batch_activities import BatchActivities
 from write_batcher.compare.signal_batcher.batcher_workflow import TASK_TIMEOUT, SignalBatcherWorkflow
@@ -20,7 +20,6 @@ from write_batcher.compare.signal_batcher.wire import batcher_id
 from write_batcher.config import Settings, as_text, hide_password
 from write_batcher.workers.embedded.main_writes import MAIN_WRITES
 from write_batcher.workers.embedded.starter import START_CONCURRENCY, bounded
-from write_batcher.workers.serving import serve
 
 TAKE_OVER_AFTER = timedelta(seconds=5)  # a workflow that a killed worker had in its cache waits for so long for it
 ENSURE_EVERY = timedelta(seconds=30)

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from write_batcher.errors import ConfigurationError, InvalidRequest, SinkUnavailable
 from write_batcher.models import Batch, Outcome, WriteReceipt, WriteRequest
-from write_batcher.sinks.shielding import to_its_end
+from write_batcher.sinks.shielding import shielded
 from write_batcher.sinks.sql import ledger
 from write_batcher.sinks.sql.database_url import parse
 from write_batcher.sinks.sql.dialect import Dialect, Refusal, shown
@@ -170,7 +170,7 @@ class SqlSink:
         """The answer of the database. Raises `SinkUnavailable` when it cannot give one."""
         try:
             limited = _limited(work, limit if self._dialect.cancellable else None)
-            return await to_its_end(limited, name="write-batcher-transaction")
+            return await shielded(limited, name="write-batcher-transaction")
         except (SQLAlchemyError, OSError) as error:
             why = self._dialect.reason_of(error)
             raise SinkUnavailable(f"Database {shown(self._engine.url)} cannot be written: {why}.") from error

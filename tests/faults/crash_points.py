@@ -25,7 +25,7 @@ from typing import Any, Self
 
 from sqlalchemy import Engine, event
 
-from write_batcher.activities.drain.deliver import Confirmer
+from write_batcher.activities.drain.deliver import ReceiptSender
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.sinks.sql.sink import SqlSink
 
@@ -71,7 +71,7 @@ def arm(crash: CrashPoint) -> None:
         case "after_commit":
             _wrap(SqlSink, "write", after=crash.reached)
         case "mid_confirm":
-            _wrap(Confirmer, "deliver", after=crash.reached)
+            _wrap(ReceiptSender, "deliver", after=crash.reached)
         case "before_ack":
             _wrap(WriteQueue, "acknowledge", before=crash.reached)
         case "after_ack":

@@ -13,7 +13,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from tests.support.fakes import FakeTemporal
 from tests.support.waiting import eventually
 from write_batcher.activities.drain import deliver as confirm
-from write_batcher.activities.drain.deliver import Confirmer, Delivery
+from write_batcher.activities.drain.deliver import Delivery, ReceiptSender
 from write_batcher.activities.drain.watch import Watch
 from write_batcher.errors import ConfigurationError
 from write_batcher.models import ConfirmBy, Outcome, ReplyAddress, WriteReceipt
@@ -39,13 +39,13 @@ async def delivery_of(error: Exception, caller: ReplyAddress = CALLER) -> Delive
     temporal = FakeTemporal()
     temporal.fail("caller", error)
     temporal.fail("5", error)
-    return await Confirmer(temporal.client, Watch()).deliver(caller, [RECEIPT])
+    return await ReceiptSender(temporal.client, Watch()).deliver(caller, [RECEIPT])
 
 
 async def test_receipts_of_a_caller_arrive_in_one_signal() -> None:
     temporal = FakeTemporal()
     second = WriteReceipt(request_id="r2", outcome=Outcome.REJECTED, error="too long")
-    assert await Confirmer(temporal.client, Watch()).deliver(CALLER, (RECEIPT, second)) is Delivery.DELIVERED
+    assert await ReceiptSender(temporal.client, Watch()).deliver(CALLER, (RECEIPT, second)) is Delivery.DELIVERED
     assert temporal.signals == [("caller", [RECEIPT, second])]
 
 
@@ -53,7 +53,7 @@ async def test_receipts_of_a_caller_arrive_in_one_signal() -> None:
 async def test_very_many_receipts_go_in_several_signals_none_of_them_too_large(error: str | None) -> None:
     temporal = FakeTemporal()
     receipts = [replace(RECEIPT, request_id=str(number), error=error) for number in range(10_000)]
-    assert await Confirmer(temporal.client, Watch()).deliver(CALLER, receipts) is Delivery.DELIVERED
+    assert await ReceiptSender(temporal.client, Watch()).deliver(CALLER, receipts) is Delivery.DELIVERED
     assert [receipt for _caller, sent in temporal.signals for receipt in sent] == receipts
     payloads = await DataConverter.default.encode([sent for _caller, sent in temporal.signals])
     assert max(payload.ByteSize() for payload in payloads) < MAX_SIGNAL_BYTES / 2
@@ -98,21 +98,21 @@ async def test_refused_credentials_are_a_configuration_error(status: RPCStatusCo
 
 async def test_waiting_activity_is_completed_with_its_receipt_by_its_ids() -> None:
     temporal = FakeTemporal()
-    assert await Confirmer(temporal.client, Watch()).deliver(WAITING, [RECEIPT]) is Delivery.DELIVERED
+    assert await ReceiptSender(temporal.client, Watch()).deliver(WAITING, [RECEIPT]) is Delivery.DELIVERED
     assert (temporal.completions, temporal.signals) == ([("caller", "run", "5", RECEIPT)], [])
 
 
 async def test_caller_whose_activity_is_over_is_signalled_instead() -> None:
     temporal = FakeTemporal()
     temporal.fail("5", rpc_error(RPCStatusCode.NOT_FOUND, NotFoundFailure()))
-    assert await Confirmer(temporal.client, Watch()).deliver(WAITING, [RECEIPT]) is Delivery.DELIVERED
+    assert await ReceiptSender(temporal.client, Watch()).deliver(WAITING, [RECEIPT]) is Delivery.DELIVERED
     assert (temporal.completions, temporal.signals) == ([], [("caller", [RECEIPT])])
 
 
 async def test_caller_whose_activity_may_still_wait_is_not_signalled() -> None:
     temporal = FakeTemporal()
     temporal.fail("5", rpc_error(RPCStatusCode.UNAVAILABLE))
-    assert await Confirmer(temporal.client, Watch()).deliver(WAITING, [RECEIPT]) is Delivery.UNKNOWN
+    assert await ReceiptSender(temporal.client, Watch()).deliver(WAITING, [RECEIPT]) is Delivery.UNKNOWN
     assert temporal.signals == []
 
 
@@ -124,7 +124,7 @@ async def test_error_that_is_no_answer_of_temporal_is_not_taken_for_one() -> Non
 @pytest.mark.parametrize("caller", [CALLER, WAITING], ids=["signal", "completion"])
 async def test_call_has_a_time_limit(caller: ReplyAddress) -> None:
     temporal = FakeTemporal()
-    await Confirmer(temporal.client, Watch()).deliver(caller, [RECEIPT])
+    await ReceiptSender(temporal.client, Watch()).deliver(caller, [RECEIPT])
     assert temporal.rpc_timeouts == [confirm.RPC_TIMEOUT]
     assert timedelta(0) < confirm.RPC_TIMEOUT < timedelta(seconds=30)
 
@@ -132,9 +132,9 @@ async def test_call_has_a_time_limit(caller: ReplyAddress) -> None:
 async def test_deliveries_at_the_same_time_are_bounded() -> None:
     temporal = FakeTemporal()
     temporal.hold("caller")
-    confirmer = Confirmer(temporal.client, Watch())
+    sender = ReceiptSender(temporal.client, Watch())
     async with asyncio.timeout(WITHIN_S), asyncio.TaskGroup() as group:
-        deliveries = [group.create_task(confirmer.deliver(CALLER, [RECEIPT])) for _ in range(confirm.CONCURRENCY + 5)]
+        deliveries = [group.create_task(sender.deliver(CALLER, [RECEIPT])) for _ in range(confirm.CONCURRENCY + 5)]
         await eventually(lambda: temporal.waiting >= confirm.CONCURRENCY)
         assert temporal.waiting == confirm.CONCURRENCY
         temporal.let_go("caller")
@@ -144,7 +144,7 @@ async def test_deliveries_at_the_same_time_are_bounded() -> None:
 async def test_signals_to_callers_whose_activities_are_over_do_not_wait_for_each_other() -> None:
     temporal = FakeTemporal()
     temporal.fail("5", rpc_error(RPCStatusCode.NOT_FOUND, NotFoundFailure()))
-    confirmer = Confirmer(temporal.client, Watch())
+    sender = ReceiptSender(temporal.client, Watch())
     async with asyncio.timeout(WITHIN_S):
-        await asyncio.gather(*(confirmer.deliver(WAITING, [RECEIPT]) for _ in range(2 * confirm.CONCURRENCY)))
+        await asyncio.gather(*(sender.deliver(WAITING, [RECEIPT]) for _ in range(2 * confirm.CONCURRENCY)))
     assert len(temporal.signals) == 2 * confirm.CONCURRENCY

@@ -90,7 +90,7 @@ def test_warning_says_why_a_queue_is_stuck(host: HostView, why: str) -> None:
 )
 def test_host_is_what_its_drain_is(state: Pending.ValueType, wanted: HostState) -> None:
     flush = pending(Pending.PENDING_ACTIVITY_STATE_STARTED, name="flush")
-    progress = DrainProgress(in_hand=7)
+    progress = DrainProgress(in_flight=7)
     assert view_host(described(flush, pending(state, attempt=2)), progress, 5) == HostView(
         state=wanted, drains=5, attempt=2, progress=progress
     )

@@ -13,7 +13,7 @@ from write_batcher.models import PartitionRef
 from write_batcher.workers.operating.host import RPC_TIMEOUT, Hosts, HostState, HostView, temporal_failed
 from write_batcher.workflows.batcher import batcher_workflow_id
 
-# The drain learns of it with its next heartbeat, after up to 8 s, and then finishes what it has in hand.
+# The drain learns of it with its next heartbeat, after up to 8 s, and then finishes what is in flight.
 EFFECT_WITHIN = timedelta(seconds=30)
 LOOK_EVERY = timedelta(milliseconds=200)
 
@@ -79,7 +79,7 @@ def _cure(host: HostView) -> str:
         return f"its drain fails, at last with: {host.last_failure}"
     match host.state:
         case HostState.STOPPING:
-            return "its drain finishes what it has in hand; look again with `write-batcher queue status`"
+            return "its drain finishes what is in flight; look again with `write-batcher queue status`"
         case HostState.WAITING | HostState.RUNNING:
             return "is a batcher worker alive? The signal is kept until one is"
         case HostState.HELD:

@@ -9,12 +9,12 @@ from typing import Protocol, Self
 from redis.asyncio import Redis
 from temporalio.converter import DataConverter
 
-from write_batcher.activities.drain.deliver import Confirmer, Delivery
+from write_batcher.activities.drain.deliver import Delivery, ReceiptSender
 from write_batcher.errors import ConfigurationError, InvalidEntry, OperationFailed, QueueUnavailable
 from write_batcher.models import Outcome, ReplyAddress, WriteReceipt, WriteRequest
 from write_batcher.queue.codec import Codec, Fields, decode_reply
 from write_batcher.queue.dead_letters import DeadLetter, DeadLetters
-from write_batcher.sinks.shielding import to_its_end
+from write_batcher.sinks.shielding import shielded
 from write_batcher.workers.operating.monitor import partitions_of
 
 TELL_TRIES = 3  # each with the retries of the SDK, some 10 s
@@ -157,15 +157,15 @@ class QueueLetters:
             await ledger.forget_rejection(request_id, attempt, letter.request.asked_ms if letter.request else None)
         return await self._of(letter.letter_id.partition).replay(letter.dead)
 
-    async def discard(self, letter: Letter, confirmer: Confirmer) -> Told | None:
+    async def discard(self, letter: Letter, sender: ReceiptSender) -> Told | None:
         """Delete the dead letter and tell a caller that may still wait (`OnRejected.WAIT`) that it will not be written.
 
         None when it was gone already. Raises OperationFailed when Temporal refuses to tell any caller.
         """
         # Once deleted, nobody else knows of the caller any more: it is told also when the command is interrupted.
-        return await to_its_end(self._discard(letter, confirmer), name=f"discard {letter.letter_id}")
+        return await shielded(self._discard(letter, sender), name=f"discard {letter.letter_id}")
 
-    async def _discard(self, letter: Letter, confirmer: Confirmer) -> Told | None:
+    async def _discard(self, letter: Letter, sender: ReceiptSender) -> Told | None:
         letters = self._of(letter.letter_id.partition)
         queued_again = _is_of_same_attempt(await letters.queued_again(letter.dead), letter.reply)
         # Deleted first: told first, the caller would be misinformed when somebody else replays it in this moment.
@@ -187,7 +187,7 @@ class QueueLetters:
         )
         for _ in range(TELL_TRIES):
             try:
-                delivery = await confirmer.deliver(letter.reply, [receipt])
+                delivery = await sender.deliver(letter.reply, [receipt])
             except ConfigurationError as error:
                 raise OperationFailed(
                     f"dead letter {letter.letter_id} is discarded, but {Told.FAILED.value}: {error}. If workflow "

@@ -34,7 +34,7 @@ class PartitionView:
     backlog: int
     oldest_ms: int
     pending: int
-    in_hand: int | None
+    in_flight: int | None
     dead_letters: int
     batches: dict[str, int]
     fill: float | None
@@ -68,7 +68,7 @@ def view_partition(
         backlog=statistics.backlog,
         oldest_ms=statistics.oldest_ms,
         pending=statistics.pending,
-        in_hand=host.progress.in_hand if host.progress else None,
+        in_flight=host.progress.in_flight if host.progress else None,
         dead_letters=statistics.dead,
         batches=batches,
         fill=counters.get("batched", 0) / total / max_items if total else None,

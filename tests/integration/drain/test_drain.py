@@ -23,9 +23,9 @@ from tests.support.redis_kinds import AnyRedis, tell_all
 from tests.support.waiting import eventually
 from tests.unit.test_stream_scripts import dead_letters, state_of
 from write_batcher.activities.drain import (
-    confirm as answer_module,
-    deliver as confirm_module,
-    loop as drain_module,
+    confirm as confirm_module,
+    deliver as deliver_module,
+    loop as loop_module,
     take as take_module,
     watch as watch_module,
     write as write_module,
@@ -233,10 +233,10 @@ class Running:
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(take_module, "LONGEST_BLOCK", timedelta(milliseconds=50))
-    for stage_module in (take_module, write_module, answer_module):
+    for stage_module in (take_module, write_module, confirm_module):
         monkeypatch.setattr(stage_module, "BACKOFF", Backoff(0.01, 0.05))
     monkeypatch.setattr(take_module, "DECODE_AGAIN_AFTER", timedelta(milliseconds=100))
-    monkeypatch.setattr(drain_module, "PARTITIONS_EVERY", timedelta(milliseconds=20))
+    monkeypatch.setattr(loop_module, "PARTITIONS_EVERY", timedelta(milliseconds=20))
     monkeypatch.setattr(watch_module, "BEAT_EVERY", timedelta(milliseconds=20))
 
 
@@ -303,14 +303,14 @@ async def test_batch_closes_when_a_flush_is_asked_for(stage: Stage) -> None:
     assert await state_of(stage.queue) == EMPTY
 
 
-async def test_stop_writes_confirms_and_acknowledges_what_is_in_hand(stage: Stage) -> None:
+async def test_stop_writes_confirms_and_acknowledges_what_is_in_flight(stage: Stage) -> None:
     stage.max_wait = NEVER
     await stage.append("a")
     async with stage.draining() as running:
-        await eventually(lambda: running.drain._taker.in_hand == 1)
+        await eventually(lambda: running.drain._taker.in_flight == 1)
         result = await running.stop()
     assert result.end is DrainEnd.STOPPED
-    assert (result.progress.written, result.progress.confirmed, result.progress.in_hand) == (1, 1, 0)
+    assert (result.progress.written, result.progress.confirmed, result.progress.in_flight) == (1, 1, 0)
     assert stage.sink.reasons == [FlushReason.STOP]
     assert await state_of(stage.queue) == EMPTY
 
@@ -369,7 +369,7 @@ async def test_receipt_tells_how_long_its_transaction_took(stage: Stage) -> None
 async def test_receipt_that_is_sent_again_tells_how_long_that_took(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answer_module, "BACKOFF", Backoff(0.2, 0.2))
+    monkeypatch.setattr(confirm_module, "BACKOFF", Backoff(0.2, 0.2))
     stage.temporal.fail("a", AWAY, times=1)
     await stage.append("a")
     async with stage.draining():
@@ -620,7 +620,7 @@ async def backlog_is(stage: Stage, size: int) -> bool:
 async def test_signal_that_fails_for_long_is_confirmed_by_redelivery(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answer_module, "RETRY_FOR", timedelta(milliseconds=50))
+    monkeypatch.setattr(confirm_module, "RETRY_FOR", timedelta(milliseconds=50))
     stage.temporal.fail("a", AWAY)
     await stage.append("a")
     async with stage.draining():
@@ -764,7 +764,7 @@ async def test_write_that_hangs_stalls_the_drain(stage: Stage, monkeypatch: pyte
 
 
 async def test_confirmation_that_hangs_stalls_the_drain(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(confirm_module, "CALL_LIMIT", timedelta(milliseconds=50))
+    monkeypatch.setattr(deliver_module, "CALL_LIMIT", timedelta(milliseconds=50))
     stage.temporal.hold("a")
     await stage.append("a")
     error = await stage.fails()
@@ -844,7 +844,7 @@ async def test_drain_goes_on_when_redis_was_killed(breakable: tuple[Stage, AnyRe
 
 
 async def test_entries_that_come_later_than_the_drain_lingers_are_not_left_behind(tmp_path: Path, name: str) -> None:
-    """A read that is cancelled when its time is up leaves what is on its way pending, and nobody has it in hand."""
+    """A read that is cancelled when its time is up leaves what is on its way pending, and nobody has it in flight."""
     async with (
         RedisServer(tmp_path) as server,
         Proxy(server.port) as slow,
@@ -865,7 +865,7 @@ async def is_blocked(redis: Redis) -> bool:
 
 
 async def test_drain_returns_when_its_time_is_over(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drain_module, "DRAIN_FOR", timedelta(milliseconds=50))
+    monkeypatch.setattr(loop_module, "DRAIN_FOR", timedelta(milliseconds=50))
     async with stage.draining() as running:
         assert (await running.end()).end is DrainEnd.EXPIRED
 
@@ -873,7 +873,7 @@ async def test_drain_returns_when_its_time_is_over(stage: Stage, monkeypatch: py
 async def test_partition_that_was_cut_off_retires_when_it_is_empty(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drain_module, "RETIRE_AFTER", timedelta(milliseconds=50))
+    monkeypatch.setattr(loop_module, "RETIRE_AFTER", timedelta(milliseconds=50))
     stage.configured_partitions = 0
     await stage.append("a")
     async with stage.draining() as running:
@@ -884,7 +884,7 @@ async def test_partition_that_was_cut_off_retires_when_it_is_empty(
 async def test_partition_that_was_cut_off_does_not_retire_while_its_batch_is_held(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drain_module, "RETIRE_AFTER", timedelta(milliseconds=50))
+    monkeypatch.setattr(loop_module, "RETIRE_AFTER", timedelta(milliseconds=50))
     stage.configured_partitions = 0
     stage.sink.outage = "database is away"
     await stage.append("a")

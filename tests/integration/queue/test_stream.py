@@ -267,14 +267,14 @@ async def test_taker_closes_a_batch_in_time_although_redis_once_did_not_tell_its
     assert asked > 1
 
 
-async def test_taker_does_not_take_twice_what_is_in_hand(queue: WriteQueue) -> None:
+async def test_taker_does_not_take_twice_what_is_in_flight(queue: WriteQueue) -> None:
     taking = Taking(queue, max_items=1)
     await append_request(queue, "a")
     assert await taking.batch() == ["a"]
     taking.taker.release([], redeliver=True)
     await append_request(queue, "b")
     assert await taking.batch() == ["b"]
-    assert taking.taker.in_hand == 2
+    assert taking.taker.in_flight == 2
 
 
 async def test_taker_does_not_take_again_what_is_answered_while_it_is_read(
@@ -293,7 +293,7 @@ async def test_taker_does_not_take_again_what_is_answered_while_it_is_read(
     monkeypatch.setattr(queue, "deliveries", answered_meanwhile)
     taking.taker.release([], redeliver=True)
     next_batch = asyncio.create_task(taking.batch())
-    await eventually(lambda: taking.taker.in_hand == 0)
+    await eventually(lambda: taking.taker.in_flight == 0)
     await append_request(queue, "b")
     assert await next_batch == ["b"]
 
@@ -346,7 +346,7 @@ async def test_taker_goes_on_when_the_server_was_killed(
     taking = Taking(own_queue, max_items=2, max_wait=timedelta(minutes=5))
     await append_request(own_queue, "before")
     next_batch = asyncio.create_task(taking.batch())
-    await eventually(lambda: taking.taker.in_hand == 1)
+    await eventually(lambda: taking.taker.in_flight == 1)
     await restart(own_server, own_redis)
     await append_request(own_queue, "after")
     assert await next_batch == ["before", "after"]
@@ -356,7 +356,7 @@ async def test_stopped_taker_returns_what_it_has_collected_and_then_nothing(queu
     taking = Taking(queue, max_wait=timedelta(minutes=5))
     await append_request(queue, "a")
     next_batch = asyncio.create_task(taking.batch())
-    await eventually(lambda: taking.taker.in_hand == 1)
+    await eventually(lambda: taking.taker.in_flight == 1)
     taking.stopping.set()
     assert await next_batch == ["a"]
     assert await taking.batch() == []

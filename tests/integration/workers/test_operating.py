@@ -23,10 +23,10 @@ from tests.support.fakes import MemorySink
 from tests.support.order_callers import Order, caller, failure_of, receipts_of, start
 from tests.support.redis_kinds import AnyRedis
 from tests.support.waiting import eventually
-from write_batcher.activities.drain import loop as drain_module, take, watch
+from write_batcher.activities.drain import loop as loop_module, take, watch
 from write_batcher.activities.drain.activity import DrainActivities
 from write_batcher.activities.drain.batching import BatchLimits
-from write_batcher.activities.drain.deliver import Confirmer
+from write_batcher.activities.drain.deliver import ReceiptSender
 from write_batcher.activities.drain.watch import Watch
 from write_batcher.activities.enqueue import EnqueueActivities
 from write_batcher.errors import OperationFailed, SinkUnavailable
@@ -198,7 +198,7 @@ def a_request(request_id: str) -> WriteRequest:
 def _quick_reactions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(take, "LONGEST_BLOCK", QUICK)
     monkeypatch.setattr(watch, "BEAT_EVERY", QUICK)
-    monkeypatch.setattr(drain_module, "PARTITIONS_EVERY", QUICK)
+    monkeypatch.setattr(loop_module, "PARTITIONS_EVERY", QUICK)
     monkeypatch.setattr(control, "LOOK_EVERY", timedelta(milliseconds=20))
 
 
@@ -493,14 +493,14 @@ async def test_discard_does_not_misinform_a_caller_whose_request_is_queued_again
         WriteRequest(request_id="bad-1", table="orders", record={}, reply=reply)
     )
     await stage.kill(fields, "cents is no number")
-    confirmer = Confirmer(stage.client, Watch())
+    sender = ReceiptSender(stage.client, Watch())
     [letter] = await stage.selected()
     await stage.queue.append(fields | {b"reply": _of_another_call(fields[b"reply"])}, max_backlog=10)
-    assert await stage.letters.discard(letter, confirmer) is Told.QUEUED
-    assert await stage.letters.discard(letter, confirmer) is None
+    assert await stage.letters.discard(letter, sender) is Told.QUEUED
+    assert await stage.letters.discard(letter, sender) is None
     await stage.kill(fields | {b"reply": fields[b"reply"].replace(b'"run"', b'"other"')}, "cents is no number")
     [letter] = await stage.selected()
-    assert await stage.letters.discard(letter, confirmer) is Told.NO_CALLER
+    assert await stage.letters.discard(letter, sender) is Told.NO_CALLER
 
 
 async def test_discard_tells_a_caller_only_with_the_last_dead_letter_of_its_request(stage: Stage) -> None:
@@ -512,10 +512,10 @@ async def test_discard_tells_a_caller_only_with_the_last_dead_letter_of_its_requ
     )
     await stage.kill(fields, "cents is no number")
     await stage.kill(fields | {b"reply": _of_another_call(fields[b"reply"])}, "cents is no number")
-    confirmer = Confirmer(stage.client, Watch())
+    sender = ReceiptSender(stage.client, Watch())
     first, second = await stage.selected()
-    assert await stage.letters.discard(first, confirmer) is Told.DEAD_TOO
-    assert await stage.letters.discard(second, confirmer) is Told.NO_CALLER
+    assert await stage.letters.discard(first, sender) is Told.DEAD_TOO
+    assert await stage.letters.discard(second, sender) is Told.NO_CALLER
 
 
 async def test_discard_tells_nobody_who_wanted_no_receipt(stage: Stage) -> None:
@@ -524,7 +524,7 @@ async def test_discard_tells_nobody_who_wanted_no_receipt(stage: Stage) -> None:
     request = WriteRequest(request_id="bad-1", table="orders", record={}, reply=reply)
     await stage.kill(await Codec(stage.client.data_converter).encode(request), "cents is no number")
     [letter] = await stage.selected()
-    assert await stage.letters.discard(letter, Confirmer(stage.client, Watch())) is Told.NOBODY
+    assert await stage.letters.discard(letter, ReceiptSender(stage.client, Watch())) is Told.NOBODY
 
 
 def _of_another_call(reply: bytes) -> bytes:
@@ -542,7 +542,7 @@ async def test_monitor_tells_what_a_drain_holds_and_which_attempt_it_is(stage: S
         await stage.append("a", "b")
         await eventually(holds)
         view = await stage.seen(max_wait=timedelta(milliseconds=1))
-        assert (view.host.state, view.host.attempt, view.in_hand, view.pending) == (HostState.RUNNING, 1, 2, 2)
+        assert (view.host.state, view.host.attempt, view.in_flight, view.pending) == (HostState.RUNNING, 1, 2, 2)
         assert "its batch is held: the disk is full" in (view.warning or "")
         stage.sink.outage = None
         await eventually(stage.is_empty)
@@ -550,7 +550,7 @@ async def test_monitor_tells_what_a_drain_holds_and_which_attempt_it_is(stage: S
 
 
 async def test_monitor_counts_the_drains_that_have_returned(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drain_module, "DRAIN_FOR", QUICK)
+    monkeypatch.setattr(loop_module, "DRAIN_FOR", QUICK)
 
     async def counted() -> bool:
         return ((await stage.seen()).host.drains or 0) >= 2

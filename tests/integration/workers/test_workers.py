@@ -20,7 +20,7 @@ with workflow.unsafe.imports_passed_through():
     from tests.support.fakes import MemorySink
     from tests.support.redis_kinds import AnyRedis
     from tests.support.waiting import eventually
-    from write_batcher.activities.drain import loop as drain_module, take
+    from write_batcher.activities.drain import loop as loop_module, take
     from write_batcher.config import Settings, load_settings
     from write_batcher.errors import ConfigurationError
     from write_batcher.models import ConfirmBy, DrainEnd, Outcome, PartitionRef, WriteRequest
@@ -211,8 +211,8 @@ async def test_partitions_share_the_requests_by_their_keys(
 async def test_partitions_that_a_queue_no_longer_has_are_drained_and_end(
     client: Client, redis: Redis, settings: Settings, sink: MemorySink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drain_module, "PARTITIONS_EVERY", QUICK)
-    monkeypatch.setattr(drain_module, "RETIRE_AFTER", timedelta(milliseconds=500))
+    monkeypatch.setattr(loop_module, "PARTITIONS_EVERY", QUICK)
+    monkeypatch.setattr(loop_module, "RETIRE_AFTER", timedelta(milliseconds=500))
     await Partitions(redis, settings.queue).announce(3)
     for partition in range(3):
         await append(client, redis, settings.queue, partition, f"in-{partition}")
@@ -277,8 +277,8 @@ async def test_worker_of_a_queue_that_shrank_drains_all_old_partitions_at_once(
 async def test_batcher_workflow_that_retired_while_its_queue_grew_is_started_again(
     client: Client, redis: Redis, settings: Settings, sink: MemorySink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drain_module, "PARTITIONS_EVERY", QUICK)
-    monkeypatch.setattr(drain_module, "RETIRE_AFTER", timedelta(milliseconds=200))
+    monkeypatch.setattr(loop_module, "PARTITIONS_EVERY", QUICK)
+    monkeypatch.setattr(loop_module, "RETIRE_AFTER", timedelta(milliseconds=200))
     await Partitions(redis, settings.queue).announce(2)
     await start_batching(client, redis, settings)
     async with make_batcher_worker(client, settings, redis, sink):
@@ -303,7 +303,7 @@ async def test_drain_announces_the_partitions_again_when_redis_lost_or_garbled_t
     monkeypatch: pytest.MonkeyPatch,
     value: str | None,
 ) -> None:
-    monkeypatch.setattr(drain_module, "PARTITIONS_EVERY", QUICK)
+    monkeypatch.setattr(loop_module, "PARTITIONS_EVERY", QUICK)
     await start_batching(client, redis, settings)
     key = f"write-batcher:{settings.queue}:partitions"
     async with make_batcher_worker(client, settings, redis, sink):

@@ -21,7 +21,7 @@ from temporalio.worker import Worker
 from tests.support.fakes import MemorySink
 from tests.support.redis_kinds import AnyRedis, tell_all
 from tests.support.waiting import eventually
-from write_batcher.activities.drain import loop as drain_module, take, watch
+from write_batcher.activities.drain import loop as loop_module, take, watch
 from write_batcher.activities.drain.activity import DrainActivities
 from write_batcher.activities.drain.batching import BatchLimits
 from write_batcher.models import DrainEnd, DrainProgress, DrainResult, FlushReason, PartitionRef, WriteRequest
@@ -233,7 +233,7 @@ async def test_batcher_that_is_paused_can_be_stopped(batcher: Batcher, partition
         await eventually(lambda: has_status(handle, WorkflowExecutionStatus.COMPLETED))
 
 
-async def test_batcher_that_is_cancelled_ends_after_what_is_in_hand(
+async def test_batcher_that_is_cancelled_ends_after_what_is_in_flight(
     batcher: Batcher, partition: Partition, sink: MemorySink
 ) -> None:
     async with batcher(max_wait=LONG_WAIT):
@@ -285,7 +285,7 @@ async def test_batcher_started_ten_times_at_once_runs_once(batcher: Batcher, par
 async def test_batcher_continues_as_new_when_the_time_of_its_drain_is_over(
     batcher: Batcher, partition: Partition, sink: MemorySink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drain_module, "DRAIN_FOR", timedelta(milliseconds=200))
+    monkeypatch.setattr(loop_module, "DRAIN_FOR", timedelta(milliseconds=200))
     async with batcher():
         handle = await partition.start()
         await eventually(lambda: has_drained(handle, 2))
@@ -349,7 +349,7 @@ async def test_flush_that_redis_has_no_memory_for_holds_up_no_drain_and_no_stop(
     client: Client, own_server: AnyRedis, name: str, sink: MemorySink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batcher_module, "FLUSH_TIMEOUT", timedelta(seconds=2))
-    monkeypatch.setattr(drain_module, "DRAIN_FOR", timedelta(seconds=1))
+    monkeypatch.setattr(loop_module, "DRAIN_FOR", timedelta(seconds=1))
     async with connect(own_server.url) as redis:
         partition = Partition(
             client=client, queue=WriteQueue(redis, name, 0), ref=PartitionRef(queue=name, partition=0)
