@@ -8,9 +8,11 @@ MINUTES ?= 30
 SECONDS ?= 60
 ATHERIS := atheris==3.0.0
 ARGS ?=
+# Tests that run at once, each on servers of its own: most of them wait, so more than there are cores.
+JOBS ?= 4
 ON_REDIS := queue/test_stream drain/test_drain workers/test_workers workers/test_operating workflows/test_batched_writes workflows/test_completion workflows/test_settling sinks/test_any_record workflows/test_batcher_workflow workflows/test_main_workflow workflows/test_reset
 
-.PHONY: demo up compare compare-full test test-all other-servers faults faults-mutants soak fuzz check format lock setup
+.PHONY: demo up compare compare-full test test-unit test-all other-servers faults faults-mutants soak fuzz check format lock setup
 
 demo: setup
 	.venv/bin/write-batcher demo --workflows $(WORKFLOWS) --database $(DATABASE) $(ARGS)
@@ -26,11 +28,14 @@ compare-full: setup
 	.venv/bin/write-batcher compare --workflows 1000 --requests 30000 --rounds 3 $(ARGS)
 
 test: setup
-	$(PYTHON) -m pytest $(ARGS)
+	$(PYTHON) -m pytest -n $(JOBS) $(ARGS)
+
+test-unit: setup
+	$(PYTHON) -m pytest -n $(JOBS) tests/unit $(ARGS)
 
 # With what takes too long for every day: all fault tests, and all contenders of the comparison.
 test-all: setup
-	$(PYTHON) -m pytest -m "" $(ARGS)
+	$(PYTHON) -m pytest -n $(JOBS) -m "" $(ARGS)
 
 # Everything that can break, on real processes: half an hour. `make test` has a part of it.
 faults: setup

@@ -6,7 +6,7 @@ from datetime import timedelta
 from temporalio import workflow
 
 from write_batcher import BatchedWrites, ConfirmBy, WriteOptions
-from write_batcher.compare.business import business_step
+from write_batcher.compare.caller_steps import business_step
 
 WRITE_ATTEMPT_TIMEOUT = timedelta(seconds=15)  # as long as an attempt of the queue's enqueue activity may take
 TABLE = "main_writes"

@@ -12,7 +12,7 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import Worker
 
 from write_batcher import Settings, connect_temporal, serve
-from write_batcher.compare.business import GRACE, work, workflow_runner
+from write_batcher.compare.caller_steps import GRACE, work, workflow_runner
 from write_batcher.compare.contenders.callers import BaselineWorkflow, CallerInput, DirectWorkflow, DirectWrite
 from write_batcher.compare.contenders.design import MAIN, Design, Order
 from write_batcher.workers.embedded.main_writes import MAIN_WRITES

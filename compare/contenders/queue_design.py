@@ -22,7 +22,7 @@ from write_batcher import (
     run_batcher_worker,
     serve,
 )
-from write_batcher.compare.business import GRACE, work
+from write_batcher.compare.caller_steps import GRACE, work
 from write_batcher.compare.contenders.callers import TABLE, QueueCallerInput, QueueWorkflow
 from write_batcher.compare.contenders.design import BATCHER, MAIN, Design, Order, Push, PushRefused
 

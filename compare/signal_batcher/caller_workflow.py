@@ -9,7 +9,7 @@ from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
 from write_batcher import WriteFailed, WriteNotSubmitted, WriteOutcomeUnknown, WriteRejected
-from write_batcher.compare.business import BUSINESS_S, business_step
+from write_batcher.compare.caller_steps import BUSINESS_S, business_step
 from write_batcher.compare.signal_batcher.line import MAX_REQUEST_BYTES
 from write_batcher.compare.signal_batcher.wire import (
     CONFIRMATION_SIGNAL,

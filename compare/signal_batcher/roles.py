@@ -11,7 +11,7 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from write_batcher import ConfigurationError, PrunableSink, Sink, SinkUnavailable, SqlSink, connect_temporal, serve
-from write_batcher.compare.business import GRACE, work, workflow_runner
+from write_batcher.compare.caller_steps import GRACE, work, workflow_runner
 from write_batcher.compare.signal_batcher.batch_activities import BatchActivities
 from write_batcher.compare.signal_batcher.batcher_workflow import TASK_TIMEOUT, SignalBatcherWorkflow
 from write_batcher.compare.signal_batcher.caller_workflow import SignalMainInput, SignalMainResult, SignalMainWorkflow

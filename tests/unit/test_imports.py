@@ -34,6 +34,17 @@ def test_import_loads_no_driver(module: str, tmp_path: Path) -> None:
     assert python(program, cwd=tmp_path) == "[]"
 
 
+@pytest.mark.parametrize(
+    "names",
+    ["BatchedWrites, WriteOptions, OnRejected, ConfirmBy", "WriteReceipt, Outcome, WriteRejected, WriteNotConfirmed"],
+)
+def test_public_names_of_workflows_load_no_driver(names: str, tmp_path: Path) -> None:
+    program = (
+        f"from write_batcher import {names}; import sys; print([name for name in {DRIVERS} if name in sys.modules])"
+    )
+    assert python(program, cwd=tmp_path) == "[]"
+
+
 def test_queue_of_the_standard_library_is_not_hidden_in_the_repository_root() -> None:
     # `python -c` and `python -m` put the current folder first on the path.
     program = "import asyncio, queue; print(queue.__file__, issubclass(queue.Empty, Exception))"

