@@ -10,7 +10,7 @@ ATHERIS := atheris==3.0.0
 ARGS ?=
 # Tests that run at once, each on servers of its own: most of them wait, so more than there are cores.
 JOBS ?= 4
-ON_REDIS := queue/test_stream drain/test_drain workers/test_workers workers/test_operating workflows/test_batched_writes workflows/test_completion workflows/test_settling sinks/test_any_record workflows/test_batcher_workflow workflows/test_main_workflow workflows/test_reset
+ON_REDIS := queue/test_stream drain/test_confirmations workers/test_workers workers/operating/test_letters workflows/test_batched_writes workflows/test_completion workflows/test_settling sinks/test_any_record workflows/test_batcher_workflow workflows/test_main_workflow workflows/test_reset
 
 .PHONY: demo up compare compare-full test test-unit test-all other-servers faults faults-mutants soak fuzz check format lock setup
 

@@ -103,7 +103,7 @@ def run_command(
         from write_batcher.compare.comparison import Comparison, unsafe_writes
         from write_batcher.compare.scale import Scale
         from write_batcher.compare.servers import database_of
-        from write_batcher.compare.signal_batcher.line import MAX_BATCH_ITEMS
+        from write_batcher.compare.signal_batcher.pending_writes import MAX_BATCH_ITEMS
     except ModuleNotFoundError as error:
         raise _not_installed(error) from error
     if Contender.SIGNAL in chosen_contenders and max_items > MAX_BATCH_ITEMS:

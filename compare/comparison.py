@@ -18,11 +18,11 @@ from write_batcher import ConfigurationError, QueueUnavailable, Settings, WriteB
 from write_batcher.compare.arena import Progress, arena
 from write_batcher.compare.contenders import BASELINE, design_of
 from write_batcher.compare.machine import machine, package_versions, server_versions
-from write_batcher.compare.measuring import Baseline, baseline
+from write_batcher.compare.resource_usage import Baseline, baseline
 from write_batcher.compare.results import BROKEN_PROMISES, LIBRARY, Contender, Results, Run, Scenario
 from write_batcher.compare.scale import Scale, Step, left_out, steps
 from write_batcher.compare.scenarios import MEASURES, settings_of
-from write_batcher.compare.scenarios.measured import Measured
+from write_batcher.compare.scenarios.measurement import Measured
 from write_batcher.compare.servers import Servers, embedded_servers, own_servers
 from write_batcher.workers.embedded.local_stack import Database
 from write_batcher.workers.embedded.worker_process import unless_ended

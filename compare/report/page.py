@@ -11,15 +11,15 @@ import jinja2
 from markupsafe import Markup, escape
 
 from write_batcher import ConfigurationError
-from write_batcher.compare.report import charts
-from write_batcher.compare.report.drawing import Drawing
-from write_batcher.compare.report.drawings import drawings
+from write_batcher.compare.report import vega_lite as charts
+from write_batcher.compare.report.charts import drawings
+from write_batcher.compare.report.charts.chart_section import Drawing
 from write_batcher.compare.report.figures import ALIKE_WITHIN, Figures, number
-from write_batcher.compare.report.picture import Picture, draw
+from write_batcher.compare.report.formatting import ABSENT, CONTENDERS, SCENARIOS, figure
 from write_batcher.compare.report.prices import LIST_PRICE, Price
+from write_batcher.compare.report.rendering import Picture, draw
 from write_batcher.compare.report.summary import summarize
 from write_batcher.compare.report.verdict import judge
-from write_batcher.compare.report.words import ABSENT, CONTENDERS, SCENARIOS, figure
 from write_batcher.compare.results import FILE_NAME, Contender, Results, Run
 
 PAGE_NAME = "report.html"

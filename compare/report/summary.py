@@ -7,10 +7,10 @@ from rich.table import Table
 from rich.text import Text
 
 from write_batcher.compare.report.figures import Figures, Spread
+from write_batcher.compare.report.formatting import ABSENT, SCENARIOS, figure, spanned
 from write_batcher.compare.report.measures import MEASURES, Measure
 from write_batcher.compare.report.prices import LIST_PRICE, Price
 from write_batcher.compare.report.verdict import judge
-from write_batcher.compare.report.words import ABSENT, SCENARIOS, figure, spanned
 from write_batcher.compare.results import Contender, Results
 
 BEST_MARK = "*"

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from write_batcher.compare.report.figures import Figures, best_of, number
+from write_batcher.compare.report.formatting import SCENARIOS, counted, figure, listed
 from write_batcher.compare.report.measures import HARMS, Measure, measure
 from write_batcher.compare.report.prices import Price
-from write_batcher.compare.report.words import SCENARIOS, counted, figure, listed
 from write_batcher.compare.results import BROKEN_PROMISES, LIBRARY, Contender, Results, Run, Scenario
 
 HEADLINE_WITHIN = 0.25

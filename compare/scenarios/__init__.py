@@ -6,11 +6,11 @@ from typing import Any
 
 from write_batcher import Settings
 from write_batcher.compare.arena import Arena
-from write_batcher.compare.measuring import Baseline
+from write_batcher.compare.resource_usage import Baseline
 from write_batcher.compare.results import Scenario
 from write_batcher.compare.scale import Scale
 from write_batcher.compare.scenarios import ceiling, crash, growth, idle, load, poison
-from write_batcher.compare.scenarios.measured import Measured
+from write_batcher.compare.scenarios.measurement import Measured
 
 CRASH_BATCHES = 10
 """At least so many in `crash`, so that the writer can be killed in the midst of them."""

@@ -1,10 +1,10 @@
 """Producers push straight at one batcher, as fast as they can."""
 
 from write_batcher.compare.arena import Arena
-from write_batcher.compare.measuring import Baseline
+from write_batcher.compare.resource_usage import Baseline
 from write_batcher.compare.results import is_limited_by_producers
 from write_batcher.compare.scale import Scale
-from write_batcher.compare.scenarios.measured import Measured, refusals
+from write_batcher.compare.scenarios.measurement import Measured, refusals
 from write_batcher.compare.scenarios.pushing import RowWatch, beside, push_all, stalled
 
 PRODUCERS = 32

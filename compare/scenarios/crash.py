@@ -6,9 +6,9 @@ from datetime import timedelta
 
 from write_batcher.compare.arena import Arena
 from write_batcher.compare.audit import audit
-from write_batcher.compare.measuring import Baseline
+from write_batcher.compare.resource_usage import Baseline
 from write_batcher.compare.scale import Scale
-from write_batcher.compare.scenarios.measured import Measured
+from write_batcher.compare.scenarios.measurement import Measured
 from write_batcher.compare.scenarios.pushing import RowWatch, beside
 
 KILL_AT = 3  # when one in so many rows is there

@@ -7,9 +7,9 @@ from typing import Any
 
 from write_batcher.compare.arena import Arena
 from write_batcher.compare.histories import chain, size_of
-from write_batcher.compare.measuring import Baseline
+from write_batcher.compare.resource_usage import Baseline
 from write_batcher.compare.scale import Scale
-from write_batcher.compare.scenarios.measured import Measured, refusals
+from write_batcher.compare.scenarios.measurement import Measured, refusals
 from write_batcher.compare.scenarios.pushing import RowWatch, beside, push_all, stalled
 
 PRODUCERS = 4

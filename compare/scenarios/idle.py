@@ -5,9 +5,9 @@ import time
 from datetime import timedelta
 
 from write_batcher.compare.arena import Arena
-from write_batcher.compare.measuring import Baseline, Measuring
+from write_batcher.compare.resource_usage import Baseline, Measuring
 from write_batcher.compare.scale import Scale
-from write_batcher.compare.scenarios.measured import Measured
+from write_batcher.compare.scenarios.measurement import Measured
 
 DAY = timedelta(days=1)
 TICK = timedelta(seconds=1)

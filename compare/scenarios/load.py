@@ -5,9 +5,9 @@ import time
 from write_batcher.compare.arena import Arena
 from write_batcher.compare.audit import Audit, audit
 from write_batcher.compare.histories import HistorySize
-from write_batcher.compare.measuring import Baseline, Measuring, Spent
+from write_batcher.compare.resource_usage import Baseline, Measuring, Spent
 from write_batcher.compare.scale import Scale
-from write_batcher.compare.scenarios.measured import Measured, per
+from write_batcher.compare.scenarios.measurement import Measured, per
 
 
 async def measure(arena: Arena, scale: Scale, baseline: Baseline) -> Measured:

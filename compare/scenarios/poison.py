@@ -2,9 +2,9 @@
 
 from write_batcher.compare.arena import Arena
 from write_batcher.compare.audit import audit
-from write_batcher.compare.measuring import Baseline
+from write_batcher.compare.resource_usage import Baseline
 from write_batcher.compare.scale import Scale
-from write_batcher.compare.scenarios.measured import Measured
+from write_batcher.compare.scenarios.measurement import Measured
 
 ONE_IN = 100  # records is bad, at least one
 

@@ -19,7 +19,7 @@ from write_batcher.compare.signal_batcher.batch_activities import (
     GivenUpBatch,
     SignalledBatch,
 )
-from write_batcher.compare.signal_batcher.line import (
+from write_batcher.compare.signal_batcher.pending_writes import (
     LONGEST_HISTORY,
     MAX_CARRIED_BYTES,
     MAX_CARRIED_CONFIRMATION_BYTES,

@@ -10,7 +10,7 @@ from temporalio.exceptions import ApplicationError
 
 from write_batcher import WriteFailed, WriteNotSubmitted, WriteOutcomeUnknown, WriteRejected
 from write_batcher.compare.caller_steps import BUSINESS_S, business_step
-from write_batcher.compare.signal_batcher.line import MAX_REQUEST_BYTES
+from write_batcher.compare.signal_batcher.pending_writes import MAX_REQUEST_BYTES
 from write_batcher.compare.signal_batcher.wire import (
     CONFIRMATION_SIGNAL,
     SUBMIT_SIGNAL,

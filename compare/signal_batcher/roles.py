@@ -15,7 +15,12 @@ from write_batcher.compare.caller_steps import GRACE, work, workflow_runner
 from write_batcher.compare.signal_batcher.batch_activities import BatchActivities
 from write_batcher.compare.signal_batcher.batcher_workflow import TASK_TIMEOUT, SignalBatcherWorkflow
 from write_batcher.compare.signal_batcher.caller_workflow import SignalMainInput, SignalMainResult, SignalMainWorkflow
-from write_batcher.compare.signal_batcher.line import LONGEST_WAIT_S, MAX_BATCH_ITEMS, BatcherLimits, BatcherState
+from write_batcher.compare.signal_batcher.pending_writes import (
+    LONGEST_WAIT_S,
+    MAX_BATCH_ITEMS,
+    BatcherLimits,
+    BatcherState,
+)
 from write_batcher.compare.signal_batcher.wire import batcher_id
 from write_batcher.config import Settings, as_text, hide_password
 from write_batcher.workers.embedded.main_writes import MAIN_WRITES

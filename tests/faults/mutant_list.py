@@ -106,7 +106,7 @@ MUTANTS = (
         "                    entries = await self._queue.read_new(count=count, block=10 * LONGEST_BLOCK)\n"
         "            except TimeoutError:\n"
         "                pass\n",
-        test=f"{INTEGRATION}/drain/test_drain.py::test_entries_that_come_later_than_the_drain_lingers_are_not_left_behind",
+        test=f"{INTEGRATION}/drain/test_confirmations.py::test_entries_that_come_later_than_the_drain_lingers_are_not_left_behind",
         symptom="did not become true",
     ),
     Mutant(
@@ -139,7 +139,7 @@ MUTANTS = (
         file="activities/drain/watch.py",
         right="            self.check()\n",
         wrong="",
-        test=f"{INTEGRATION}/drain/test_drain.py::test_write_that_hangs_stalls_the_drain",
+        test=f"{INTEGRATION}/drain/test_confirmations.py::test_write_that_hangs_stalls_the_drain",
         symptom="the drain still runs",
     ),
     Mutant(

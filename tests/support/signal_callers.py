@@ -12,7 +12,7 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from tests.support.target_databases import SqliteDatabase
-from write_batcher.compare.signal_batcher.line import BatcherLimits
+from write_batcher.compare.signal_batcher.pending_writes import BatcherLimits
 from write_batcher.compare.signal_batcher.roles import make_batcher_worker, start_batchers
 from write_batcher.compare.signal_batcher.wire import BatcherStats, batcher_id
 from write_batcher.config import Settings

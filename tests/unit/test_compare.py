@@ -21,7 +21,7 @@ from write_batcher.compare.audit import CallerEnd, audit
 from write_batcher.compare.contenders.design import Order
 from write_batcher.compare.database_meter import DatabaseMeter, DatabaseUse
 from write_batcher.compare.histories import HistorySize
-from write_batcher.compare.measuring import Baseline, Spent
+from write_batcher.compare.resource_usage import Baseline, Spent
 from write_batcher.compare.results import Contender, Scenario
 from write_batcher.compare.scale import Scale, left_out, steps
 from write_batcher.compare.scenarios import settings_of

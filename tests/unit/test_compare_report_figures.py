@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.support.sample_results import results_of, run, sample_results
-from write_batcher.compare.report.drawing import rates_of
+from write_batcher.compare.report.charts.chart_section import rates_of
 from write_batcher.compare.report.figures import Figures, quantile
 from write_batcher.compare.report.measures import MEASURES, measure
 from write_batcher.compare.results import Contender, Results, Run, Scenario

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from tests.support.sample_results import results_of, run, sample_results
 from write_batcher.compare.report.page import load_results, write_report
-from write_batcher.compare.report.picture import VARIABLES
+from write_batcher.compare.report.rendering import VARIABLES
 from write_batcher.compare.report.summary import BEST_MARK, print_summary, summarize
 from write_batcher.compare.results import FILE_NAME, Contender, Results, Scenario
 from write_batcher.errors import ConfigurationError

@@ -12,9 +12,9 @@ from rich.console import Console, RenderableType
 from temporalio.converter import DataConverter
 
 from write_batcher.cli.signal_batcher_view import batchers_json, live_batchers, print_batchers, runs_followed
-from write_batcher.compare.signal_batcher import line as line_module
+from write_batcher.compare.signal_batcher import pending_writes as line_module
 from write_batcher.compare.signal_batcher.batcher_monitor import BatcherView
-from write_batcher.compare.signal_batcher.line import (
+from write_batcher.compare.signal_batcher.pending_writes import (
     MAX_IDLE_RUNS,
     BatcherLimits,
     Line,

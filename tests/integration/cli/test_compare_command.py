@@ -15,10 +15,10 @@ from tests.support.target_databases import PostgresDatabase
 from write_batcher.compare.comparison import Comparison, unsafe_writes
 from write_batcher.compare.contenders import design_of
 from write_batcher.compare.contenders.design import Order
-from write_batcher.compare.measuring import Baseline
+from write_batcher.compare.resource_usage import Baseline
 from write_batcher.compare.results import Contender, Results, Run, Scenario
 from write_batcher.compare.scale import Scale, Step
-from write_batcher.compare.scenarios.measured import Measured
+from write_batcher.compare.scenarios.measurement import Measured
 from write_batcher.config import load_settings
 from write_batcher.errors import WorkerEnded
 from write_batcher.workers.embedded.redis_server import RedisServer

@@ -20,7 +20,7 @@ from write_batcher.compare.contenders import design_of
 from write_batcher.compare.contenders.callers import DirectWrite
 from write_batcher.compare.contenders.direct_design import DirectWrites
 from write_batcher.compare.database_meter import DatabaseMeter
-from write_batcher.compare.measuring import Baseline
+from write_batcher.compare.resource_usage import Baseline
 from write_batcher.compare.results import Contender
 from write_batcher.compare.scale import Scale
 from write_batcher.compare.scenarios import ceiling, crash, growth, idle, load, poison

@@ -11,7 +11,7 @@ from temporalio.client import Client
 from tests.support.signal_callers import Batching, batching, confirmations_of, limits, request, settings_of
 from tests.support.target_databases import SqliteDatabase
 from tests.support.waiting import eventually
-from write_batcher.compare.signal_batcher import line
+from write_batcher.compare.signal_batcher import pending_writes as line
 from write_batcher.compare.signal_batcher.batcher_monitor import Monitor
 from write_batcher.compare.signal_batcher.roles import make_main_worker, start_main_workflows
 from write_batcher.compare.signal_batcher.wire import batcher_of

@@ -14,7 +14,7 @@ from tests.support.target_databases import SqliteDatabase
 from tests.support.waiting import eventually
 from write_batcher.compare.signal_batcher import batcher_workflow, roles
 from write_batcher.compare.signal_batcher.batcher_monitor import Monitor
-from write_batcher.compare.signal_batcher.line import BatcherLimits
+from write_batcher.compare.signal_batcher.pending_writes import BatcherLimits
 from write_batcher.compare.signal_batcher.roles import start_missing_batchers
 from write_batcher.compare.signal_batcher.wire import Confirmation, Status
 from write_batcher.config import Settings

@@ -17,7 +17,7 @@ from temporalio.api.common.v1 import Payload
 from temporalio.client import Client
 from temporalio.converter import DataConverter, PayloadCodec
 
-from tests.integration.drain.test_drain import EMPTY, NEVER, WITHIN_S, Stage, stage_on
+from tests.integration.drain.test_confirmations import EMPTY, NEVER, WITHIN_S, Stage, stage_on
 from tests.support.order_callers import receipts_of, result_of, stacked
 from tests.support.proxy import Proxy
 from tests.support.redis_kinds import (

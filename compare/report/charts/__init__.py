@@ -4,8 +4,7 @@ from typing import Any
 
 from altair.typing import ChartType
 
-from write_batcher.compare.report.charts import BARS_LEFT_PX, Axis, LinePanel, StepPanel, bars, below, lines, steps
-from write_batcher.compare.report.drawing import (
+from write_batcher.compare.report.charts.chart_section import (
     DataTable,
     Drawing,
     bar_data,
@@ -15,12 +14,13 @@ from write_batcher.compare.report.drawing import (
     rates_of,
     thinned,
 )
-from write_batcher.compare.report.drawings_of_load import draw_actions, draw_database, draw_latency
+from write_batcher.compare.report.charts.load_charts import draw_actions, draw_database, draw_latency
 from write_batcher.compare.report.figures import Figures, number, number_of, points_of
+from write_batcher.compare.report.formatting import counted, figure, listed
 from write_batcher.compare.report.measures import measure
 from write_batcher.compare.report.prices import Price
+from write_batcher.compare.report.vega_lite import BARS_LEFT_PX, Axis, LinePanel, StepPanel, bars, below, lines, steps
 from write_batcher.compare.report.verdict import harm
-from write_batcher.compare.report.words import counted, figure, listed
 from write_batcher.compare.results import Scenario
 
 CONTINUE_AS_NEW_EVENTS = 4096

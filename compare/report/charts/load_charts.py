@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from write_batcher.compare.report.charts import Axis, LinePanel, bars, lines
-from write_batcher.compare.report.drawing import DataTable, Drawing, bar_data, bar_row, samples_of
+from write_batcher.compare.report.charts.chart_section import DataTable, Drawing, bar_data, bar_row, samples_of
 from write_batcher.compare.report.figures import Figures, number, quantile
+from write_batcher.compare.report.formatting import counted, figure, listed
 from write_batcher.compare.report.measures import measure
 from write_batcher.compare.report.prices import Price
-from write_batcher.compare.report.words import counted, figure, listed
+from write_batcher.compare.report.vega_lite import Axis, LinePanel, bars, lines
 from write_batcher.compare.results import Contender, Scenario
 
 CURVE_POINTS = 150

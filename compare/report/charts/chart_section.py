@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from altair.typing import ChartType
 
-from write_batcher.compare.report.charts import BarPanel
 from write_batcher.compare.report.figures import Figures, numbers
+from write_batcher.compare.report.formatting import ABSENT, figure
 from write_batcher.compare.report.measures import Measure, measure
-from write_batcher.compare.report.words import ABSENT, figure
+from write_batcher.compare.report.vega_lite import BarPanel
 from write_batcher.compare.results import Contender, Run, Scenario
 
 TABLE_POINTS = 30

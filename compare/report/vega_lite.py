@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 from altair.typing import ChartType
 
-from write_batcher.compare.report.picture import BAND, COLOURS, FONT_PX, INK, MUTED
+from write_batcher.compare.report.rendering import BAND, COLOURS, FONT_PX, INK, MUTED
 from write_batcher.compare.results import Contender
 
 WIDE = 720  # px, as drawn; the page scales it
