@@ -1,4 +1,4 @@
-# Every target sets up what it needs: python3 and make are enough.
+# Every target installs what it needs: python3 and make are enough.
 UV_VERSION := 0.13.9
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
 PYTHON := .venv/bin/python
@@ -8,11 +8,12 @@ MINUTES ?= 30
 SECONDS ?= 60
 ATHERIS := atheris==3.0.0
 ARGS ?=
-# Tests that run at once, each on servers of its own: most of them wait, so more than there are cores.
+PYTHONS ?= 3.11 3.12 3.13 3.14
+# Tests that run in parallel, each on its own servers. More than there are cores, because most of them wait.
 JOBS ?= 4
-ON_REDIS := queue/test_stream drain/test_confirmations workers/test_workers workers/operating/test_letters workflows/test_batched_writes workflows/test_completion workflows/test_settling sinks/test_any_record workflows/test_batcher_workflow workflows/test_main_workflow workflows/test_reset
+ON_REDIS := queue/test_stream drain/test_* workers/test_workers workers/test_batchers workers/test_plugin workers/test_connecting workers/operating/test_control workers/operating/test_letters workers/operating/test_monitoring workers/operating/test_usage workflows/test_batched_writes workflows/test_completion workflows/test_settling sinks/test_any_record workflows/test_batcher_workflow workflows/test_main_workflow workflows/test_reset
 
-.PHONY: demo up compare compare-full test test-unit test-all other-servers faults faults-mutants soak fuzz check format lock setup
+.PHONY: demo up compare compare-full test test-unit test-pythons test-all other-servers faults faults-mutants soak fuzz check format lock setup
 
 demo: setup
 	.venv/bin/write-batcher demo --workflows $(WORKFLOWS) --database $(DATABASE) $(ARGS)
@@ -20,7 +21,7 @@ demo: setup
 up: setup
 	.venv/bin/write-batcher up $(ARGS)
 
-# A few minutes; compare-full takes far longer, and several rounds show how much of a difference is chance.
+# Some ten minutes. compare-full takes an hour and more; its three rounds show how much of a difference is chance.
 compare: setup
 	.venv/bin/write-batcher compare --workflows 150 $(ARGS)
 
@@ -31,17 +32,21 @@ test: setup
 	$(PYTHON) -m pytest -n $(JOBS) $(ARGS)
 
 test-unit: setup
-	$(PYTHON) -m pytest -n $(JOBS) tests/unit $(ARGS)
+	$(PYTHON) -m pytest -n 2 --dist loadfile tests/unit $(ARGS)
 
-# With what takes too long for every day: all fault tests, and all contenders of the comparison.
+# The unit tests on every supported Python that this machine has.
+test-pythons: $(UV)
+	.ci/test-pythons $(UV) $(PYTHONS)
+
+# All tests, also those too slow for every day: all fault tests, and all contenders of the comparison.
 test-all: setup
 	$(PYTHON) -m pytest -n $(JOBS) -m "" $(ARGS)
 
-# Everything that can break, on real processes: half an hour. `make test` has a part of it.
+# Real processes and connections killed, frozen and cut: half an hour. `make test` runs the quicker ones.
 faults: setup
 	$(PYTHON) -m pytest -m "" tests/faults $(ARGS)
 
-# Wrong variants of the product, each of which one of the tests must find.
+# Wrong variants of the product, each of which a named test must find.
 faults-mutants: setup
 	$(PYTHON) -m tests.faults.mutants $(ARGS)
 
@@ -52,7 +57,7 @@ fuzz: setup
 	$(UV) pip install --quiet --python $(PYTHON) $(ATHERIS)
 	$(PYTHON) tests/fuzz/entries.py -max_total_time=$(SECONDS) $(ARGS)
 
-# What touches the stream, on each kind of server in turn.
+# The tests that use Redis, on each kind of server in turn.
 other-servers: setup
 	for kind in valkey redis6 redis7 tls cluster sentinel; do \
 	  echo "--redis=$$kind" && $(PYTHON) -m pytest --redis=$$kind $(ARGS) $(ON_REDIS:%=tests/integration/%.py) || exit 1; \
@@ -68,7 +73,7 @@ format: setup
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-# Installing again takes a second and rebuilds the links of the editable package when a file was added.
+# Installing again takes a second, and links files that were added since to the editable package.
 setup: .venv/.locked
 	@$(UV) pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation --reinstall-package write-batcher --editable .
 
@@ -81,6 +86,6 @@ setup: .venv/.locked
 	python3 -m venv .tools
 	.tools/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
-# The lock is exported without the index it came from; uv.lock names that host, so it is not kept.
+# Exported without the index it came from. uv.lock would name that host, so it is not committed.
 lock: $(UV)
 	$(UV) export --quiet --all-extras --all-groups --no-emit-project --no-header --output-file requirements.lock

@@ -1,7 +1,7 @@
 """Many Temporal workflows write to one database in batches, each with a durable outcome of its own.
 
-Every public name can be imported from here. Each is loaded when it is first asked for, so that workflow code brings
-along no driver of Redis or of a database.
+Every public name can be imported from here. Each is loaded when it is first used, so that workflow code loads no Redis
+or database driver.
 """
 
 from importlib import import_module
@@ -45,29 +45,26 @@ if TYPE_CHECKING:
     from write_batcher.workers.logs import log_to_stderr as log_to_stderr
     from write_batcher.workers.plugin import WriteBatching as WriteBatching
     from write_batcher.workers.serving import serve as serve
-    from write_batcher.workflows.batched_writes import (
-        BatchedWrites as BatchedWrites,
-        OnRejected as OnRejected,
-        WriteOptions as WriteOptions,
-    )
+    from write_batcher.workflows.batched_writes import BatchedWrites as BatchedWrites
     from write_batcher.workflows.batcher import batcher_workflow_id as batcher_workflow_id
+    from write_batcher.workflows.write_options import OnRejected as OnRejected, WriteOptions as WriteOptions
 
 _MODULES = {
-    # What a workflow uses, and what it gets.
+    # Writing from a workflow.
     "BatchedWrites": "workflows.batched_writes",
-    "WriteOptions": "workflows.batched_writes",
-    "OnRejected": "workflows.batched_writes",
+    "WriteOptions": "workflows.write_options",
+    "OnRejected": "workflows.write_options",
     "ConfirmBy": "models",
     "WriteReceipt": "models",
     "Outcome": "models",
     "FlushReason": "models",
-    # What a write fails with.
+    # What `submit` raises.
     "WriteFailed": "errors",
     "WriteRejected": "errors",
     "WriteNotSubmitted": "errors",
     "WriteNotConfirmed": "errors",
     "WriteOutcomeUnknown": "errors",
-    # What a worker needs.
+    # Running workers.
     "WriteBatching": "workers.plugin",
     "Settings": "config",
     "load_settings": "config",
@@ -76,7 +73,7 @@ _MODULES = {
     "connect_redis": "workers.connections",
     "serve": "workers.serving",
     "log_to_stderr": "workers.logs",
-    # What a batch is written to.
+    # Writing batches to a target.
     "Sink": "sinks.protocol",
     "PrunableSink": "sinks.protocol",
     "SqlSink": "sinks.sql.sink",
@@ -84,12 +81,12 @@ _MODULES = {
     "Batch": "models",
     "WriteRequest": "models",
     "ReplyAddress": "models",
-    # What appends to a queue without a workflow, and names its parts.
+    # Appending without a workflow, naming partitions and batchers.
     "Producer": "queue.producer",
     "Submission": "models",
     "PartitionRef": "models",
     "batcher_workflow_id": "workflows.batcher",
-    # What else goes wrong.
+    # Other errors.
     "WriteBatcherError": "errors",
     "ConfigurationError": "errors",
     "OperationFailed": "errors",
@@ -103,7 +100,7 @@ __all__ = ["__version__", *_MODULES]
 
 
 def __getattr__(name: str) -> object:
-    """The public name `name`, from the module that defines it (PEP 562)."""
+    """Import a public name from the module that defines it (PEP 562)."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""Settings: every tunable with its unit and default. The only place that reads WRITE_BATCHER_* from the environment."""
+"""Settings: every tunable with its unit and default. No other module reads `WRITE_BATCHER_*` from the environment."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from write_batcher.errors import ConfigurationError
 from write_batcher.models import ConfirmBy, batcher_task_queue
-from write_batcher.queue.redis_url import parse_address
+from write_batcher.queue.redis_url import parse_redis_url
 
 ENV_PREFIX = "WRITE_BATCHER_"
 
@@ -19,7 +19,10 @@ _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d
 
 
 def parse_duration(text: str) -> timedelta:
-    """`20s`, `500ms`, `2m`, `1h`, `7d` as a timedelta. Raises ValueError for anything else, negative ones included."""
+    """Parse a number and a unit: `500ms`, `20s`, `2m`, `1h`, `7d`.
+
+    Raises `ValueError` for any other text, a negative number included. Its message fits into a sentence.
+    """
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is not a duration; write a number and a unit, such as 500ms, 20s, 2m, 1h or 7d")
@@ -42,7 +45,10 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_names), Field(m
 
 
 class Settings(BaseSettings):
-    """All tunables but Temporal's own address, namespace, TLS and API key, which `temporalio.envconfig` reads."""
+    """Every tunable, frozen and checked when built. `load_settings` builds it with readable errors.
+
+    Temporal's address, namespace, TLS and API key are not here: `temporalio.envconfig` reads them.
+    """
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -55,29 +61,30 @@ class Settings(BaseSettings):
     )
     tables: Names = Field(
         ("main_writes",),
-        description="target tables, comma-separated; they must exist; NAME:upsert updates the row of the primary key",
+        description="target tables, comma-separated, which must exist; NAME:upsert updates the row with the same "
+        "primary key",
     )
 
     queue: str = Field("default", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="name of the queue")
-    partitions: int = Field(1, ge=1, le=1000, description="streams of the queue, each drained on its own")
-    max_items: int = Field(100, ge=1, le=10_000, description="a batch never holds more write requests")
-    max_bytes: ByteSize = Field(
-        ByteSize(4 * 1024**2), ge=1024, description="a batch never holds more bytes of encoded requests"
-    )
-    max_wait: Duration = Field(timedelta(seconds=20), description="a batch closes when its oldest request is this old")
+    partitions: int = Field(1, ge=1, le=1000, description="streams of the queue, each with a drain of its own")
+    max_items: int = Field(100, ge=1, le=10_000, description="most requests in a batch")
+    max_bytes: ByteSize = Field(ByteSize(4 * 1024**2), ge=1024, description="most bytes of encoded requests in a batch")
+    max_wait: Duration = Field(timedelta(seconds=20), description="age of the oldest request at which a batch closes")
     max_request_bytes: ByteSize = Field(
-        ByteSize(256 * 1024), ge=1024, description="a larger encoded write request is refused"
+        ByteSize(256 * 1024), ge=1024, description="most bytes of one encoded request; a larger one is refused"
     )
-    max_backlog: int = Field(100_000, ge=1, description="entries one stream may hold; beyond it appends wait")
+    max_backlog: int = Field(100_000, ge=1, description="most entries in one stream; beyond that, appends wait")
 
     ledger_retention: Duration = Field(
-        timedelta(days=7), description="how long an outcome is remembered; an older request is not written any more"
+        timedelta(days=7), description="how long outcomes are remembered; older requests are no longer written"
     )
 
     confirm_by: ConfirmBy = Field(
-        ConfirmBy.SIGNAL, description="signal, completion or none: how callers learn the outcome"
+        ConfirmBy.SIGNAL, description="how MainWorkflow learns its outcome: signal, completion or none"
     )
-    confirm_timeout: Duration = Field(timedelta(minutes=2), description="how long MainWorkflow waits for its receipt")
+    confirm_timeout: Duration = Field(
+        timedelta(minutes=2), description="how long MainWorkflow waits for its receipt; halfway, it submits again"
+    )
     submit_timeout: Duration = Field(
         timedelta(minutes=10), description="how long MainWorkflow tries to append its request"
     )
@@ -86,21 +93,23 @@ class Settings(BaseSettings):
         "",
         description="Temporal task queue of the batcher; batcher-queue-NAME for a queue NAME",
     )
-    log_format: Literal["text", "json"] = Field("text", description="one line per record, for people or for machines")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="text for people, or json with the figures of each batch"
+    )
 
     @field_validator("redis_url")
     @classmethod
     def _redis_url_names_a_server(cls, url: str) -> str:
         try:
-            parse_address(url)
+            parse_redis_url(url)
         except ValueError as error:
             raise ValueError(f"{hide_password(url)!r} is {error}") from None
         return url
 
     @model_validator(mode="before")
     @classmethod
-    def _batcher_task_queue_is_of_the_queue(cls, values: dict[str, Any]) -> dict[str, Any]:
-        # Two queues must not share one by accident: their workers write to different databases.
+    def _batcher_task_queue_follows_from_the_queue(cls, values: dict[str, Any]) -> dict[str, Any]:
+        # Two queues must not share a task queue by accident: their workers write to different databases.
         queue = str(values.get("queue") or "default")
         return {**values, "batcher_task_queue": values.get("batcher_task_queue") or batcher_task_queue(queue)}
 
@@ -108,45 +117,48 @@ class Settings(BaseSettings):
     def _limits_fit_together(self) -> Self:
         if self.max_wait >= self.confirm_timeout:
             raise ValueError(
-                f"max_wait ({self.max_wait.total_seconds():g}s) must be below confirm_timeout "
-                f"({self.confirm_timeout.total_seconds():g}s), or callers give up before their batch closes"
+                f"Setting max_wait ({self.max_wait.total_seconds():g}s) must be below confirm_timeout "
+                f"({self.confirm_timeout.total_seconds():g}s), or callers give up before their batch closes."
             )
         if self.ledger_retention <= self.submit_timeout + self.confirm_timeout:
             raise ValueError(
-                f"ledger_retention ({as_text(self.ledger_retention)}) must be above submit_timeout + confirm_timeout "
-                f"({as_text(self.submit_timeout + self.confirm_timeout)}), or waiting callers are forgotten"
+                f"Setting ledger_retention ({as_text(self.ledger_retention)}) must be above submit_timeout + "
+                f"confirm_timeout ({as_text(self.submit_timeout + self.confirm_timeout)}), or the ledger forgets "
+                "requests whose callers still wait."
             )
         if self.max_request_bytes > self.max_bytes:
             raise ValueError(
-                f"max_request_bytes ({self.max_request_bytes:d}) must not exceed max_bytes ({self.max_bytes:d}), "
-                "or a permitted request fits into no batch"
+                f"Setting max_request_bytes ({self.max_request_bytes:d}) must not exceed max_bytes "
+                f"({self.max_bytes:d}), or a permitted request fits into no batch."
             )
         return self
 
 
 def load_settings(**flags: Any) -> Settings:
-    """Settings from `flags` (None: not given), then WRITE_BATCHER_*, then the defaults.
+    """Build the settings from `flags`, which are fields of `Settings`; what is not given or None comes from its
+    `WRITE_BATCHER_*` variable, else from its default.
 
-    Raises ConfigurationError with one sentence that names the setting, the value and the cure.
+    Raises `ConfigurationError` when a value is invalid, when two settings do not fit together, or when there is an
+    unknown `WRITE_BATCHER_*` variable. The message names setting and value, without passwords, and what to do.
     """
     known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
     unknown = sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known)
     if unknown:
-        raise ConfigurationError(f"unknown setting {unknown[0]}; the settings are {', '.join(sorted(known))}")
+        raise ConfigurationError(f"Unknown setting {unknown[0]}: the settings are {', '.join(sorted(known))}.")
     given = {name: value for name, value in flags.items() if value is not None}
     try:
         return Settings(**given)
     except ValidationError as error:
-        raise ConfigurationError(_one_sentence(error, given)) from None
+        raise ConfigurationError(_explain(error, given)) from None
 
 
 def as_environment(settings: Settings) -> dict[str, str]:
-    """The variables that make another process load the same settings."""
+    """Return the variables that make another process load the same settings."""
     return {f"{ENV_PREFIX}{name.upper()}": as_text(value) for name, value in settings}
 
 
 def as_text(value: object) -> str:
-    """A setting's value as it is written in a variable or behind a flag."""
+    """Return a setting's value in the form that variables and flags take."""
     match value:
         case timedelta():
             return f"{value.total_seconds():.15g}s"
@@ -157,13 +169,13 @@ def as_text(value: object) -> str:
 
 
 def hide_password(url: str) -> str:
-    """`url` fit for a log: password and query, which may hold one, are replaced by ***, also in a malformed URL."""
+    """Return `url` fit for a log, even if malformed: its password and its query, which may hold one, become `***`."""
     scheme = re.match(r"[\w+.-]+://+", url)
     start = scheme[0] if scheme else ""
     rest = url[len(start) :]
     login, at, address = rest.rpartition("@")
     if "?" in login:
-        # Either the @ belongs to a password in the query, or the ? to one in front of the host; drivers disagree.
+        # Either the @ belongs to a password in the query, or the ? to a password before the host; drivers disagree.
         name, colon, _password = rest.partition("?")[0].partition(":")
         return start + name + (":***" if colon else "?***")
     user, colon, _password = login.partition(":")
@@ -171,7 +183,7 @@ def hide_password(url: str) -> str:
     return start + user + (":***" if colon else "") + at + address + ("?***" if mark else "")
 
 
-def _one_sentence(error: ValidationError, given: dict[str, Any]) -> str:
+def _explain(error: ValidationError, given: dict[str, Any]) -> str:
     first = error.errors(include_url=False, include_context=False)[0]
     reason = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:
@@ -179,4 +191,4 @@ def _one_sentence(error: ValidationError, given: dict[str, Any]) -> str:
     name = str(first["loc"][0])
     variable = f"{ENV_PREFIX}{name.upper()}"
     value = hide_password(str(given.get(name, os.environ.get(variable))))
-    return f"{name} = {value}: {reason} (set by --{name.replace('_', '-')} or {variable})"
+    return f"Setting {name} = {value}: {reason} (set by --{name.replace('_', '-')} or {variable})."

@@ -8,7 +8,7 @@ class WriteBatcherError(Exception):
 
 
 class ConfigurationError(WriteBatcherError):
-    """A setting, an address or a permission is wrong: retrying cannot heal it. The command exits with 2."""
+    """A setting, an address or a permission is wrong: retrying does not help. The command exits with 2."""
 
 
 class QueueUnavailable(WriteBatcherError):
@@ -28,7 +28,7 @@ class InvalidRequest(WriteBatcherError):
 
 
 class InvalidEntry(WriteBatcherError):
-    """A stream entry that cannot be decoded into a write request."""
+    """A stream entry that cannot be decoded into a write request, or is too old to be written."""
 
 
 class SinkUnavailable(WriteBatcherError):
@@ -36,7 +36,7 @@ class SinkUnavailable(WriteBatcherError):
 
 
 class SinkContractBroken(WriteBatcherError):
-    """A sink did not answer with one receipt per request, in order. The drain stops: nobody may be misinformed."""
+    """A sink did not return one receipt per request, in order. The drain ends rather than misinform a caller."""
 
 
 class StageStalled(WriteBatcherError):
@@ -52,7 +52,7 @@ class TemporalUnavailable(WriteBatcherError):
 
 
 class WorkerEnded(WriteBatcherError):
-    """A worker process ended although nobody told it to; the message carries the end of its log."""
+    """A worker process ended without having been told to; the message carries the end of its log."""
 
 
 class OperationFailed(WriteBatcherError):
@@ -60,25 +60,31 @@ class OperationFailed(WriteBatcherError):
 
 
 class WriteFailed(ApplicationError):
-    """Base of what `BatchedWrites.submit` raises. Never retried by Temporal: the write has been given up."""
+    """Base of what `BatchedWrites.submit` raises. Temporal does not retry it: the write has been given up."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, type=type(self).__name__, non_retryable=True)
 
 
 class WriteRejected(WriteFailed):
-    """The database refuses this record; the message says why. Nothing was written."""
+    """The database refuses the record, or its request id belongs to another record; the message says why. The record
+    was not written.
+    """
 
 
 class WriteNotSubmitted(WriteFailed):
-    """The request could not be appended to the queue within the submit timeout, or is invalid. It is not written and
-    will not be.
+    """The request is invalid, or could not be appended to the queue within the submit timeout. It is not written and
+    never will be.
     """
 
 
 class WriteNotConfirmed(WriteFailed):
-    """No receipt came within the confirmation timeout, and the write was withdrawn: it will never be made."""
+    """No receipt came within the confirmation timeout, and the write was withdrawn: it is not written and never will
+    be.
+    """
 
 
 class WriteOutcomeUnknown(WriteFailed):
-    """No receipt came, and the database could not be asked either. The write may be made, or have been made, once."""
+    """No receipt came, and the database could not be asked either: the write may have been made, or may still be made,
+    once.
+    """

@@ -9,8 +9,9 @@ MAX_REQUEST_ID_BYTES = 512  # of UTF-8
 
 
 def batcher_task_queue(queue: str) -> str:
-    """The Temporal task queue of the workers that drain `queue`: each queue has its own, since its workers write to its
-    own database.
+    """Return the default Temporal task queue of the workers that drain `queue`.
+
+    Queues do not share one, because the workers of each queue write to a different database.
     """
     return "batcher-queue" if queue == "default" else f"batcher-queue-{queue}"
 
@@ -24,19 +25,24 @@ class Outcome(StrEnum):
     REJECTED = "rejected"
     """The database refuses this record, and would refuse it again; the receipt says why."""
     WITHDRAWN = "withdrawn"
-    """Settled before it was written: it has not been written, and never will be for the attempt that asked."""
+    """Settled before it was written: it has not been written and, for this attempt, never will be."""
     QUEUED = "queued"
-    """Appended without waiting for more: what `ConfirmBy.NONE` answers. No batch has this outcome."""
+    """Appended, with the outcome still open: the receipt of `ConfirmBy.NONE`. No batch returns it."""
 
 
 class FlushReason(StrEnum):
     """Why a batch was closed."""
 
     SIZE = "size"
+    """It held `max_items` requests."""
     BYTES = "bytes"
+    """The next request would have exceeded `max_bytes`."""
     WAIT = "wait"
+    """Its oldest request had waited for `max_wait`."""
     FLUSH = "flush"
+    """Somebody asked for a flush."""
     STOP = "stop"
+    """The drain was stopped."""
 
 
 class ConfirmBy(StrEnum):
@@ -45,57 +51,62 @@ class ConfirmBy(StrEnum):
     SIGNAL = "signal"
     """By the signal `write_confirmation`."""
     COMPLETION = "completion"
-    """By the completion of its activity `enqueue_write`, which waits outside of any worker."""
+    """By the completion of its activity `enqueue_write`, which stays open without occupying a worker."""
     NONE = "none"
     """Not at all: fire and forget."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplyAddress:
-    """The caller of a write, and how it is told.
-
-    `attempt` names the try that asked: new for every run and for every reset of a run. A rejection or a withdrawal
-    binds only the attempt that got it. `call` numbers the submits of an attempt: a request that is submitted anew gets
-    an answer of its own, one that is only asked for again does not. `activity_id` is the activity to complete, of the
-    run `run_id`; set exactly when `mode` is `ConfirmBy.COMPLETION`.
-    """
+    """The caller of a write, and how it is told the outcome."""
 
     workflow_id: str
     run_id: str
     attempt: str
+    """The try that submitted the request: new for every run and for every reset of a run. A rejection or a withdrawal
+    binds only the attempt that got it.
+    """
     mode: ConfirmBy = ConfirmBy.SIGNAL
     activity_id: str | None = None
+    """The activity to complete, of the run `run_id`; set exactly when `mode` is `ConfirmBy.COMPLETION`."""
     call: int = 0
+    """Numbers the submits of an attempt. A request that is submitted anew has a new number and gets a receipt of its
+    own; one that is only repeated, because its receipt is late, keeps its number.
+    """
 
     @property
     def waits(self) -> bool:
-        """Whether anybody wants a receipt."""
+        """Whether the caller waits for a receipt."""
         return self.mode is not ConfirmBy.NONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteRequest:
-    """One record for one target table. `reply` is None when no caller is known."""
+    """One record for one target table."""
 
     request_id: str
+    """1 to `MAX_REQUEST_ID_BYTES` bytes of UTF-8. Requests with the same id are written once."""
     table: str
     record: dict[str, Any]
+    """JSON values by column name."""
     reply: ReplyAddress | None = None
+    """None when no caller is known."""
     asked_ms: int | None = None
-    """When the caller asked, milliseconds since the epoch by its clock: orders the attempts of one workflow."""
+    """When the caller asked, in milliseconds since the epoch by its clock: orders the attempts of one workflow."""
 
     @property
     def attempt(self) -> str | None:
-        """The try that asked; None when no caller is known."""
+        """The attempt of the caller; None when no caller is known."""
         return self.reply.attempt if self.reply else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """Input of the activity `enqueue_write`: a request, its queue, and the key that decides on its partition."""
+    """Input of the activities `enqueue_write` and `settle_write`: a request and where it belongs."""
 
     queue: str
     key: str
+    """Requests with the same key go to the same partition."""
     request: WriteRequest
 
 
@@ -110,27 +121,28 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteReceipt:
-    """The outcome of one write request.
-
-    `batch_id`, `batch_size` and `flush_reason` tell of the batch that produced this receipt; only for
-    `Outcome.DUPLICATE` does `batch_id` name the earlier batch that wrote the record.
-    `error` is set when the outcome is `Outcome.REJECTED`, and when it is `Outcome.WITHDRAWN` by an operator. `attempt`
-    is that of the request's reply address, `queue` the one that it was submitted to (None: not known).
-    Milliseconds: `queued_ms` from the append until the batch was closed, `write_ms` for its transaction, `confirm_ms`
-    from then until this receipt was sent.
-    """
+    """The outcome of one write request. What is not known, or does not apply, is None."""
 
     request_id: str
     outcome: Outcome
     queue: str | None = None
+    """The queue that the request was submitted to."""
     attempt: str | None = None
+    """The attempt in the reply address of the request."""
     batch_id: str | None = None
+    """The batch that produced this receipt; for `Outcome.DUPLICATE`, the earlier batch that wrote the record."""
     batch_size: int | None = None
+    """Requests in the batch that produced this receipt."""
     flush_reason: FlushReason | None = None
+    """Why the batch that produced this receipt was closed."""
     error: str | None = None
+    """Set when the outcome is `Outcome.REJECTED`, or `Outcome.WITHDRAWN` by an operator."""
     queued_ms: int | None = None
+    """Milliseconds from the append until the batch was closed."""
     write_ms: int | None = None
+    """Milliseconds of the batch's transaction."""
     confirm_ms: int | None = None
+    """Milliseconds from the end of the transaction until this receipt was sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +151,7 @@ class PartitionRef:
 
     queue: str
     partition: int
+    """From 0."""
 
     def __str__(self) -> str:
         return f"{self.queue}/{self.partition}"
@@ -155,21 +168,24 @@ class DrainProgress:
     withdrawn: int = 0
     confirmed: int = 0
     without_caller: int = 0
+    """Receipts whose caller had ended or never existed."""
     dead: int = 0
+    """Entries moved to the dead letters."""
     in_flight: int = 0
+    """Entries that are being collected, written or confirmed right now."""
     holding: str | None = None
-    """Why the current batch cannot be written right now, if so."""
+    """Why the current batch is held; None when it is not."""
 
 
 class DrainEnd(StrEnum):
     """Why a drain returned."""
 
     STOPPED = "stopped"
-    """By a worker's shutdown or by its workflow; what was not finished is left for the next drain."""
+    """By its worker's shutdown or by its workflow; what it did not finish is left for the next drain."""
     EXPIRED = "expired"
-    """After its time, so that the workflow can continue as new."""
+    """Its time was over, so that the workflow can continue as new."""
     RETIRED = "retired"
-    """The queue shrank and this partition is empty."""
+    """The queue has fewer partitions now, and this one is empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,1 +1,1 @@
-"""Activities: the caller side (enqueue, business) and the batcher side (drain)."""
+"""Activities: those that callers wait for (enqueue, settle, business steps), and the drain."""

@@ -8,7 +8,7 @@ from temporalio import activity
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BusinessStep:
-    """`seconds` of simulated work."""
+    """Simulated work of some `seconds`."""
 
     name: str
     seconds: float
@@ -16,6 +16,6 @@ class BusinessStep:
 
 @activity.defn
 async def do_business_step(step: BusinessStep) -> str:
-    """Work for `step.seconds` and say what was done."""
+    """Work for `step.seconds` and return what was done."""
     await asyncio.sleep(step.seconds)
     return f"{step.name} done"

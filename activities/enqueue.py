@@ -1,4 +1,4 @@
-"""Caller side: append a write request to its partition."""
+"""Appending a write request to its partition; run by the callers' workers."""
 
 import random
 from dataclasses import replace
@@ -16,7 +16,9 @@ FULL_RETRY_DELAY = timedelta(seconds=2)
 
 
 class EnqueueActivities:
-    """Appends through one Redis client. `max_backlog` entries per stream, `max_request_bytes` per encoded request."""
+    """Appends through one Redis client: at most `max_backlog` entries per stream, `max_request_bytes` per encoded
+    request.
+    """
 
     def __init__(self, redis: Redis, *, max_backlog: int, max_request_bytes: int) -> None:
         self._redis = redis
@@ -25,12 +27,13 @@ class EnqueueActivities:
 
     @activity.defn
     async def enqueue_write(self, submission: Submission) -> str:
-        """Append the request unless it is queued already; returns `<partition>/<entry id>`.
+        """Append the request unless it is queued already; returns `<partition>/<entry id>` of its entry.
 
-        A request that asks for `ConfirmBy.COMPLETION` gets this activity as its reply address, and the activity stays
-        open until the drain completes it with the receipt.
+        With `ConfirmBy.COMPLETION` this activity becomes the reply address, and stays open until the drain completes it
+        with the receipt.
 
-        Fails without retry for a request that can never be queued (type `InvalidRequest`); everything else heals.
+        Fails with type `InvalidRequest`, not to be retried, when the request can never be queued. Every other failure
+        heals, and is retried.
         """
         submission = replace(submission, request=_with_activity(submission.request))
         producer = Producer(
@@ -44,8 +47,8 @@ class EnqueueActivities:
         except InvalidRequest as error:
             raise ApplicationError(str(error), type="InvalidRequest", non_retryable=True) from error
         except QueueUnavailable as error:
-            # Jittered, or all refused callers come back in the same moment. Benign: an outage needs one alarm, not a
-            # traceback for every caller.
+            # The jitter keeps the refused callers from all coming back at the same moment. Benign, because an outage
+            # needs one alarm, not a traceback for every caller.
             full = isinstance(error, QueueFull)
             raise ApplicationError(
                 str(error),
@@ -62,7 +65,7 @@ class EnqueueActivities:
 def _with_activity(request: WriteRequest) -> WriteRequest:
     if request.reply is None or request.reply.mode is not ConfirmBy.COMPLETION:
         return request
-    # The run of the activity, which after a reset is not the run that the workflow's code began in.
+    # The run of this activity: after a reset it is not the run that the workflow began in.
     info = activity.info()
     reply = replace(request.reply, run_id=info.workflow_run_id or "", activity_id=info.activity_id)
     return replace(request, reply=reply)

@@ -1,12 +1,12 @@
-"""A guard against workers of two queues on one task queue."""
+"""A guard against workers of two queues that share a task queue."""
 
 from write_batcher.errors import ConfigurationError
 
 
 def check_queue(queue: str, *, served: str) -> None:
-    """Raises ConfigurationError when this worker is asked to work for another queue than its own."""
+    """Check that `queue` is the one that this worker serves. Raises `ConfigurationError` when it is not."""
     if queue != served:
         raise ConfigurationError(
-            f"this worker writes queue {served!r} into its database, not {queue!r}: let the workers of each queue have "
-            "a task queue of their own (WRITE_BATCHER_BATCHER_TASK_QUEUE)"
+            f"This worker writes queue {served!r} into its database, not {queue!r}: give the workers of each queue "
+            "their own task queue (WRITE_BATCHER_BATCHER_TASK_QUEUE)."
         )

@@ -1,4 +1,6 @@
-"""Caller side, run by the batcher's workers because they reach the database: give up a write, or learn its outcome."""
+"""Settling: withdraw a write, or learn its outcome. For callers, but run by the batcher's workers, which reach the
+database.
+"""
 
 from temporalio import activity
 
@@ -16,8 +18,10 @@ class SettleActivities:
 
     @activity.defn
     async def settle_write(self, submission: Submission) -> WriteReceipt:
-        """`withdrawn` when the request had not been written: it never will be, for this attempt. Otherwise the outcome
-        that stands already. Retried while the database cannot be asked.
+        """Withdraw the request unless its outcome is decided already; returns the receipt.
+
+        `withdrawn` means that it was not written and, for this attempt, never will be. Fails, and is retried, while the
+        database is unavailable.
         """
         check_queue(submission.queue, served=self._queue)
         return await self._sink.settle(submission.request)

@@ -1,4 +1,4 @@
-"""The command `write-batcher`. Drivers are imported inside the commands, so that `--help` answers at once."""
+"""The command `write-batcher`. Drivers are imported inside the commands, so that `--help` is quick."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from typing import NoReturn
 import typer
 
 from write_batcher.cli.compare_commands import compare_app
-from write_batcher.cli.console import complain
+from write_batcher.cli.console import print_error
 from write_batcher.cli.dead_letter_commands import dead_letters_app
 from write_batcher.cli.demo_commands import demo_command, start_command, up_command
 from write_batcher.cli.queue_commands import monitor_command, queue_app
@@ -36,26 +36,28 @@ app.command("monitor")(monitor_command)
 
 
 def main() -> NoReturn:
-    """Run the command and end the process with its status: 0 done, 1 failed, 2 wrong usage or surroundings."""
+    """Run the command, and end the process with its status: 0 done, 1 failed, 2 wrong usage, settings or servers, 130
+    interrupted.
+    """
     try:
         app()
         status = 0
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else EXIT_FAILED
     except ConfigurationError as error:
-        complain(str(error))
+        print_error(str(error))
         status = EXIT_USAGE
     except WriteBatcherError as error:
-        complain(str(error))
+        print_error(str(error))
         status = EXIT_FAILED
     except KeyboardInterrupt:
         status = EXIT_INTERRUPTED
-    except Exception:  # noqa: BLE001 - a defect; the process must still end as below
+    except Exception:  # noqa: BLE001 - a bug; the process must still end as below
         traceback.print_exc()
         status = EXIT_FAILED
     sys.stdout.flush()
     sys.stderr.flush()
-    # A process that used temporalio may abort while Python exits (sdk-python#300); everything is closed by now.
+    # Without Python's own exit: a process that used temporalio may abort there (sdk-python#300). All is closed by now.
     os._exit(status)
 
 

@@ -1,4 +1,4 @@
-"""The commands of the comparison: `write-batcher compare [SCENARIO...]` and `write-batcher compare report DIR`."""
+"""The commands `write-batcher compare [SCENARIO...]` and `write-batcher compare report DIR`."""
 
 import os
 from collections.abc import Iterable
@@ -23,12 +23,12 @@ RUN = "run"
 ALL = "all"
 RESULTS = Path("compare-results")
 
+# What a comparison takes from the environment, and only with --own-servers: all else comes from flags or defaults.
 ADDRESSES = frozenset({"redis_url", "database_url"})
-"""All that a comparison takes from the environment, and only for own servers: the rest are flags, or as by default."""
 
 
 class TargetDatabase(StrEnum):
-    """What may be written to."""
+    """The databases that can be written to."""
 
     SQLITE = "sqlite"
     POSTGRESQL = "postgresql"
@@ -38,10 +38,10 @@ E = TypeVar("E", bound=StrEnum)
 
 
 class RunByDefault(TyperGroup):
-    """`compare load --rounds 2` means `compare run load --rounds 2`; so no scenario may be named as a command is."""
+    """Lets `compare load --rounds 2` mean `compare run load --rounds 2`; a scenario must not have a command's name."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override] # its own Context
-        """Insert the name of the default command where there is none."""
+        """Parse `args`, with the default command in front if they name none."""
         if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
             args = [RUN, *args]
         return super().parse_args(ctx, args)
@@ -49,7 +49,7 @@ class RunByDefault(TyperGroup):
 
 compare_app = typer.Typer(
     cls=RunByDefault,
-    help="Compare designs of getting many workflows' writes into one database. Without a command it is `run`: "
+    help="Compare designs for getting many workflows' writes into one database. The default command is `run`: "
     "see `compare run --help`.",
 )
 
@@ -60,68 +60,74 @@ def run_command(
     scenarios: Annotated[
         list[str] | None, typer.Argument(metavar="SCENARIO", help=f"{', '.join(Scenario)}, or all (the default).")
     ] = None,
-    workflows: Annotated[int, typer.Option(min=1, max=100_000, help="Callers of load, crash and poison.")] = 300,
+    workflows: Annotated[int, typer.Option(min=1, max=100_000, help="Callers in load, crash and poison.")] = 300,
     requests: Annotated[
-        int, typer.Option(min=1, max=1_000_000, help="Requests that growth and ceiling push, without callers.")
+        int, typer.Option(min=1, max=1_000_000, help="Requests that growth and ceiling push without callers.")
     ] = 12_000,
-    rounds: Annotated[int, typer.Option(min=1, max=1_000, help="How often all of it is run.")] = 1,
-    contenders: Annotated[str, typer.Option(metavar="NAMES", help="Comma-separated.")] = ",".join(Contender),
+    rounds: Annotated[int, typer.Option(min=1, max=1_000, help="How often everything is run.")] = 1,
+    contenders: Annotated[str, typer.Option(metavar="NAMES", help="Designs to compare, comma-separated.")] = ",".join(
+        Contender
+    ),
     databases: Annotated[
         str | None,
-        typer.Option(metavar="NAMES", help="sqlite,postgresql by default; load uses each, the others the first."),
+        typer.Option(
+            metavar="NAMES", help="Default: sqlite,postgresql. The scenario load uses each, the others the first."
+        ),
     ] = None,
-    max_items: Annotated[int, typer.Option(min=1, max=10_000, help="A batch never holds more requests.")] = 100,
-    max_wait: Annotated[str, typer.Option(metavar="DURATION", help="When an open batch is closed.")] = "2s",
+    max_items: Annotated[int, typer.Option(min=1, max=10_000, help="Most requests in a batch.")] = 100,
+    max_wait: Annotated[
+        str, typer.Option(metavar="DURATION", help="Age of the oldest request at which a batch closes.")
+    ] = "2s",
     connection_limit: Annotated[
-        int, typer.Option(min=4, max=1_000, help="How many connections the embedded PostgreSQL accepts.")
+        int, typer.Option(min=4, max=1_000, help="Connections that the embedded PostgreSQL accepts.")
     ] = 20,
-    seed: Annotated[int, typer.Option(help="Decides the order of the contenders in each round.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for the order of the contenders in each round.")] = 0,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help=f"Where results go; by default {RESULTS}/TIME.")
+        Path | None, typer.Option(metavar="DIR", help=f"Folder for the results. Default: {RESULTS}/TIME.")
     ] = None,
     own_servers: Annotated[
         bool,
         typer.Option(
             "--own-servers",
-            help="Use the servers that the environment names, not embedded ones: actions and their CPU are not known. "
-            "Rows and ledger entries stay there.",
+            help="Use the servers that the environment names, not embedded ones. Then actions and the servers' CPU are "
+            "not measured, and rows and ledger entries stay there.",
         ),
     ] = False,
 ) -> None:
     """Run contenders through scenarios, save DIR/results.json after each run, and draw the report.
 
-    Ends with status 1 when this library lost a write, made one twice or failed a caller that has written, or when
+    Ends with status 1 when this library lost a write, made one twice or failed a caller whose write was made, or when
     something could not be measured.
     """
-    chosen = scenarios_of(scenarios or [ALL])
-    chosen_contenders = chosen_of(Contender, contenders.split(","), "contender")
-    chosen_databases = chosen_of(TargetDatabase, (databases or ",".join(TargetDatabase)).split(","), "database")
-    taken = ADDRESSES if own_servers else frozenset()
-    settings = settings_without(taken, max_items=max_items, max_wait=max_wait, log_format="json")
+    chosen = parse_scenarios(scenarios or [ALL])
+    chosen_contenders = parse_names(Contender, contenders.split(","), "contender")
+    chosen_databases = parse_names(TargetDatabase, (databases or ",".join(TargetDatabase)).split(","), "database")
+    inherited = ADDRESSES if own_servers else frozenset()
+    settings = settings_inheriting(inherited, max_items=max_items, max_wait=max_wait, log_format="json")
     try:
         from write_batcher.cli.compare_view import CompareScreen
-        from write_batcher.compare.comparison import Comparison, unsafe_writes
+        from write_batcher.compare.comparison import Comparison, runs_with_broken_promises
         from write_batcher.compare.scale import Scale
         from write_batcher.compare.servers import database_of
-        from write_batcher.compare.signal_batcher.pending_writes import MAX_BATCH_ITEMS
+        from write_batcher.compare.signal_batcher.batcher_limits import MAX_BATCH_ITEMS
     except ModuleNotFoundError as error:
         raise _not_installed(error) from error
     if Contender.SIGNAL in chosen_contenders and max_items > MAX_BATCH_ITEMS:
         raise ConfigurationError(
-            f"--max-items {max_items}: a batch of signal holds {MAX_BATCH_ITEMS} at most; "
-            "give that many or fewer, or leave signal out of --contenders"
+            f"Option --max-items {max_items} is too high for signal, whose batches hold {MAX_BATCH_ITEMS} requests at "
+            "most: lower it, or leave signal out of --contenders."
         )
     if own_servers:
-        there = TargetDatabase(database_of(settings.database_url))
-        if databases is not None and chosen_databases != (there,):
+        own_database = TargetDatabase(database_of(settings.database_url))
+        if databases is not None and chosen_databases != (own_database,):
             raise ConfigurationError(
-                f"--databases {databases} requires embedded servers: WRITE_BATCHER_DATABASE_URL names {there}; "
-                "leave out --databases or --own-servers"
+                f"Option --databases {databases} requires embedded servers, as WRITE_BATCHER_DATABASE_URL names "
+                f"{own_database}: leave out --databases or --own-servers."
             )
-        chosen_databases = (there,)
+        chosen_databases = (own_database,)
     folder = _new_folder(out)
-    if ignored := ignored_variables(taken):
-        say(f"ignored, for a comparison is set by its flags: {', '.join(ignored)}")
+    if ignored := ignored_variables(inherited):
+        say(f"ignored, because a comparison is configured by flags: {', '.join(ignored)}")
     scale = Scale(
         scenarios=chosen,
         contenders=chosen_contenders,
@@ -135,21 +141,21 @@ def run_command(
         connection_limit=connection_limit,
     )
     with CompareScreen(scale) as screen:
-        comparison = Comparison(scale, settings, folder, screen, own=own_servers)
+        comparison = Comparison(scale, settings, folder, screen, on_existing_servers=own_servers)
         try:
             results = run_to_end(comparison.run())
         except BaseException:
             if comparison.results.runs:
-                say(f"not complete; what was measured: write-batcher compare report {folder}")
+                say(f"not complete; for what was measured: write-batcher compare report {folder}")
             raise
     _report(results, folder)
-    if unsafe_writes(results) or not all(run.figures for run in results.runs):
+    if runs_with_broken_promises(results) or not all(run.figures for run in results.runs):
         raise typer.Exit(EXIT_FAILED)
 
 
 @compare_app.command("report")
 def report_command(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the results.json of a comparison is.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with the results.json of a comparison.")],
 ) -> None:
     """Draw DIR/report.html and its pictures from DIR/results.json, and show a summary."""
     try:
@@ -159,33 +165,36 @@ def report_command(
     _report(load_results(folder), folder)
 
 
-def scenarios_of(names: list[str]) -> tuple[Scenario, ...]:
-    """As `chosen_of`; `all` is all of them."""
-    found = chosen_of(Scenario, (name for name in names if name != ALL), "scenario")
+def parse_scenarios(names: list[str]) -> tuple[Scenario, ...]:
+    """Parse the names of scenarios as `parse_names` does, where `all` stands for all of them."""
+    found = parse_names(Scenario, (name for name in names if name != ALL), "scenario")
     return tuple(Scenario) if ALL in names else found
 
 
-def settings_without(taken: frozenset[str], **flags: Any) -> Settings:
-    """Of what the environment sets only `taken`: a result must follow from what is recorded with it."""
-    defaults = {name: field.default for name, field in Settings.model_fields.items() if name not in taken}
+def settings_inheriting(inherited: frozenset[str], **flags: Any) -> Settings:
+    """Build settings from `flags` and defaults, and only for the settings `inherited` from the environment.
+
+    Results must follow from what is recorded with them, and variables are not. Raises `ConfigurationError`.
+    """
+    defaults = {name: field.default for name, field in Settings.model_fields.items() if name not in inherited}
     return load_settings(**defaults | flags)
 
 
-def ignored_variables(taken: frozenset[str]) -> list[str]:
-    """The variables of settings that are set, and not `taken`."""
-    used = {f"{ENV_PREFIX}{name.upper()}" for name in taken}
+def ignored_variables(inherited: frozenset[str]) -> list[str]:
+    """Return the WRITE_BATCHER_* variables that are set but not for one of the settings `inherited`."""
+    used = {f"{ENV_PREFIX}{name.upper()}" for name in inherited}
     return sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in used)
 
 
-def chosen_of(kind: type[E], names: Iterable[str], what: str) -> tuple[E, ...]:
-    """Members by their names, each once. Raises ConfigurationError for a name that is none, and for none at all."""
+def parse_names(kind: type[E], names: Iterable[str], what: str) -> tuple[E, ...]:
+    """Return the members of `kind` with these names, each once. Raises `ConfigurationError` for an unknown name."""
     allowed = ", ".join(kind)
     chosen: dict[E, None] = {}
     for name in (name.strip() for name in names):
         try:
             chosen[kind(name)] = None
         except ValueError:
-            raise ConfigurationError(f"there is no {what} {name!r}; choose from {allowed}") from None
+            raise ConfigurationError(f"There is no {what} {name!r}: choose from {allowed}.") from None
     return tuple(chosen)
 
 
@@ -194,9 +203,9 @@ def _new_folder(out: Path | None) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigurationError(f"--out {folder} cannot be used ({error.strerror}): name another folder") from error
+        raise ConfigurationError(f"Folder {folder} cannot be used ({error.strerror}): choose another --out.") from error
     if (folder / FILE_NAME).exists():
-        raise ConfigurationError(f"--out {folder} holds the results of another comparison: name another folder")
+        raise ConfigurationError(f"Folder {folder} holds the results of another comparison: choose another --out.")
     return folder
 
 
@@ -212,8 +221,9 @@ def _report(results: "Results", folder: Path) -> None:
 
 
 def _not_installed(error: ModuleNotFoundError) -> ConfigurationError:
-    if (error.name or "").startswith("write_batcher"):  # then this package is broken, and no other one is missing
+    if (error.name or "").startswith("write_batcher"):  # a broken installation of this package, not a missing other one
         raise error
     return ConfigurationError(
-        f"the comparison needs {error.name}: install it with `pip install 'write-batcher[compare,embedded,postgresql]'`"
+        f"The comparison needs {error.name}: install it with "
+        "`pip install 'write-batcher[compare,embedded,postgresql]'`."
     )

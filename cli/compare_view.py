@@ -1,4 +1,4 @@
-"""What the command shows while it compares: two progress bars on a terminal, and a line per run everywhere."""
+"""How a running comparison is shown: two progress bars on a terminal, and everywhere one line per run."""
 
 from types import TracebackType
 from typing import Self
@@ -7,7 +7,8 @@ from write_batcher.cli.console import make_console, progress_bars
 from write_batcher.compare.results import Run, Scenario
 from write_batcher.compare.scale import Scale, steps
 
-SHOWN = {
+# The figures in the line of a run; the report has all of them.
+SHOWN_FIGURES = {
     Scenario.LOAD: ("rows", "failed", "lost", "duplicates", "writes_per_s", "transactions", "actions_per_write"),
     Scenario.GROWTH: ("writes", "max_events", "continued_as_new"),
     Scenario.CEILING: ("accepted", "refused", "rows", "duplicates", "writes_per_s"),
@@ -15,11 +16,10 @@ SHOWN = {
     Scenario.POISON: ("bad", "failed", "failed_good", "duplicates"),
     Scenario.IDLE: ("actions", "events", "actions_per_day"),
 }
-"""The figures of a line: the rest is in the report."""
 
 
 class CompareScreen:
-    """A view of a comparison; a context."""
+    """Shows the progress of a comparison while the context is open."""
 
     def __init__(self, scale: Scale) -> None:
         self._console = make_console()
@@ -39,23 +39,23 @@ class CompareScreen:
         self._progress.stop()
 
     def begin(self, what: str) -> None:
-        """The next step begins."""
+        """Announce the next step."""
         self._progress.reset(self._now, description=what, total=None)
 
     def expect(self, total: int) -> None:
-        """So many things are to be done from here."""
+        """Set how many things the current part of the step has to do."""
         self._progress.reset(self._now, total=total)
 
     def advance(self, number: int = 1) -> None:
-        """So many more are done."""
+        """Count `number` more of them as done."""
         self._progress.advance(self._now, number)
 
     def end(self, run: Run) -> None:
-        """One line."""
+        """Print the line of a run, its figures or why there are none."""
         self._number += 1
         self._progress.advance(self._runs)
         figures = ", ".join(
-            f"{name} {run.figures[name]:g}" for name in SHOWN[run.scenario] if run.figures.get(name) is not None
+            f"{name} {run.figures[name]:g}" for name in SHOWN_FIGURES[run.scenario] if run.figures.get(name) is not None
         )
         where = f"[{self._number}/{self._total}] {run.scenario}, {run.database}, {run.contender}"
         self._console.print(f"{where}: {figures or '; '.join(run.notes)}", markup=False)

@@ -1,22 +1,18 @@
-"""What the command shows: progress and tables where a person looks, plain lines where the output is piped."""
+"""Output of the command: progress bars and tables on a terminal, plain lines in a pipe."""
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-if TYPE_CHECKING:
-    pass
-
 Rows = Sequence[tuple[str, object]]
 
 
 def progress_bars(console: Console) -> Progress:
-    """Bars with a description, how many of how many, and the time; only on a terminal."""
+    """Make progress bars with description, count, total and time; they show only on a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -28,27 +24,27 @@ def progress_bars(console: Console) -> Progress:
 
 
 def make_console() -> Console:
-    """Writes to stdout: lines as long as they are, nothing interpreted but what is marked."""
+    """Make a console for stdout that neither wraps lines nor highlights anything."""
     return Console(soft_wrap=True, highlight=False)
 
 
 def say(text: str) -> None:
-    """One line of a command's answer."""
+    """Print one line of a command's answer."""
     print(text)  # noqa: T201
 
 
-def complain(text: str) -> None:
-    """One line on why the command did not do what it was asked for."""
+def print_error(text: str) -> None:
+    """Print to stderr why the command did not do what it was asked for."""
     print(f"write-batcher: {text}", file=sys.stderr)  # noqa: T201
 
 
 def one_line(text: str) -> str:
-    """`text` without anything that a terminal would obey: a foreign entry may hold whatever its producer liked."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    """Escape what a terminal would interpret: an entry of a foreign producer may hold any text."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def print_rows(console: Console, rows: Rows) -> None:
-    """A label and a value each: a table on a terminal, `label: value` elsewhere."""
+    """Print labels and values: a table on a terminal, lines `label: value` in a pipe."""
     if not console.is_terminal:
         for label, value in rows:
             console.print(f"{label}: {value}", markup=False)

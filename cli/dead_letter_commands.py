@@ -1,4 +1,4 @@
-"""The commands of an operator who decides on dead letters: `write-batcher dead-letters ...`."""
+"""The commands that list, show, replay and discard dead letters: `write-batcher dead-letters ...`."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,23 +13,28 @@ from write_batcher.config import Settings
 from write_batcher.errors import OperationFailed
 
 if TYPE_CHECKING:
-    from write_batcher.workers.operating.letters import Letter, QueueLetters, Selection
+    from write_batcher.workers.operating.letter_selection import Selection
+    from write_batcher.workers.operating.letters import Letter, QueueLetters
 
-dead_letters_app = typer.Typer(help="Decide on the entries that nobody could write.", no_args_is_help=True)
+dead_letters_app = typer.Typer(
+    help="List, show, replay or discard entries that could not be written.", no_args_is_help=True
+)
 
-EachAsJson = Annotated[bool, typer.Option("--json", help="One line of JSON for each instead.")]
-LetterName = Annotated[str | None, typer.Argument(metavar="ID", help="One, as `list` shows it.", show_default=False)]
-Reason = Annotated[str | None, typer.Option(metavar="TEXT", help="All that have TEXT in their reason.")]
-All = Annotated[bool, typer.Option("--all", help="All of the queue.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")]
+EachAsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON for each instead.")]
+LetterName = Annotated[
+    str | None, typer.Argument(metavar="ID", help="The one with this id, as `list` shows it.", show_default=False)
+]
+Reason = Annotated[str | None, typer.Option(metavar="TEXT", help="All with TEXT in their reason.")]
+All = Annotated[bool, typer.Option("--all", help="All dead letters of the queue.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and change nothing.")]
 
 
 @dead_letters_app.command("list")
 @with_settings("redis_url", "queue")
 def list_command(*, settings: Settings, as_json: EachAsJson = False) -> None:
-    """Id, age, request id, table and reason of each: a table on a terminal, columns between tabs elsewhere."""
+    """List id, age, request id, table and reason: as a table on a terminal, separated by tabs in a pipe."""
     from write_batcher.cli.dead_letter_view import letter_json, letter_line, print_letters
-    from write_batcher.workers.operating.letters import Selection
+    from write_batcher.workers.operating.letter_selection import Selection
 
     console = make_console()
 
@@ -48,17 +53,17 @@ def list_command(*, settings: Settings, as_json: EachAsJson = False) -> None:
 @dead_letters_app.command("show")
 @with_settings("redis_url", "queue")
 def show_command(
-    *, settings: Settings, letter_id: Annotated[str, typer.Argument(metavar="ID", help="As `list` shows it.")]
+    *, settings: Settings, letter_id: Annotated[str, typer.Argument(metavar="ID", help="Its id, as `list` shows it.")]
 ) -> None:
-    """All of one, its record included."""
+    """Show everything about one dead letter, including its record."""
     from write_batcher.cli.dead_letter_view import print_letter
-    from write_batcher.workers.operating.letters import Selection
+    from write_batcher.workers.operating.letter_selection import Selection
 
     selection = Selection.parse(letter_id, None, everything=False)
 
     async def show() -> None:
         async with _letters(settings) as letters:
-            async for letter in _some(letters, selection):
+            async for letter in _selected(letters, selection):
                 print_letter(make_console(), letter)
 
     run_to_end(show())
@@ -74,9 +79,9 @@ def replay_command(
     everything: All = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Put requests back under their own ids, once the cause is repaired. Callers that still wait are answered."""
+    """Put requests back under their own ids, once the cause is repaired. Callers that still wait get a new receipt."""
     from write_batcher.sinks.sql.sink import SqlSink
-    from write_batcher.workers.operating.letters import Selection
+    from write_batcher.workers.operating.letter_selection import Selection
 
     selection = Selection.parse(letter_id, reason, everything)
 
@@ -84,16 +89,16 @@ def replay_command(
         async with AsyncExitStack() as stack:
             letters = await stack.enter_async_context(_letters(settings))
             if dry_run:
-                await _say_what_would_be(letters, selection, "replayed")
+                await _preview(letters, selection, "replayed")
                 return
-            # Its tables are looked up although only the ledger is needed: another database than that of the batcher
-            # has no rejection to forget, and all would be dead again.
+            # The tables are checked although only the ledger is used, to notice another database than the batcher's: it
+            # has no rejection to forget, so that all requests would be rejected again.
             sink = await stack.enter_async_context(SqlSink.open(settings.database_url, tables=settings.tables))
             done = 0
-            async for letter in _some(letters, selection):
+            async for letter in _selected(letters, selection):
                 entry_id = await letters.replay(letter, sink)
                 done += entry_id is not None
-                _say_done(letter, "replayed" if entry_id else None)
+                _report(letter, "replayed" if entry_id else None)
             say(f"{_dead_letters(done)} replayed")
 
     run_to_end(replay())
@@ -109,30 +114,31 @@ def discard_command(
     everything: All = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Delete them for good. A caller that still waits is told that its record will not be written."""
+    """Delete dead letters for good. Callers that still wait are told that their record will not be written."""
     from write_batcher.activities.drain.deliver import ReceiptSender
     from write_batcher.activities.drain.watch import Watch
     from write_batcher.workers.connections import connect_temporal
-    from write_batcher.workers.operating.letters import Selection, Told
+    from write_batcher.workers.operating.letter_selection import Selection
+    from write_batcher.workers.operating.letters import CallerNotice
 
     selection = Selection.parse(letter_id, reason, everything)
 
     async def discard() -> bool:
         async with _letters(settings) as letters:
             if dry_run:
-                await _say_what_would_be(letters, selection, "discarded")
+                await _preview(letters, selection, "discarded")
                 return True
             sender = ReceiptSender(await connect_temporal(), Watch())
-            done, untold = 0, 0
-            async for letter in _some(letters, selection):
-                told = await letters.discard(letter, sender)
-                done += told is not None
-                _say_done(letter, f"discarded, {told.value}" if told else None)
-                if told is Told.FAILED and letter.reply:
-                    untold += 1
+            done, failed_notices = 0, 0
+            async for letter in _selected(letters, selection):
+                notice = await letters.discard(letter, sender)
+                done += notice is not None
+                _report(letter, f"discarded, {notice.value}" if notice else None)
+                if notice is CallerNotice.FAILED and letter.reply:
+                    failed_notices += 1
                     say(f"  if workflow {letter.reply.workflow_id} still waits, cancel it: then it learns the outcome")
             say(f"{_dead_letters(done)} discarded")
-            return untold == 0
+            return failed_notices == 0
 
     if not run_to_end(discard()):
         raise typer.Exit(EXIT_FAILED)
@@ -147,26 +153,26 @@ async def _letters(settings: Settings) -> AsyncIterator["QueueLetters"]:
         yield QueueLetters(redis, settings.queue)
 
 
-async def _some(letters: "QueueLetters", selection: "Selection") -> AsyncIterator["Letter"]:
-    """Those that are selected. Raises OperationFailed at the end when there was none."""
+async def _selected(letters: "QueueLetters", selection: "Selection") -> AsyncIterator["Letter"]:
+    """The selected dead letters. Raises `OperationFailed` at the end when there were none."""
     found = False
     async for letter in letters.select(selection):
         found = True
         yield letter
     if not found:
-        raise OperationFailed(f"there is no {selection}; `write-batcher dead-letters list` shows what there is")
+        raise OperationFailed(f"There is no {selection}: `write-batcher dead-letters list` shows those that exist.")
 
 
-async def _say_what_would_be(letters: "QueueLetters", selection: "Selection", done: str) -> None:
+async def _preview(letters: "QueueLetters", selection: "Selection", done: str) -> None:
     number = 0
-    async for letter in _some(letters, selection):
+    async for letter in _selected(letters, selection):
         number += 1
-        _say_done(letter, f"would be {done}: {letter.dead.reason}")
+        _report(letter, f"would be {done}: {letter.dead.reason}")
     say(f"{_dead_letters(number)} would be {done}; nothing has been changed")
 
 
-def _say_done(letter: "Letter", done: str | None) -> None:
-    done = done or "gone, somebody else was faster"
+def _report(letter: "Letter", done: str | None) -> None:
+    done = done or "already replayed or discarded"
     say(one_line(f"{letter.letter_id} request {letter.dead.request_id or '-'}: {done}"))
 
 

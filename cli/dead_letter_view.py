@@ -1,4 +1,4 @@
-"""What an operator is shown of dead letters: tables where a person looks, plain lines or JSON where output is piped."""
+"""How dead letters are shown: tables on a terminal, plain lines in a pipe, or JSON."""
 
 import json
 import time
@@ -16,7 +16,7 @@ from write_batcher.workers.operating.letters import Letter
 
 
 def letter_json(letter: Letter) -> str:
-    """One line of `dead-letters list --json`."""
+    """Encode one dead letter as a line of `dead-letters list --json`."""
     return json.dumps(
         {
             "id": str(letter.letter_id),
@@ -30,12 +30,12 @@ def letter_json(letter: Letter) -> str:
 
 
 def letter_line(letter: Letter) -> str:
-    """The same for a pipe: columns with tabs between them."""
+    """Format one dead letter as a line for a pipe: columns separated by tabs."""
     return "\t".join(_columns(letter))
 
 
 def print_letters(console: Console, letters: Iterable[Letter]) -> None:
-    """A table for a terminal."""
+    """Print dead letters as a table for a terminal."""
     table = Table("id", "age", "request", "table", "reason")
     for letter in letters:
         table.add_row(*map(Text, _columns(letter)))
@@ -43,7 +43,7 @@ def print_letters(console: Console, letters: Iterable[Letter]) -> None:
 
 
 def print_letter(console: Console, letter: Letter) -> None:
-    """All of one dead letter, its record included."""
+    """Print everything about one dead letter, including its record."""
     died_at = datetime.fromtimestamp(letter.died_at, UTC).isoformat(timespec="seconds")
     rows: list[tuple[str, object]] = [
         ("id", letter.letter_id),

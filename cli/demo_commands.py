@@ -1,4 +1,4 @@
-"""The commands that run the example: `write-batcher demo`, `up` and `start`."""
+"""The commands `write-batcher demo`, `up` and `start`, which run the example."""
 
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -13,12 +13,13 @@ from write_batcher.config import Settings
 from write_batcher.errors import ConfigurationError
 
 Workflows = Annotated[int, typer.Option(min=1, max=100_000, help="How many workflows to start.")]
-Bad = Annotated[int, typer.Option(min=0, help="How many of them write a record that the database refuses.")]
-AsJson = Annotated[bool, typer.Option("--json", help="End with the result as one line of JSON.")]
+Bad = Annotated[int, typer.Option(min=0, help="How many of these write a record that the database refuses.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON at the end.")]
 EmbeddedDatabase = Annotated[
-    Literal["sqlite", "postgresql"], typer.Option("--database", help="What to write to: a file, or an embedded server.")
+    Literal["sqlite", "postgresql"],
+    typer.Option("--database", help="Database to write to: a SQLite file, or an embedded PostgreSQL."),
 ]
-DataDir = Annotated[Path | None, typer.Option("--data", help="Keep all data in this folder, and go on with it.")]
+DataDir = Annotated[Path | None, typer.Option("--data", help="Keep all data in this folder, for later runs too.")]
 
 
 @with_settings(*BATCHES, *REQUESTS, *CALLERS)
@@ -27,12 +28,14 @@ def demo_command(
     settings: Settings,
     workflows: Workflows = 250,
     bad: Bad = 0,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave everything up until Ctrl-C, to look around.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave everything running until Ctrl-C, to look around.")
+    ] = False,
     as_json: AsJson = False,
     database: EmbeddedDatabase = "sqlite",
     data: DataDir = None,
 ) -> None:
-    """Start servers and both workers, run workflows through them, and count the rows in the database."""
+    """Start servers and both workers, run workflows, and count the rows in the database."""
     from write_batcher.workers.embedded.demo import demo
 
     async def run() -> bool:
@@ -40,10 +43,12 @@ def demo_command(
         async with AsyncExitStack() as stack:
             with screen:
                 report = await stack.enter_async_context(
-                    demo(settings, workflows, screen, bad=_checked(bad, workflows), database=database, data_dir=data)
+                    demo(
+                        settings, workflows, screen, bad=_checked_bad(bad, workflows), database=database, data_dir=data
+                    )
                 )
             if keep:
-                screen.say("Everything stays up until Ctrl-C. For other commands and workers:")
+                screen.say("Everything keeps running until Ctrl-C. For other commands and workers:")
                 screen.say_exports(report.environment)
             if as_json:
                 screen.say(demo_json(report))
@@ -65,7 +70,7 @@ def up_command(*, data: DataDir = None) -> None:
         screen = Screen(0)
         async with local_stack(data_dir=data, ports=Ports()) as stack:
             screen.say_exports({"TEMPORAL_ADDRESS": stack.temporal_address, "WRITE_BATCHER_REDIS_URL": stack.redis_url})
-            screen.say(f"Web UI: {stack.ui_url}. Data: {stack.data_dir}. Ctrl-C ends all.")
+            screen.say(f"Web UI: {stack.ui_url}. Data: {stack.data_dir}. Ctrl-C ends everything.")
             await until_interrupted()
 
     run_to_end(run())
@@ -89,7 +94,7 @@ def start_command(
         series = new_series()
         with Screen(workflows, wait=wait) as screen:
             handles = await start_workflows(
-                client, settings, series, workflows, bad=_checked(bad, workflows), on_started=screen.started
+                client, settings, series, workflows, bad=_checked_bad(bad, workflows), on_started=screen.started
             )
             if not wait:
                 screen.say(f"started {workflows} workflows, {series}0 to {series}{workflows - 1}")
@@ -102,7 +107,7 @@ def start_command(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _checked(bad: int, workflows: int) -> int:
+def _checked_bad(bad: int, workflows: int) -> int:
     if bad > workflows:
-        raise ConfigurationError(f"--bad {bad} is more than --workflows {workflows}: make it smaller")
+        raise ConfigurationError(f"Option --bad {bad} is above --workflows {workflows}: lower it.")
     return bad

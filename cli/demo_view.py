@@ -1,4 +1,4 @@
-"""What the example's commands show: progress where a person looks, plain lines or JSON where the output is piped."""
+"""What the example's commands show: progress bars and tables on a terminal, plain lines in a pipe, or JSON."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Screen:
-    """Shows a run of workflows: as a context, two progress bars; afterwards a table or one line of JSON."""
+    """Shows a run of workflows: two progress bars while the context is open, then a table or one line of JSON."""
 
     def __init__(self, workflows: int, *, wait: bool = True) -> None:
         self._console = make_console()
@@ -31,40 +31,40 @@ class Screen:
         self._progress.stop()
 
     def started(self) -> None:
-        """One more workflow has been started."""
+        """Count one more started workflow."""
         self._progress.advance(self._started)
 
     def ended(self) -> None:
-        """One more workflow has ended."""
+        """Count one more ended workflow."""
         self._progress.advance(self._ended)
 
     def batch(self, batch: dict[str, Any]) -> None:
-        """A batch was written."""
+        """Show a batch that was written."""
         self.say(
             f"batch {batch['batch_id']}  {batch['size']:4d} requests  {batch['flush_reason']:5}  "
             f"{batch['write_ms']:4d} ms"
         )
 
     def warning(self, worker: str, message: str) -> None:
-        """A worker process logged a warning."""
+        """Show a warning or an error that a worker process logged, on stderr."""
         print(f"{worker} worker: {message}", file=sys.stderr)  # noqa: T201
 
     def say(self, text: str) -> None:
-        """One line, markup not interpreted."""
+        """Print one line, without interpreting markup."""
         self._console.print(text, markup=False)
 
     def say_exports(self, environment: dict[str, str]) -> None:
-        """The lines that point other commands to these servers."""
+        """Print the lines that make other commands use these servers."""
         for name, value in environment.items():
             self.say(f"export {name}={value}")
 
     def show_demo(self, report: "DemoReport") -> None:
-        """The table at the end of a demo."""
+        """Print the table at the end of a demo."""
         self._table(
             [
                 *_outcome_rows(report.workflows, report.outcomes),
                 ("rows in the database", report.rows),
-                ("rows too many", report.duplicates),
+                ("duplicate rows", report.duplicates),
                 ("batches", _counts(report.flush_reasons)),
                 (
                     "transactions",
@@ -76,7 +76,7 @@ class Screen:
         )
 
     def show_outcomes(self, workflows: int, outcomes: "Outcomes", *, as_json: bool) -> None:
-        """The table at the end of a start, or one line of JSON."""
+        """Print the table at the end of a start, or one line of JSON."""
         if as_json:
             self.say(json.dumps(outcomes_as_dict(workflows, outcomes)))
             return
@@ -87,7 +87,7 @@ class Screen:
 
 
 def demo_json(report: "DemoReport") -> str:
-    """One line of JSON; the README names its keys."""
+    """Encode the report as one line of JSON; README lists its keys."""
     return json.dumps(
         outcomes_as_dict(report.workflows, report.outcomes)
         | {
@@ -101,7 +101,7 @@ def demo_json(report: "DemoReport") -> str:
 
 
 def outcomes_as_dict(workflows: int, outcomes: "Outcomes") -> dict[str, object]:
-    """What became of `workflows` started workflows."""
+    """Count the results of `workflows` started workflows, for JSON."""
     return {
         "workflows": workflows,
         "completed": outcomes.completed,

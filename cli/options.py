@@ -1,4 +1,4 @@
-"""Options that several command groups share, made from the settings."""
+"""Options that several groups of commands share, made from the settings."""
 
 import functools
 import inspect
@@ -19,7 +19,7 @@ SHORTEST_REFRESH = timedelta(milliseconds=100)
 
 
 def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for each of these settings, and hand it all settings as its argument `settings`."""
+    """Give a command an option for each of the settings `names`, and pass it all settings as `settings`."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
@@ -27,8 +27,8 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
             flags = {name: arguments.pop(name) for name in names}
             command(settings=load_settings(**flags), **arguments)
 
-        own = [parameter for name, parameter in inspect.signature(command).parameters.items() if name != "settings"]
-        parameters = [*own, *map(_option, names)]
+        given = [parameter for name, parameter in inspect.signature(command).parameters.items() if name != "settings"]
+        parameters = [*given, *map(_option, names)]
         command_with_settings.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command_with_settings.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return command_with_settings
@@ -38,21 +38,25 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
 
 def _option(name: str) -> inspect.Parameter:
     field = Settings.model_fields[name]
+    description, default = field.description or name, as_text(field.default)
+    source = f"{ENV_PREFIX}{name.upper()}" + (f", default: {default}" if default else "")
     option = typer.Option(
         f"--{name.replace('_', '-')}",
         metavar="VALUE",
-        help=f"{field.description} (else {ENV_PREFIX}{name.upper()}, else {as_text(field.default)})",
+        help=f"{description[0].upper()}{description[1:]} ({source}).",
     )
     annotation = Annotated[str | None, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def refresh_of(every: str) -> timedelta:
-    """What `--every` of a monitor says. Raises ConfigurationError."""
+def parse_refresh(every: str) -> timedelta:
+    """Parse the option `--every` of a monitor, a duration of at least 100 ms. Raises `ConfigurationError`."""
     try:
         refresh = parse_duration(every)
     except ValueError as error:
-        raise ConfigurationError(f"--every = {error}") from None
+        raise ConfigurationError(f"Option --every {error}.") from None
     if refresh < SHORTEST_REFRESH:
-        raise ConfigurationError(f"--every = {every!r} is too often; write 100ms or more, such as 2s")
+        raise ConfigurationError(
+            f"Option --every {every!r} is below the limit of 100ms: write a longer one, such as 2s."
+        )
     return refresh

@@ -1,4 +1,4 @@
-"""The commands that look at a queue and steer it: `write-batcher monitor`, `write-batcher queue ...`."""
+"""The commands that inspect and control a queue: `write-batcher monitor`, `write-batcher queue ...`."""
 
 import asyncio
 import contextlib
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from write_batcher.cli.console import complain, make_console, say
-from write_batcher.cli.options import refresh_of, with_settings
-from write_batcher.cli.running import EXIT_FAILED, look_again_and_again, run_to_end
+from write_batcher.cli.console import make_console, print_error, say
+from write_batcher.cli.options import parse_refresh, with_settings
+from write_batcher.cli.running import EXIT_FAILED, refresh_forever, run_to_end
 from write_batcher.config import Settings
 from write_batcher.errors import ConfigurationError, OperationFailed
 
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
     from write_batcher.workers.operating.control import Verb
     from write_batcher.workers.operating.monitor import Monitor, PartitionView
 
-STEERED_AT_ONCE = 32  # partitions
+CONCURRENT_STEERS = 32  # partitions
 
-queue_app = typer.Typer(help="Look at the batcher of a queue, and steer it.", no_args_is_help=True)
+queue_app = typer.Typer(help="Inspect and control the batcher of a queue.", no_args_is_help=True)
 
-Partition = Annotated[str | None, typer.Option(metavar="N", help="Only this partition, not all.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON instead.")]
+Partition = Annotated[str | None, typer.Option(metavar="N", help="Only this partition instead of all.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead.")]
 
 
 @with_settings("redis_url", "queue", "max_items", "max_wait")
 def monitor_command(
     *,
     settings: Settings,
-    once: Annotated[bool, typer.Option("--once", help="Look once, show all, and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Show everything once, and exit.")] = False,
     as_json: AsJson = False,
-    every: Annotated[str, typer.Option(metavar="DURATION", help="How often to look.")] = "2s",
+    every: Annotated[str, typer.Option(metavar="DURATION", help="How often to refresh.")] = "2s",
 ) -> None:
-    """Show what the batcher of a queue does, until Ctrl-C. Give --max-items and --max-wait as the batcher has them."""
-    refresh = refresh_of(every)
+    """Show the state of a queue until Ctrl-C. Give --max-items and --max-wait as its batcher has them."""
+    refresh = parse_refresh(every)
 
     async def show() -> None:
         async with _connected(settings) as (client, redis):
@@ -48,7 +48,7 @@ def monitor_command(
             if once:
                 await _show_once(monitor, as_json)
                 return
-            # Ctrl-C and SIGTERM are the way to end this command, and no failure.
+            # This command is meant to be ended by Ctrl-C or SIGTERM, and has not failed then.
             with contextlib.suppress(asyncio.CancelledError):
                 await _show_live(monitor, as_json, refresh)
 
@@ -58,8 +58,8 @@ def monitor_command(
 @queue_app.command("status")
 @with_settings("redis_url", "queue", "max_items", "max_wait")
 def status_command(*, settings: Settings, partition: Partition = None, as_json: AsJson = False) -> None:
-    """Show once what the batcher does: `monitor --once`, also of one partition."""
-    only = _number(partition)
+    """Show the state of a queue once, like `monitor --once`; also of one partition."""
+    only = _partition_number(partition)
 
     async def show() -> None:
         async with _connected(settings) as (client, redis):
@@ -71,28 +71,28 @@ def status_command(*, settings: Settings, partition: Partition = None, as_json: 
 @queue_app.command("pause")
 @with_settings("redis_url", "queue")
 def pause_command(*, settings: Settings, partition: Partition = None) -> None:
-    """Let the drain finish what is in flight, and take nothing more: requests wait in the stream."""
+    """Stop draining once what is in flight is finished: requests wait in the stream."""
     _steer(settings, "pause", partition)
 
 
 @queue_app.command("resume")
 @with_settings("redis_url", "queue")
 def resume_command(*, settings: Settings, partition: Partition = None) -> None:
-    """Go on after a pause."""
+    """Resume draining after a pause."""
     _steer(settings, "resume", partition)
 
 
 @queue_app.command("flush")
 @with_settings("redis_url", "queue")
 def flush_command(*, settings: Settings, partition: Partition = None) -> None:
-    """Have the open batch written now. Returns when the batcher has been told."""
+    """Have the open batch written now. Returns when the flush has been requested."""
     _steer(settings, "flush", partition)
 
 
 @queue_app.command("stop")
 @with_settings("redis_url", "queue")
 def stop_command(*, settings: Settings, partition: Partition = None) -> None:
-    """End the batcher workflow after what is in flight. A batcher worker that starts later starts it again."""
+    """End the batcher workflow once what is in flight is finished. It starts again with the next batcher worker."""
     _steer(settings, "stop", partition)
 
 
@@ -137,19 +137,19 @@ async def _show_live(monitor: "Monitor", as_json: bool, refresh: timedelta) -> N
             print_views(console, views)
 
     live = (lambda problem: live_view(console, views, problem)) if console.is_terminal and not as_json else None
-    await look_again_and_again(look, live=live, show=show, refresh=refresh)
+    await refresh_forever(look, live=live, show=show, refresh=refresh)
 
 
 def _steer(settings: Settings, verb: str, partition: str | None) -> None:
     from write_batcher.workers.operating.control import Verb
     from write_batcher.workers.operating.monitor import partitions_of
 
-    only = _number(partition)
+    only = _partition_number(partition)
 
     async def steer_all() -> bool:
         async with _connected(settings) as (client, redis):
             partitions = await partitions_of(redis, settings.queue, only)
-            slots = asyncio.Semaphore(STEERED_AT_ONCE)
+            slots = asyncio.Semaphore(CONCURRENT_STEERS)
             done = await asyncio.gather(*(_steer_one(client, one, Verb(verb), slots) for one in partitions))
             return all(done)
 
@@ -164,14 +164,16 @@ async def _steer_one(client: "Client", partition: "PartitionRef", verb: "Verb", 
         try:
             say(f"{partition}: {await steer(client, partition, verb)}")
         except OperationFailed as error:
-            complain(str(error))
+            print_error(str(error))
             return False
         return True
 
 
-def _number(partition: str | None) -> int | None:
+def _partition_number(partition: str | None) -> int | None:
     if partition is None:
         return None
     if not (partition.isascii() and partition.isdigit()):
-        raise ConfigurationError(f"--partition = {partition!r} is not the number of a partition; write 0, 1, ...")
+        raise ConfigurationError(
+            f"Option --partition {partition!r} is not the number of a partition: write 0, 1 or higher."
+        )
     return int(partition)

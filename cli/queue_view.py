@@ -1,4 +1,4 @@
-"""What an operator is shown of a queue and its partitions: tables on a terminal, plain lines or JSON in a pipe."""
+"""How a queue and its partitions are shown: tables on a terminal, plain lines in a pipe, or JSON."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,17 +14,19 @@ from write_batcher.cli.console import Rows, one_line
 from write_batcher.queue.latencies import Latency
 from write_batcher.workers.operating.monitor import PartitionView
 
-LABEL_WIDTH = 24  # characters, as for the next two
+# Characters.
+LABEL_WIDTH = 24
 PARTITION_WIDTH = 14
 COLUMN_GAP = 3
-MAX_NOTES = 8  # of a table that is drawn again and again: it must not leave the screen
+
+MAX_NOTES = 8  # in the live view, which must fit on the screen
 BATCHES_BY = "batches by "
 
 _AGES = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 
 
 def age(seconds: float) -> str:
-    """A duration in its largest unit: `850ms`, `12s`, `3m`, `5h`, `7d`."""
+    """Format a duration in its largest unit, rounded down: `850ms`, `12s`, `3m`, `5h`, `7d`."""
     for unit, name in _AGES:
         if seconds >= unit:
             return f"{int(seconds // unit)}{name}"
@@ -32,12 +34,12 @@ def age(seconds: float) -> str:
 
 
 def views_json(queue: str, views: Sequence[PartitionView]) -> str:
-    """One line; the README names its most used keys."""
+    """Encode all partitions as one line of JSON; README lists its most used keys."""
     return json.dumps({"queue": queue, "partitions": [_view_dict(view) for view in views]})
 
 
 def print_views(console: Console, views: Sequence[PartitionView]) -> None:
-    """All partitions: tables as wide as the terminal, or lines that begin with the partition."""
+    """Print all partitions: tables as wide as the terminal, or in a pipe lines that begin with the partition."""
     if not console.is_terminal:
         for view in views:
             for label, value in _rows(view):
@@ -47,32 +49,35 @@ def print_views(console: Console, views: Sequence[PartitionView]) -> None:
         return
     for note in _notes(views):
         console.print(note, markup=False)
-    per_table = _fitting(console)
+    per_table = _fitting_columns(console)
     for first in range(0, len(views), per_table):
         console.print(_table(views[first : first + per_table]), soft_wrap=False)
 
 
 def live_view(console: Console, views: Sequence[PartitionView], problem: str | None) -> RenderableType:
-    """As much as fits on a terminal, what needs attention first; `problem` is why it is not up to date."""
-    by_need = sorted(views, key=lambda view: (view.warning is None, -view.oldest_ms))
-    shown = sorted(by_need[: _fitting(console)], key=lambda view: view.partition.partition)
+    """Make a view of the partitions that fit on the terminal, those with warnings and old requests first.
+
+    `problem` says why the view is not up to date.
+    """
+    by_urgency = sorted(views, key=lambda view: (view.warning is None, -view.oldest_ms))
+    shown = sorted(by_urgency[: _fitting_columns(console)], key=lambda view: view.partition.partition)
     parts: list[RenderableType] = [Text(f"{datetime.now(UTC).astimezone():%H:%M:%S}, Ctrl-C ends", style="dim")]
     if problem:
         parts.append(Text(problem, style="bold red"))
-    parts += [Text(note) for note in list(_notes(by_need))[:MAX_NOTES]]
+    parts += [Text(note) for note in list(_notes(by_urgency))[:MAX_NOTES]]
     if len(shown) < len(views):
         parts.append(Text(f"{len(shown)} of {len(views)} partitions: `write-batcher monitor --once` shows all"))
     if shown:
-        parts.append(_table(shown))  # last: a terminal that is too low cuts the end
+        parts.append(_table(shown))  # last, because a terminal with too few lines cuts off the end
     return Group(*parts)
 
 
-def _fitting(console: Console) -> int:
+def _fitting_columns(console: Console) -> int:
     return max((console.width - LABEL_WIDTH) // PARTITION_WIDTH, 1)
 
 
 def _table(views: Sequence[PartitionView]) -> Table:
-    """A column for each; without the flush reasons that none of them has had."""
+    """A column per partition, and a row per figure, except flush reasons that no partition has had."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column(views[0].partition.queue, style="bold", overflow="fold", max_width=LABEL_WIDTH)
     for view in views:
@@ -126,7 +131,7 @@ def _notes(views: Iterable[PartitionView]) -> Iterator[str]:
         elif view.host.progress and view.host.progress.holding:
             yield f"{view.partition} holds a batch: {one_line(view.host.progress.holding)}"
         elif view.host.last_failure:
-            yield f"{view.partition}: the last attempt of its drain failed: {one_line(view.host.last_failure)}"
+            yield f"{view.partition}: the previous attempt of its drain failed: {one_line(view.host.last_failure)}"
 
 
 def _view_dict(view: PartitionView) -> dict[str, object]:

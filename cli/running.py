@@ -1,4 +1,4 @@
-"""What all commands share: options from settings, running until the end or Ctrl-C, exit statuses."""
+"""What all commands share: running until the end or Ctrl-C, and exit statuses."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from write_batcher.cli.console import complain
+from write_batcher.cli.console import print_error
 from write_batcher.errors import OperationFailed, QueueUnavailable, TemporalUnavailable
 
 if TYPE_CHECKING:
@@ -23,13 +23,15 @@ T = TypeVar("T")
 
 
 def run_to_end(main: Coroutine[Any, Any, T]) -> T:
-    """asyncio.run, with SIGTERM as good as Ctrl-C: contexts are left in order, children end first."""
+    """Run `main` like `asyncio.run`, where SIGTERM acts like Ctrl-C: contexts are left in order, so children end first.
 
+    Raises `KeyboardInterrupt` when it was interrupted, and `TemporalUnavailable` when Temporal stopped answering.
+    """
     from temporalio.service import RPCError
 
     async def interruptible() -> T:
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - this is one
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         return await main
 
@@ -38,24 +40,26 @@ def run_to_end(main: Coroutine[Any, Any, T]) -> T:
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     except RPCError as error:
-        raise TemporalUnavailable(f"Temporal stopped answering ({error}): look whether it runs") from error
+        raise TemporalUnavailable(f"Temporal stopped answering ({error}): check that it is running.") from error
 
 
 async def until_interrupted() -> None:
-    """Return at Ctrl-C or SIGTERM: then it is the way to end a command, and no failure."""
+    """Return at Ctrl-C or SIGTERM, for a command that is meant to end this way and has not failed then."""
     with contextlib.suppress(asyncio.CancelledError):
         await asyncio.get_running_loop().create_future()
 
 
-async def look_again_and_again(
+async def refresh_forever(
     look: Callable[[], Awaitable[None]],
     *,
     live: Callable[[str | None], "RenderableType"] | None,
     show: Callable[[], None],
     refresh: timedelta,
 ) -> None:
-    """Look for ever, through outages of what is looked at: they are when people look. Then `live` is drawn anew, with
-    the problem if there is one; without it `show` tells of each look, and problems are complained of.
+    """Call `look` every `refresh`, also while what it looks at is down: that is when people look.
+
+    After each look, `live` makes a new picture, with the problem if there is one. Without it, `show` prints the result,
+    and a problem goes to stderr.
     """
     from rich.console import Console
     from rich.live import Live
@@ -71,7 +75,7 @@ async def look_again_and_again(
             if drawn and live:
                 drawn.update(live(problem), refresh=True)
             elif problem:
-                complain(problem)
+                print_error(problem)
             else:
                 show()
             sys.stdout.flush()

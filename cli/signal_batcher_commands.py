@@ -1,4 +1,4 @@
-"""The commands of the older design: `write-batcher signal-batcher ...`."""
+"""The commands of the older design, a batcher fed by signals: `write-batcher signal-batcher ...`."""
 
 import asyncio
 import contextlib
@@ -10,8 +10,8 @@ import typer
 
 from write_batcher.cli.console import make_console, say
 from write_batcher.cli.demo_view import Screen
-from write_batcher.cli.options import refresh_of, with_settings
-from write_batcher.cli.running import EXIT_FAILED, look_again_and_again, run_to_end
+from write_batcher.cli.options import parse_refresh, with_settings
+from write_batcher.cli.running import EXIT_FAILED, refresh_forever, run_to_end
 from write_batcher.config import Settings
 
 if TYPE_CHECKING:
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 NOTES = 3  # changes of runs that stay in view
 
 signal_batcher_app = typer.Typer(
-    help="The older design, to compare with: a batcher workflow that is fed by signals. It needs no Redis.",
+    help="Run the older design, to compare with: a batcher workflow fed by signals. It needs no Redis.",
     no_args_is_help=True,
 )
 worker_app = typer.Typer(help="Run a worker process until SIGTERM or Ctrl-C.", no_args_is_help=True)
 signal_batcher_app.add_typer(worker_app, name="worker")
 
-AsJson = Annotated[bool, typer.Option("--json", help="End with the result as one line of JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON at the end.")]
 
 
 @worker_app.command("main")
 @with_settings("main_task_queue", "log_format")
 def worker_main_command(*, settings: Settings) -> None:
-    """Callers: their workflow and its business activity."""
+    """Run the callers: their workflow and its business activity."""
     from write_batcher.compare.signal_batcher.roles import run_main_worker
     from write_batcher.workers.logs import log_to_stderr
 
@@ -53,7 +53,7 @@ def worker_main_command(*, settings: Settings) -> None:
     "log_format",
 )
 def worker_batcher_command(*, settings: Settings) -> None:
-    """The batchers, one for each partition: they collect requests, and write to the first of the tables."""
+    """Run the batchers, one per partition: collect requests, and write them to the first of the tables."""
     from write_batcher.compare.signal_batcher.roles import run_batcher_worker
     from write_batcher.workers.logs import log_to_stderr
 
@@ -69,7 +69,7 @@ def start_command(
     workflows: Annotated[int, typer.Option(min=1, max=100_000, help="How many workflows to start.")] = 10,
     as_json: AsJson = False,
 ) -> None:
-    """Start callers and report on them. Give --partitions as the batcher worker has it."""
+    """Start callers, wait for them and report. Give --partitions as the batcher worker has it."""
     from write_batcher.compare.signal_batcher.roles import start_main_workflows
     from write_batcher.workers.connections import connect_temporal
     from write_batcher.workers.embedded.starter import new_series, wait_for
@@ -91,12 +91,12 @@ def start_command(
 def monitor_command(
     *,
     settings: Settings,
-    once: Annotated[bool, typer.Option("--once", help="Look once, show all, and end.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON instead.")] = False,
-    every: Annotated[str, typer.Option(metavar="DURATION", help="How often to look.")] = "2s",
+    once: Annotated[bool, typer.Option("--once", help="Show everything once, and exit.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead.")] = False,
+    every: Annotated[str, typer.Option(metavar="DURATION", help="How often to refresh.")] = "2s",
 ) -> None:
-    """Show what the batchers do, until Ctrl-C. Each look costs one query of each of them."""
-    refresh = refresh_of(every)
+    """Show the state of the batchers until Ctrl-C. Each refresh sends one query to each of them."""
+    refresh = parse_refresh(every)
 
     async def show() -> None:
         from write_batcher.cli.signal_batcher_view import batchers_json, print_batchers
@@ -111,7 +111,7 @@ def monitor_command(
             else:
                 print_batchers(make_console(), views)
             return
-        # Ctrl-C and SIGTERM are the way to end this command, and no failure.
+        # This command is meant to be ended by Ctrl-C or SIGTERM, and has not failed then.
         with contextlib.suppress(asyncio.CancelledError):
             await _show_live(monitor, as_json, refresh)
 
@@ -136,4 +136,4 @@ async def _show_live(monitor: "Monitor", as_json: bool, refresh: timedelta) -> N
             print_batchers(console, views)
 
     live = (lambda problem: live_batchers(views, followed, problem)) if console.is_terminal and not as_json else None
-    await look_again_and_again(look, live=live, show=show, refresh=refresh)
+    await refresh_forever(look, live=live, show=show, refresh=refresh)

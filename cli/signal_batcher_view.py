@@ -1,4 +1,4 @@
-"""What an operator is shown of the signal batcher: a table where a person looks, plain lines or JSON elsewhere."""
+"""How the signal batcher is shown: a table on a terminal, plain lines in a pipe, or JSON."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -26,10 +26,10 @@ LABELS = {
 
 
 def batchers_json(views: Sequence[BatcherView]) -> str:
-    """One line: for each batcher its state, its run, and the figures of its query `get_stats`, null without an
+    """Encode all batchers as one line of JSON: state, run, and the figures of the query `get_stats`, null without an
     answer.
     """
-    nothing = dict.fromkeys(field.name for field in fields(BatcherStats))
+    no_stats = dict.fromkeys(field.name for field in fields(BatcherStats))
     return json.dumps(
         {
             "batchers": [
@@ -39,7 +39,7 @@ def batchers_json(views: Sequence[BatcherView]) -> str:
                     "run_id": view.run_id,
                     "previous_run_id": view.previous_run_id,
                     "problem": view.problem,
-                    **(asdict(view.stats) if view.stats else nothing),
+                    **(asdict(view.stats) if view.stats else no_stats),
                 }
                 for view in views
             ]
@@ -48,7 +48,7 @@ def batchers_json(views: Sequence[BatcherView]) -> str:
 
 
 def print_batchers(console: Console, views: Sequence[BatcherView]) -> None:
-    """A table on a terminal, else lines that begin with the batcher."""
+    """Print all batchers: a table on a terminal, in a pipe lines that begin with the batcher."""
     for note in _notes(views):
         console.print(note, markup=False)
     if console.is_terminal:
@@ -60,7 +60,7 @@ def print_batchers(console: Console, views: Sequence[BatcherView]) -> None:
 
 
 def live_batchers(views: Sequence[BatcherView], followed: Sequence[str], problem: str | None) -> RenderableType:
-    """The table; above it the latest changes of runs, and why it is not up to date, if so."""
+    """Make the live view: `problem`, which says why it is not up to date, the latest changes of runs, and the table."""
     parts: list[RenderableType] = [Text(f"{datetime.now(UTC).astimezone():%H:%M:%S}, Ctrl-C ends", style="dim")]
     if problem:
         parts.append(Text(problem, style="bold red"))
@@ -72,7 +72,7 @@ def live_batchers(views: Sequence[BatcherView], followed: Sequence[str], problem
 
 
 def runs_followed(views: Sequence[BatcherView]) -> Iterator[str]:
-    """A line for each batcher that is in another run than at the last look."""
+    """Yield a line for each batcher that is in another run than at the last look."""
     for view in views:
         if view.previous_run_id is not None:
             yield f"{view.batcher} has a new run: {view.run_id}, before {view.previous_run_id}"

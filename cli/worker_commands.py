@@ -12,7 +12,7 @@ worker_app = typer.Typer(help="Run a worker process until SIGTERM or Ctrl-C.", n
 @worker_app.command("main")
 @with_settings("redis_url", "main_task_queue", *REQUESTS, "log_format")
 def worker_main_command(*, settings: Settings) -> None:
-    """Callers: MainWorkflow, its business activity and the enqueue activity."""
+    """Run the callers: MainWorkflow, its business activity and the enqueue activity."""
     from write_batcher.workers.logs import log_to_stderr
     from write_batcher.workers.main_worker import run_main_worker
 
@@ -23,7 +23,7 @@ def worker_main_command(*, settings: Settings) -> None:
 @worker_app.command("batcher")
 @with_settings("redis_url", "database_url", "tables", "queue", *BATCHES, "batcher_task_queue", "log_format")
 def worker_batcher_command(*, settings: Settings) -> None:
-    """The batcher: drains the queue into the database."""
+    """Run the batcher: drain the queue into the database."""
     from write_batcher.workers.batcher_worker import run_batcher_worker
     from write_batcher.workers.logs import log_to_stderr
 

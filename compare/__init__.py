@@ -1,1 +1,1 @@
-"""The comparison of designs: contenders, scenarios, what they measured, and a report of it."""
+"""The comparison of designs: contenders, scenarios, measurements, and the report."""

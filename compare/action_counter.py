@@ -1,4 +1,4 @@
-"""The billable actions that a Temporal dev server has counted, from its Prometheus endpoint."""
+"""Billable actions as a Temporal dev server counts them, read from its Prometheus endpoint."""
 
 import asyncio
 import re
@@ -8,18 +8,21 @@ from datetime import timedelta
 
 METRIC = "action"
 SCRAPE_TIMEOUT = timedelta(seconds=5)
-# The server reports its counters once a second: two equal answers this far apart are the whole truth.
-SETTLED_AFTER = timedelta(milliseconds=1100)
-SETTLED_WITHIN = timedelta(seconds=20)
+# The server publishes its counters once a second: two equal readings this far apart mean that nothing is outstanding.
+READ_INTERVAL = timedelta(milliseconds=1100)
+SETTLE_TIMEOUT = timedelta(seconds=20)
 
 SAMPLE = re.compile(r"(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})? (?P<value>\S+)(?: \d+)?")
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
-def parse_actions(text: str, namespace: str) -> int:
-    """The sum of the counter over all kinds of actions of a namespace; the server's own namespace is not billed."""
+def parse_actions(metrics: str, namespace: str) -> int:
+    """Return the actions of all kinds in `namespace`. The server's internal namespace is not billed.
+
+    `metrics` is in Prometheus text format.
+    """
     total = 0.0
-    for line in text.splitlines():
+    for line in metrics.splitlines():
         sample = SAMPLE.fullmatch(line)
         if sample is None or sample["name"] != METRIC:
             continue
@@ -29,7 +32,7 @@ def parse_actions(text: str, namespace: str) -> int:
 
 
 async def scrape(url: str) -> str:
-    """The text of a metrics endpoint. Raises OSError."""
+    """Fetch the text of a metrics endpoint. Raises `OSError` when it cannot be reached."""
 
     def read() -> str:
         with urllib.request.urlopen(url, timeout=SCRAPE_TIMEOUT.total_seconds()) as answer:  # noqa: S310 - our own
@@ -38,12 +41,12 @@ async def scrape(url: str) -> str:
     return await asyncio.to_thread(read)
 
 
-async def settled(read: Callable[[], Awaitable[int]]) -> int:
-    """A counter that lags behind, once it stands still. After SETTLED_WITHIN as it is."""
+async def read_settled(read: Callable[[], Awaitable[int]]) -> int:
+    """Read a lagging counter until two readings are equal, or return the last one after `SETTLE_TIMEOUT`."""
     last = await read()
-    async with asyncio.timeout(SETTLED_WITHIN.total_seconds() * 2):
-        for _ in range(SETTLED_WITHIN // SETTLED_AFTER):
-            await asyncio.sleep(SETTLED_AFTER.total_seconds())
+    async with asyncio.timeout(SETTLE_TIMEOUT.total_seconds() * 2):
+        for _ in range(SETTLE_TIMEOUT // READ_INTERVAL):
+            await asyncio.sleep(READ_INTERVAL.total_seconds())
             before, last = last, await read()
             if last == before:
                 break

@@ -1,4 +1,4 @@
-"""One contender with its workers on servers of its own: what a scenario puts it through its paces in."""
+"""Where a scenario runs: one contender and its workers on the servers of one run."""
 
 import asyncio
 import secrets
@@ -11,32 +11,36 @@ from typing import Protocol
 from temporalio.client import Client, WorkflowFailureError
 
 from write_batcher import OperationFailed, Settings
-from write_batcher.compare.audit import CallerEnd, Rows
+from write_batcher.compare.audit import CallerOutcome, CallerRows
 from write_batcher.compare.contenders import design_of
 from write_batcher.compare.contenders.design import Design, Order
 from write_batcher.compare.cpu import cpu_seconds
 from write_batcher.compare.database_meter import DatabaseUse
-from write_batcher.compare.histories import HistorySize, chain_size, series_size
+from write_batcher.compare.histories import HistorySize, size_of_all_runs, size_of_series
 from write_batcher.compare.servers import Servers
-from write_batcher.workers.embedded.starter import START_CONCURRENCY, WAIT_CONCURRENCY, bounded, describe
-from write_batcher.workers.embedded.worker_process import Record, WorkerProcess, unless_ended
+from write_batcher.workers.embedded.starter import START_CONCURRENCY, WAIT_CONCURRENCY, gather_bounded, root_failure
+from write_batcher.workers.embedded.worker_process import Record, WorkerProcess, while_alive
 
-READY_WITHIN = timedelta(seconds=90)  # both workers, and one write through them
-METER_WITHIN = timedelta(seconds=10)
+WARM_UP_TIMEOUT = timedelta(seconds=90)  # for the start of all workers and one write through them
+DATABASE_USE_TIMEOUT = timedelta(seconds=10)
 
 
 class Progress(Protocol):
-    """Where a scenario shows how far it is."""
+    """Where a scenario reports its progress."""
 
     def expect(self, total: int) -> None:
-        """So many things are to be done from here."""
+        """Announce how many items are to be done from here."""
 
     def advance(self, number: int = 1) -> None:
-        """So many more are done."""
+        """Report that `number` more items are done."""
 
 
 class Arena:
-    """Made by `arena`. `series` begins the ids of the callers that count."""
+    """A contender that is ready to write; made by `arena`.
+
+    `series` is the prefix of the workflow ids of the callers that count: the warm-up and earlier scenarios are left
+    out.
+    """
 
     def __init__(
         self, design: Design, contender: str, servers: Servers, progress: Progress, stack: AsyncExitStack
@@ -49,7 +53,7 @@ class Arena:
         self._stack = stack
         self._workers: dict[str, WorkerProcess] = {}
         self._warnings: dict[str, list[str]] = {}
-        self._told: dict[str, asyncio.Queue[DatabaseUse]] = {role: asyncio.Queue() for role in design.roles}
+        self._database_reports: dict[str, asyncio.Queue[DatabaseUse]] = {role: asyncio.Queue() for role in design.roles}
 
     @property
     def client(self) -> Client:
@@ -67,12 +71,12 @@ class Arena:
     def batcher_id(self) -> str | None:
         return self.design.batcher_id(self.settings)
 
-    def rows(self) -> Rows:
-        """The rows of the callers that count."""
-        return Rows(self.settings.database_url, self.series)
+    def rows(self) -> CallerRows:
+        """Return access to the rows of the callers that count."""
+        return CallerRows(self.settings.database_url, self.series)
 
     def orders(self, count: int, *, bad: int = 0) -> list[Order]:
-        """For so many callers; the records of `bad` of them, evenly spread, are refused by the database."""
+        """Return orders for `count` callers. The database refuses `bad` of them, evenly spread."""
         every = count // bad if bad else count + 1
         return [
             Order(
@@ -84,7 +88,7 @@ class Arena:
         ]
 
     async def start_worker(self, role: str) -> None:
-        """Start the worker process of a role, also again after it was killed."""
+        """Start the worker process of `role`, also to replace one that was killed."""
         worker = WorkerProcess(
             role,
             self.servers.environment,
@@ -94,68 +98,72 @@ class Arena:
         self._workers[role] = await self._stack.enter_async_context(worker)
 
     async def kill_writer(self) -> None:
-        """End the process that writes to the database, by SIGKILL."""
+        """Kill the process that writes to the database by SIGKILL."""
         await self._workers[self.design.writer].kill()
 
     async def warm_up(self) -> None:
-        """One write through everything: both workers have connected, and code is loaded. Raises OperationFailed."""
+        """Make one write, after which all workers are connected and all code is loaded.
+
+        Raises `OperationFailed` when it is not done within `WARM_UP_TIMEOUT`.
+        """
         order = Order(workflow_id=f"warm-up-{self.series}", item="warm-up", cents=1)
         try:
-            async with asyncio.timeout(READY_WITHIN.total_seconds()):
+            async with asyncio.timeout(WARM_UP_TIMEOUT.total_seconds()):
                 handle = await self.design.start(self.client, self.settings, order)
                 await handle.result()
         except (TimeoutError, WorkflowFailureError) as error:
             raise OperationFailed(
-                f"{self.contender} did not write its first row within {READY_WITHIN.seconds} s: {error!r}"
+                f"The contender {self.contender} did not write its first row within {WARM_UP_TIMEOUT.seconds} s: "
+                f"{error!r}"
             ) from error
 
-    async def run_callers(self, orders: Sequence[Order]) -> list[CallerEnd]:
-        """Start all, wait until all have ended."""
+    async def run_callers(self, orders: Sequence[Order]) -> list[CallerOutcome]:
+        """Start a caller for each order and wait until all have ended."""
         self.progress.expect(len(orders))
 
-        async def run(order: Order) -> CallerEnd:
+        async def wait(order: Order) -> CallerOutcome:
             try:
                 result = await handles[order.workflow_id].result()
             except WorkflowFailureError as error:
-                return CallerEnd(order=order, failure=describe(error))
+                return CallerOutcome(order=order, failure=root_failure(error))
             finally:
                 self.progress.advance()
-            return CallerEnd(order=order, latency_ms=self.design.latency_ms(result))
+            return CallerOutcome(order=order, latency_ms=self.design.latency_ms(result))
 
-        started = await bounded(
+        started = await gather_bounded(
             lambda order: self.design.start(self.client, self.settings, order), orders, START_CONCURRENCY
         )
         handles = {handle.id: handle for handle in started}
-        return await bounded(run, orders, WAIT_CONCURRENCY)
+        return await gather_bounded(wait, orders, WAIT_CONCURRENCY)
 
-    async def callers_size(self, count: int) -> HistorySize:
-        """The histories of the `count` callers, all of which have ended."""
-        return await series_size(self.client, self.series, count)
+    async def callers_history_size(self, count: int) -> HistorySize:
+        """Return the total size of the histories of the `count` callers, all of which have ended."""
+        return await size_of_series(self.client, self.series, count)
 
-    async def batcher_size(self) -> HistorySize:
-        """The history of the batcher, with those of the runs that it continued; nothing when there is none."""
-        return HistorySize() if self.batcher_id is None else await chain_size(self.client, self.batcher_id)
+    async def batcher_history_size(self) -> HistorySize:
+        """Return the total size of the histories of all runs of the batcher; zero without a batcher."""
+        return HistorySize() if self.batcher_id is None else await size_of_all_runs(self.client, self.batcher_id)
 
     def server_cpu_s(self) -> float | None:
-        """Processor time that Temporal and Redis have used; None when they are not ours."""
+        """Return the CPU seconds that Temporal and Redis have used; None on existing servers."""
         pids = self.servers.server_pids()
         return None if pids is None else cpu_seconds(pids)
 
     def worker_cpu_s(self) -> float:
-        """Processor time that the workers have used."""
+        """Return the CPU seconds that the workers have used."""
         return cpu_seconds(worker.pid for worker in self.workers)
 
     async def database_use(self) -> DatabaseUse:
-        """Of all workers since the last question."""
+        """Return how all workers used the database since the last call."""
         total = DatabaseUse()
-        async with asyncio.timeout(METER_WITHIN.total_seconds()):
+        async with asyncio.timeout(DATABASE_USE_TIMEOUT.total_seconds()):
             for role, worker in self._workers.items():
                 worker.send(signal.SIGUSR1)
-                total = total.plus(await self._told[role].get())
+                total = total.plus(await self._database_reports[role].get())
         return total
 
     def worker_notes(self) -> list[str]:
-        """A sentence on the warnings and errors that each worker has logged."""
+        """Return a sentence for each worker that logged warnings or errors."""
         return [
             f"the {role} worker logged {len(texts)} warnings and errors, the first: {texts[0]}"
             for role, texts in self._warnings.items()
@@ -163,18 +171,21 @@ class Arena:
 
     async def _read(self, role: str, record: Record) -> None:
         if use := record.get("database"):
-            self._told[role].put_nowait(DatabaseUse(**use))
+            self._database_reports[role].put_nowait(DatabaseUse(**use))
         elif record.get("level") in ("WARNING", "ERROR", "CRITICAL"):
             self._warnings.setdefault(role, []).append(str(record.get("message", "")))
 
 
 @asynccontextmanager
 async def arena(contender: str, servers: Servers, progress: Progress) -> AsyncIterator[Arena]:
-    """The workers of a contender, or of the baseline, ready to write. Raises WorkerEnded and OperationFailed."""
+    """Open an arena for a contender or for the baseline: its workers run and have written one row.
+
+    Raises `WorkerEnded` when a worker ends by itself, and `OperationFailed` when the first write is not made in time.
+    """
     design = design_of(contender)
     async with AsyncExitStack() as stack:
-        one = Arena(design, contender, servers, progress, stack)
+        opened = Arena(design, contender, servers, progress, stack)
         for role in design.roles:
-            await one.start_worker(role)
-        await unless_ended(one.workers, one.warm_up())
-        yield one
+            await opened.start_worker(role)
+        await while_alive(opened.workers, opened.warm_up())
+        yield opened

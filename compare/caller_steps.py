@@ -1,4 +1,4 @@
-"""The work that every caller does before and after its write, and how the worker processes of contenders run."""
+"""What the callers of all contenders have in common: business steps around the write, and how their workers run."""
 
 import asyncio
 from datetime import timedelta
@@ -8,25 +8,25 @@ from temporalio.common import RetryPolicy
 from temporalio.worker import WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-BUSINESS_S = 0.1  # simulated work of one step
+BUSINESS_STEP_S = 0.1  # simulated
 STEP_TIMEOUT = timedelta(minutes=1)
 STEP_RETRY = RetryPolicy(maximum_attempts=5)
-GRACE = timedelta(seconds=30)  # of a worker that is told to end, for what its activities have in flight
+SHUTDOWN_TIMEOUT = timedelta(seconds=30)  # for the activities that are in flight when a worker is told to stop
 
 
 @activity.defn
 async def work(seconds: float) -> None:
-    """Simulated work."""
+    """Simulate work."""
     await asyncio.sleep(seconds)
 
 
-async def business_step(name: str, *, seconds: float = BUSINESS_S) -> None:
-    """One activity `work`, the same in every caller."""
+async def business_step(name: str, *, seconds: float = BUSINESS_STEP_S) -> None:
+    """Run one activity `work`, the same in every caller."""
     await workflow.execute_activity(
         work, seconds, start_to_close_timeout=STEP_TIMEOUT, retry_policy=STEP_RETRY, summary=name
     )
 
 
 def workflow_runner() -> WorkflowRunner:
-    """The sandbox as users have it, but that it need not load this package anew for every workflow."""
+    """Return the default sandbox, except that it does not reload this package for every workflow."""
     return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules("write_batcher"))

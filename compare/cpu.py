@@ -1,4 +1,4 @@
-"""CPU seconds of processes with all that they started."""
+"""CPU seconds of processes, including everything that they started."""
 
 import contextlib
 from collections.abc import Iterable
@@ -7,7 +7,10 @@ import psutil  # type: ignore[import-untyped]
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """Used so far by these processes and their descendants, also by those that have ended: read it before these end."""
+    """Return the CPU seconds used so far by these processes and their descendants, including descendants that ended.
+
+    Call it while the processes run: one that has ended counts as zero.
+    """
     total = 0.0
     for pid in pids:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -15,6 +18,6 @@ def cpu_seconds(pids: Iterable[int]) -> float:
             for process in (root, *root.children(recursive=True)):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     times = process.cpu_times()
-                    # What its own children used counts as theirs until it has waited for their end, and then as its.
+                    # The system adds the time of a child to `children_*` of its parent once the parent has reaped it.
                     total += times.user + times.system + times.children_user + times.children_system
     return total

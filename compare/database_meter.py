@@ -1,4 +1,4 @@
-"""Counts what a process does to its database, whichever code does it: by the events of SQLAlchemy's engines."""
+"""Counts how a process uses its database, whichever code does it, by the events of SQLAlchemy's engines."""
 
 import json
 import os
@@ -14,23 +14,23 @@ STDOUT = 1
 
 @dataclass(slots=True, kw_only=True)
 class DatabaseUse:
-    """`transactions` committed or rolled back, savepoints not among them; `errors`: statements that the database
-    refused, and refused connections.
-    """
+    """What a process, or several together, did to the database."""
 
     transactions: int = 0
+    """Committed or rolled back; savepoints do not count."""
     connections_opened: int = 0
     connections_peak: int = 0
     errors: int = 0
+    """Refused statements and refused connections."""
 
     def plus(self, other: Self) -> Self:
-        """Of two processes together. The peaks may not have been at the same time."""
+        """Return the sum of both. The sum of two peaks is an upper bound: they may not have been simultaneous."""
         mine, others = asdict(self), asdict(other)
         return type(self)(**{name: mine[name] + others[name] for name in mine})
 
 
 class DatabaseMeter:
-    """Counts from its making on, for all engines of the process."""
+    """Counts for all engines of the process, from its creation until `stop`."""
 
     def __init__(self) -> None:
         self._open = 0
@@ -38,7 +38,7 @@ class DatabaseMeter:
         self._listeners: list[tuple[Any, str, Any]] = [
             (Engine, "commit", self._end),
             (Engine, "rollback", self._end),
-            # Of a connection that is refused, too: then there is an error, and no connection.
+            # A refused connection comes here as well: it is an error, and not an opened connection.
             (Engine, "handle_error", self._fail),
             (Pool, "connect", self._connect),
             (Pool, "close", self._close),
@@ -47,23 +47,23 @@ class DatabaseMeter:
             event.listen(*listener)
 
     def stop(self) -> None:
-        """Count no more."""
+        """Stop counting."""
         for listener in self._listeners:
             event.remove(*listener)
 
     def take(self) -> DatabaseUse:
-        """What has been counted, which begins anew; open connections stay open."""
+        """Return what was counted and start again from zero. Connections that are still open stay in the peak."""
         use, self._use = self._use, DatabaseUse(connections_peak=self._open)
         return use
 
-    def tell_on_signal(self) -> None:
-        """At each SIGUSR1, write what has been counted to stdout as `{"database": ...}`, and begin anew."""
+    def report_on_signal(self) -> None:
+        """At each SIGUSR1, write what was counted to stdout as `{"database": ...}` and start again from zero."""
 
-        def tell(_number: int, _frame: object) -> None:
-            # One write, past Python's buffers, which this handler may have interrupted.
+        def report(_number: int, _frame: object) -> None:
+            # One write that bypasses Python's buffers: this handler may have interrupted a write to them.
             os.write(STDOUT, json.dumps({"database": asdict(self.take())}).encode() + b"\n")
 
-        signal.signal(signal.SIGUSR1, tell)
+        signal.signal(signal.SIGUSR1, report)
 
     def _end(self, _connection: object) -> None:
         self._use.transactions += 1

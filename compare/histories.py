@@ -7,13 +7,13 @@ from datetime import timedelta
 
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
 
-LISTED_WITHIN = timedelta(seconds=20)
-LOOK_EVERY = timedelta(milliseconds=200)
+LIST_TIMEOUT = timedelta(seconds=20)  # lists of workflows lag behind
+POLL_EVERY = timedelta(milliseconds=200)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistorySize:
-    """Of one run of a workflow, or of several together."""
+    """The size of one workflow history or of several together."""
 
     events: int = 0
     bytes: int = 0
@@ -26,39 +26,45 @@ class HistorySize:
 
 
 def size_of(execution: WorkflowExecution) -> HistorySize:
-    """As far as the server knows: a list knows it of closed runs, a description of running ones, too."""
+    """Return the size that the server reports. In lists it is known for closed runs only, in descriptions always."""
     return HistorySize(events=execution.history_length, bytes=execution.raw_info.history_size_bytes)
 
 
-async def series_size(client: Client, series: str, expected: int) -> HistorySize:
-    """The histories of the workflows whose ids begin with `series`: `expected` of them, all closed.
+async def size_of_series(client: Client, series: str, count: int) -> HistorySize:
+    """Return the total size of the histories of the `count` workflows, all closed, whose ids begin with `series`.
 
-    Lists lag behind: waits for them. Raises TimeoutError.
+    Raises `TimeoutError` when the server does not list all of them as closed within `LIST_TIMEOUT`.
     """
-    async with asyncio.timeout(LISTED_WITHIN.total_seconds()):
+    async with asyncio.timeout(LIST_TIMEOUT.total_seconds()):
         while True:
             runs = [run async for run in client.list_workflows(f'WorkflowId STARTS_WITH "{series}"')]
-            if len(runs) == expected and all(run.status is not WorkflowExecutionStatus.RUNNING for run in runs):
+            if len(runs) == count and all(run.status is not WorkflowExecutionStatus.RUNNING for run in runs):
                 return _total([size_of(run) for run in runs])
-            await asyncio.sleep(LOOK_EVERY.total_seconds())
+            await asyncio.sleep(POLL_EVERY.total_seconds())
 
 
-async def chain_size(client: Client, workflow_id: str) -> HistorySize:
-    """The history of a workflow that is running, with those of the runs that it continued."""
-    runs = await chain(client, workflow_id)
+async def size_of_all_runs(client: Client, workflow_id: str) -> HistorySize:
+    """Return the total size of the histories of a running workflow and of the runs that it continued.
+
+    Raises `TimeoutError` as `all_runs` does.
+    """
+    runs = await all_runs(client, workflow_id)
     return _total([size_of(run) for run in runs])
 
 
-async def chain(client: Client, workflow_id: str) -> list[WorkflowExecution]:
-    """All runs of a workflow, the one that is running described instead of listed. Raises TimeoutError."""
-    async with asyncio.timeout(LISTED_WITHIN.total_seconds()):
+async def all_runs(client: Client, workflow_id: str) -> list[WorkflowExecution]:
+    """Return all runs of a workflow; the current one comes last and is described, not listed.
+
+    Raises `TimeoutError` when the server does not list all earlier runs as closed within `LIST_TIMEOUT`.
+    """
+    async with asyncio.timeout(LIST_TIMEOUT.total_seconds()):
         while True:
             current = await client.get_workflow_handle(workflow_id).describe()
             listed = [run async for run in client.list_workflows(f'WorkflowId = "{workflow_id}"')]
             earlier = [run for run in listed if run.run_id != current.run_id]
             if all(run.status is not WorkflowExecutionStatus.RUNNING for run in earlier):
                 return [*earlier, current]
-            await asyncio.sleep(LOOK_EVERY.total_seconds())
+            await asyncio.sleep(POLL_EVERY.total_seconds())
 
 
 def _total(sizes: Sequence[HistorySize]) -> HistorySize:

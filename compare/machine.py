@@ -1,4 +1,4 @@
-"""What a comparison ran on."""
+"""The machine and the software versions that a comparison ran on."""
 
 import os
 import platform
@@ -20,7 +20,7 @@ GIB = 1024**3
 
 
 def machine() -> dict[str, str]:
-    """Processor, memory and operating system of this machine."""
+    """Return processor, memory and operating system of this machine."""
     return {
         "cpu": _cpu_model(),
         "cores": str(os.cpu_count() or "unknown"),
@@ -31,12 +31,12 @@ def machine() -> dict[str, str]:
 
 
 def package_versions() -> dict[str, str]:
-    """Of this project and the SDK."""
+    """Return the versions of this package and of the Temporal SDK."""
     return {"write-batcher": version("write-batcher"), "temporalio": version("temporalio")}
 
 
 async def server_versions(servers: Servers, database: Database, *, uses_redis: bool) -> dict[str, str]:
-    """What the servers say of themselves."""
+    """Return the versions that the servers report; that of Redis only if the contender uses it."""
     temporal = await servers.client.workflow_service.get_system_info(GetSystemInfoRequest())
     found = {"Temporal server": temporal.server_version}
     if uses_redis:

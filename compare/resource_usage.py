@@ -1,4 +1,4 @@
-"""What a contender uses between two moments."""
+"""What a contender uses between two moments, and what its callers would use without their writes."""
 
 from dataclasses import dataclass
 from typing import Self, TypeVar
@@ -11,8 +11,8 @@ N = TypeVar("N", int, float)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spent:
-    """None: the servers are not ours, so it cannot be told."""
+class ResourceUsage:
+    """What a contender has used. None: existing servers do not tell."""
 
     database: DatabaseUse
     batcher_history: HistorySize
@@ -22,8 +22,8 @@ class Spent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measuring:
-    """What an arena had used when it began."""
+class UsageMeter:
+    """Measures from `begin` to `end`; the fields are the readings at its beginning."""
 
     arena: Arena
     actions: int | None
@@ -33,9 +33,9 @@ class Measuring:
 
     @classmethod
     async def begin(cls, arena: Arena) -> Self:
-        """Processor time last: the other questions cost some."""
+        """Start measuring. CPU time is read last, because the other readings take some."""
         actions = await arena.servers.actions()
-        history = await arena.batcher_size()
+        history = await arena.batcher_history_size()
         await arena.database_use()
         return cls(
             arena=arena,
@@ -45,13 +45,13 @@ class Measuring:
             worker_cpu_s=arena.worker_cpu_s(),
         )
 
-    async def end(self) -> Spent:
-        """Processor time first, for the same reason."""
+    async def end(self) -> ResourceUsage:
+        """Return what was used since `begin`. CPU time is read first, because the other readings take some."""
         worker_cpu_s, server_cpu_s = self.arena.worker_cpu_s(), self.arena.server_cpu_s()
         database = await self.arena.database_use()
-        history = await self.arena.batcher_size()
+        history = await self.arena.batcher_history_size()
         actions = await self.arena.servers.actions()
-        return Spent(
+        return ResourceUsage(
             database=database,
             batcher_history=history.minus(self.history),
             actions=_difference(actions, self.actions),
@@ -66,23 +66,21 @@ def _difference(after: N | None, before: N | None) -> N | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """What a caller costs that writes nothing: its start and its business steps. Subtracted from what callers that
-    write cost.
-    """
+    """What one caller costs without its write: its start and its business steps."""
 
     actions: float | None
     events: float
     bytes: float
 
 
-async def baseline(arena: Arena, workflows: int) -> Baseline:
-    """Measured over so many workflows."""
-    measuring = await Measuring.begin(arena)
+async def measure_baseline(arena: Arena, workflows: int) -> Baseline:
+    """Measure the baseline as the mean of `workflows` callers. `arena` is that of the contender `BASELINE`."""
+    meter = await UsageMeter.begin(arena)
     await arena.run_callers(arena.orders(workflows))
-    spent = await measuring.end()
-    histories = await arena.callers_size(workflows)
+    usage = await meter.end()
+    histories = await arena.callers_history_size(workflows)
     return Baseline(
-        actions=None if spent.actions is None else spent.actions / workflows,
+        actions=None if usage.actions is None else usage.actions / workflows,
         events=histories.events / workflows,
         bytes=histories.bytes / workflows,
     )

@@ -1,4 +1,4 @@
-"""What a comparison measured: `results.json`. Measuring writes it, the report is drawn from it alone."""
+"""What a comparison measured, `results.json`: scenarios write it, and the report is drawn from it alone."""
 
 import json
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from typing import Any, Self
 VERSION = 1
 FILE_NAME = "results.json"
 
-LIMITED_FROM = 0.8
-"""Producers that push for this share of the time in which rows come set the pace, and not the batcher."""
+# Producers that need more than this share of the time in which rows come set the pace, not the batcher.
+PRODUCER_LIMITED_SHARE = 0.8
 
 
 class Contender(StrEnum):
-    """A design of getting many workflows' writes into one database."""
+    """A design for getting many workflows' writes into one database."""
 
     DIRECT = "direct"
     """One activity, one connection and one transaction per write: what people do today."""
@@ -27,14 +27,13 @@ class Contender(StrEnum):
     """This library, confirmation by completing the caller's activity."""
 
 
+# The contenders of this library promise that a write is made once, and that a caller that fails has not written.
 LIBRARY = (Contender.QUEUE, Contender.QUEUE_COMPLETION)
-"""Contenders of this library: they promise that a write is made once, and that who fails has not written."""
-BROKEN_PROMISES = ("lost", "duplicates", "failed_written")
-"""Figures that must be 0 in every run of every scenario."""
+BROKEN_PROMISES = ("lost", "duplicates", "failed_written")  # figures that must be 0 in every run of every scenario
 
 
 class Scenario(StrEnum):
-    """What contenders are put through; the figures and samples that each run of it has."""
+    """What contenders are put through, with the figures and samples of each run."""
 
     LOAD = "load"
     """Many workflows at once.
@@ -43,14 +42,14 @@ class Scenario(StrEnum):
     missing; `failed_written`: failed, but its row is there),
     `seconds` from the first start to the last end, `writes_per_s`, `transactions connections_opened connections_peak
     database_errors`, `events_per_write bytes_per_write` (histories, the batcher's included), `actions_per_write`,
-    `server_cpu_ms_per_write worker_cpu_ms_per_write`, `connection_limit` (None: none). Events, bytes and actions are
-    those of the write alone: what the same workflow costs without it, `settings["baseline"]`, is subtracted. Processor
-    time is all that a workflow takes, of workers, Temporal and Redis; PostgreSQL's is not counted. None: servers that
-    are not embedded do not tell.
+    `server_cpu_ms_per_write worker_cpu_ms_per_write`, `connection_limit` (None: unlimited). Events, bytes and actions
+    are those of the write alone: what the same workflow costs without it, `settings["baseline"]`, is subtracted. CPU
+    time is that of the whole workflow, in workers, Temporal and Redis; PostgreSQL's is not counted. None: existing
+    servers do not tell.
     Samples: `latency_ms`, from submit to receipt of each completed workflow. Notes: how many failed, by error type.
     """
     GROWTH = "growth"
-    """Writes flow while the history of the batcher is looked at.
+    """Writes keep coming while the history of the batcher is sampled.
 
     Figures: `writes duplicates lost max_events max_bytes continued_as_new` (`lost`: accepted, but no row came).
     Samples: `points`: `{"s", "writes", "events", "bytes", "run"}` of the batcher's current run, `run` counted from 0.
@@ -59,15 +58,15 @@ class Scenario(StrEnum):
     """Producers push straight at one batcher, without caller workflows.
 
     Figures: `offered accepted refused rows duplicates lost seconds writes_per_s` (`lost`: accepted, but no row came),
-    and `pushed_s` until all were accepted or refused; see `is_limited_by_producers`.
-    Samples: `points`: `{"s", "rows"}`. Notes: where it broke, if it did.
+    and `pushed_s`, the time until all were accepted or refused; see `is_limited_by_producers`.
+    Samples: `points`: `{"s", "rows"}`. Notes: why requests were refused, if any were.
     """
     CRASH = "crash"
-    """The process that writes is killed in mid-batch and started again.
+    """The process that writes is killed in the middle of a batch and started again.
 
     Figures: `workflows completed failed rows duplicates lost failed_written recovery_s` (from the kill to the next
-    committed write), `killed_at_s restarted_at_s ended_at_s`. Samples: `points`: `{"s", "rows"}`; from the kill to the
-    last of them, if no row is missing, is how long it took until all was made up for.
+    committed write), `killed_at_s restarted_at_s ended_at_s`. Samples: `points`: `{"s", "rows"}`. If no row is
+    missing, the time from the kill to the last point is how long it took to catch up.
     """
     POISON = "poison"
     """Some records are bad.
@@ -89,7 +88,7 @@ class Run:
     """`sqlite` or `postgresql`."""
     round: int
     figures: dict[str, float | None]
-    """Empty: it could not be measured, the notes say why."""
+    """Empty when the run could not be measured; the notes say why."""
     samples: dict[str, list[Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     """Sentences for people: what failed, and why."""
@@ -108,25 +107,28 @@ class Results:
     """What was the same for all: `seed workflows requests rounds max_items max_wait_s confirm_timeout_s crash_max_items
     poison_confirm_timeout_s connection_limit servers`; `baseline`, for each round the `actions events bytes` of a
     workflow that writes nothing; and sentences for people: `per_write`, and `left_out`, what was not run because it
-    shows nothing.
+    would show nothing.
     """
     runs: list[Run]
     version: int = VERSION
 
     def save(self, folder: Path) -> Path:
-        """Write `results.json` into `folder`; returns its path."""
+        """Write `results.json` into `folder` and return its path."""
         path = folder / FILE_NAME
-        # Replaced as a whole: whoever is interrupted here keeps what was saved before.
+        # Replaced atomically: an interruption keeps the file that was saved before.
         unfinished = path.with_suffix(".tmp")
         unfinished.write_text(json.dumps(asdict(self), indent=1) + "\n")
         return unfinished.replace(path)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Raises OSError, and ValueError for a file that is no comparison of this version."""
+        """Read `results.json` from `folder`.
+
+        Raises `OSError` when it cannot be read, and `ValueError` when it is not a complete comparison of this version.
+        """
         data = json.loads((folder / FILE_NAME).read_text())
         if not isinstance(data, dict) or data.get("version") != VERSION:
-            raise ValueError(f"{folder / FILE_NAME} is no comparison of version {VERSION}: run `write-batcher compare`")
+            raise ValueError(f"not a comparison of version {VERSION}")
         try:
             runs = [
                 Run(**{**run, "scenario": Scenario(run["scenario"]), "contender": Contender(run["contender"])})
@@ -134,10 +136,10 @@ class Results:
             ]
             return cls(**data, runs=runs)
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{folder / FILE_NAME} is not complete: {error!r}; run `write-batcher compare`") from error
+            raise ValueError(f"incomplete: {error!r}") from error
 
 
 def is_limited_by_producers(figures: Mapping[str, float | None]) -> bool:
-    """Whether a run of `ceiling` shows how fast was pushed, and not how fast its batcher can write."""
+    """Whether a run of `ceiling` shows how fast requests were pushed, and not how fast its batcher can write."""
     pushed_s, seconds = figures.get("pushed_s"), figures.get("seconds")
-    return pushed_s is not None and seconds is not None and pushed_s > LIMITED_FROM * seconds
+    return pushed_s is not None and seconds is not None and pushed_s > PRODUCER_LIMITED_SHARE * seconds

@@ -7,11 +7,10 @@ from datetime import timedelta
 from write_batcher.compare.results import Contender, Scenario
 from write_batcher.workers.embedded.local_stack import Database
 
-TOGETHER = frozenset({Scenario.IDLE})
-"""Scenarios that all contenders go through at the same time: counts that no noise disturbs."""
+SIMULTANEOUS = frozenset({Scenario.IDLE})  # all contenders at once: they are counted, and noise does not change counts
 
+# The other scenarios show what a design does, whatever the database, and run on the first one.
 ON_EVERY_DATABASE = frozenset({Scenario.LOAD})
-"""The others show what a design does, not what a database does, and run on the first one."""
 
 NO_BATCHER = "{scenario} leaves out direct: it has no batcher"
 SAME_AS_QUEUE = "{scenario} leaves out queue-completion: without callers to confirm to it is the same as queue"
@@ -25,26 +24,27 @@ LEFT_OUT = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """How much. `requests` are pushed straight at a batcher in `growth` and `ceiling`; `connection_limit` is that of an
-    embedded PostgreSQL.
-    """
+    """How much a comparison runs."""
 
     scenarios: tuple[Scenario, ...] = tuple(Scenario)
     contenders: tuple[Contender, ...] = tuple(Contender)
     databases: tuple[Database, ...] = ("sqlite", "postgresql")
     workflows: int = 300
+    """Callers in `load`, `crash` and `poison`."""
     requests: int = 12_000
+    """Pushed straight at a batcher in `growth` and `ceiling`."""
     rounds: int = 1
     seed: int = 0
     max_items: int = 100
     max_wait: timedelta = timedelta(seconds=2)
     idle: timedelta = timedelta(seconds=60)
     connection_limit: int = 20
+    """Connections that an embedded PostgreSQL accepts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """Contenders that are measured at the same time: one, but for the scenarios of TOGETHER."""
+    """Contenders that are measured at the same time: one, except in `SIMULTANEOUS` scenarios."""
 
     round: int
     scenario: Scenario
@@ -56,16 +56,17 @@ class Step:
 
 
 def steps(scale: Scale) -> list[Step]:
-    """Round after round, so that a machine that becomes slower does so for all; the order of the contenders is drawn
-    anew for each scenario of each round, the same for the same seed.
+    """Return all steps, round after round, so that a machine that slows down does so for all contenders.
+
+    The order of the contenders is drawn again for each scenario of each round; the same seed gives the same order.
     """
     found: list[Step] = []
     for number in range(scale.rounds):
         for scenario in scale.scenarios:
             for database in scale.databases if scenario in ON_EVERY_DATABASE else scale.databases[:1]:
-                contenders = [one for one in scale.contenders if (scenario, one) not in LEFT_OUT]
+                contenders = [contender for contender in scale.contenders if (scenario, contender) not in LEFT_OUT]
                 random.Random(f"{scale.seed}/{number}/{scenario}/{database}").shuffle(contenders)  # noqa: S311
-                groups = [tuple(contenders)] if scenario in TOGETHER else [(one,) for one in contenders]
+                groups = [tuple(contenders)] if scenario in SIMULTANEOUS else [(one,) for one in contenders]
                 found += [
                     Step(round=number, scenario=scenario, database=database, contenders=group)
                     for group in groups
@@ -75,7 +76,7 @@ def steps(scale: Scale) -> list[Step]:
 
 
 def left_out(scale: Scale) -> list[str]:
-    """Which contenders some scenarios leave out, and why."""
+    """Return a sentence for each contender that a scenario leaves out, with the reason."""
     return [
         reason.format(scenario=scenario)
         for (scenario, contender), reason in LEFT_OUT.items()

@@ -12,14 +12,14 @@ from write_batcher.compare.database_meter import DatabaseMeter
 
 
 def main(contender: str, role: str) -> NoReturn:
-    """Work until SIGTERM, and tell at each SIGUSR1 what was done to the database."""
+    """Run the worker until SIGTERM, and report its use of the database at each SIGUSR1."""
     status = 0
     try:
         settings = load_settings()
         log_to_stderr(settings.log_format)
-        DatabaseMeter().tell_on_signal()
-        asyncio.run(design_of(contender).work(role, settings))
-    except Exception:  # noqa: BLE001 - the rim of the process; who started it shows its last words
+        DatabaseMeter().report_on_signal()
+        asyncio.run(design_of(contender).run_worker(role, settings))
+    except Exception:  # noqa: BLE001 - the edge of the process; the parent shows what is printed here
         traceback.print_exc()
         status = 1
     sys.stdout.flush()

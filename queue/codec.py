@@ -1,4 +1,4 @@
-"""Write request <-> fields of a stream entry. The one place that knows the wire form (version 1).
+"""The wire form (version 1): a write request as the fields of a stream entry. No other module knows it.
 
 | field     | value                                                                                               |
 |-----------|-----------------------------------------------------------------------------------------------------|
@@ -6,11 +6,12 @@
 | `id`      | request id, UTF-8, at most 512 bytes                                                                |
 | `reply`   | JSON `{"workflow_id", "run_id", "attempt", "call", "mode", "activity_id"}`; empty without a caller  |
 | `asked`   | optional: when the caller asked, in milliseconds since the epoch; orders attempts of one workflow   |
-| `payload` | serialized `temporal.api.common.v1.Payload` of `{"table", "record"}`, through the data converter    |
+| `payload` | serialized `temporal.api.common.v1.Payload` of `{"table", "record"}`, from the data converter       |
 
-In `reply`, `mode` is `signal`, `completion` or `none`, `activity_id` belongs to the second, and `attempt` (by default
-the run id) names the try that asked, which alone a rejection or a withdrawal binds. Entries are compared by the bytes
-of `id` and `reply`: a request that one submit, numbered by `call` (by default 0), asks for twice is queued once.
+In `reply`, `mode` is `signal`, `completion` or `none`; `activity_id` is there for `completion` only. `attempt`
+(default: the run id) names the attempt that asked; a rejection or a withdrawal binds that attempt alone. `call`
+(default: 0) numbers the submits of an attempt. Two entries with the same bytes in `id` and `reply` are the same
+request, queued once.
 """
 
 import asyncio
@@ -29,19 +30,16 @@ from write_batcher.errors import CodecUnavailable, InvalidEntry, InvalidRequest
 from write_batcher.models import MAX_REQUEST_ID_BYTES, ConfirmBy, ReplyAddress, WriteRequest
 
 VERSION = b"1"
-
-MILLISECONDS = re.compile(rb"\d{1,18}")
+MILLISECONDS_PATTERN = re.compile(rb"\d{1,18}")
+MAX_REPLY_BYTES = 8192  # enough for the longest ids that Temporal allows, as JSON
+CODEC_TIMEOUT = timedelta(seconds=10)  # for the payload codec to decode one entry; the entries behind it wait
 
 Fields = dict[bytes, bytes]
-
-MAX_REPLY_BYTES = 8192  # the ids that Temporal allows, in JSON
-
-CODEC_LIMIT = timedelta(seconds=10)  # of the payload codec for one entry; the others wait behind it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteBody:
-    """What is encoded, and with a payload codec encrypted: the part of a request that may be confidential."""
+    """The part of a request that may be confidential: a payload codec encrypts it."""
 
     table: str
     record: dict[str, Any]
@@ -52,16 +50,21 @@ class Codec:
 
     def __init__(self, data_converter: DataConverter) -> None:
         self._converter = data_converter
-        # Codec and external storage without the converter: an error in front of the converter need not be the entry's.
+        # Payload codec and external storage run apart from the payload converter: an error in them may be an outage, an
+        # error in the converter means that the entry is invalid.
         self._unwrapper = replace(data_converter, payload_converter_class=DefaultPayloadConverter)
 
     async def encode(self, request: WriteRequest) -> Fields:
-        """Raises InvalidRequest for a request that no entry can carry."""
+        """Return the fields of the request's stream entry.
+
+        Raises `InvalidRequest` when the request id is not 1 to 512 bytes of UTF-8, or the data converter cannot encode
+        the record.
+        """
         request_id = _request_id_bytes(request.request_id)
         try:
             [payload] = await self._converter.encode([WriteBody(table=request.table, record=request.record)])
         except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidRequest(f"record of request {request.request_id} cannot be encoded: {error}") from error
+            raise InvalidRequest(f"The record of request {request.request_id!r} cannot be encoded: {error}.") from error
         return {
             b"v": VERSION,
             b"id": request_id,
@@ -71,50 +74,58 @@ class Codec:
         }
 
     async def decode(self, fields: Fields) -> WriteRequest:
-        """Raises InvalidEntry for anything that is not a version 1 entry of this data converter, and CodecUnavailable
-        when its payload codec fails, with whatever error: its key server may be away, so the entry may be valid.
+        """Return the write request of an entry.
+
+        Raises `InvalidEntry` when the fields are not a version 1 entry of this data converter. Raises
+        `CodecUnavailable` when the payload codec fails in any way, or takes more than 10 s: its key server may be away
+        and the entry valid.
         """
         if fields.get(b"v") != VERSION:
-            raise InvalidEntry(f"version {fields.get(b'v')!r} is not {VERSION!r}")
+            raise InvalidEntry(f"Version {fields.get(b'v')!r} is not {VERSION!r}.")
         missing = {b"id", b"reply", b"payload"} - fields.keys()
         if missing:
-            raise InvalidEntry(f"fields are missing: {', '.join(sorted(name.decode() for name in missing))}")
+            raise InvalidEntry(f"Fields are missing: {', '.join(sorted(name.decode() for name in missing))}.")
         try:
             request_id = fields[b"id"].decode()
             payload = Payload.FromString(fields[b"payload"])
         except (UnicodeDecodeError, DecodeError) as error:
-            raise InvalidEntry(f"not a write request: {error}") from error
+            raise InvalidEntry(f"Not a write request: {error}.") from error
         if not request_id or len(fields[b"id"]) > MAX_REQUEST_ID_BYTES:
-            raise InvalidEntry(f"request id has {len(fields[b'id'])} bytes; 1 to {MAX_REQUEST_ID_BYTES} are allowed")
+            raise InvalidEntry(
+                f"The request id has {len(fields[b'id'])} bytes; 1 to {MAX_REQUEST_ID_BYTES} are allowed."
+            )
         reply = decode_reply(fields)
         try:
-            async with asyncio.timeout(CODEC_LIMIT.total_seconds()):
+            async with asyncio.timeout(CODEC_TIMEOUT.total_seconds()):
                 [raw] = await self._unwrapper.decode([payload], [RawValue])
         except Exception as error:
-            raise CodecUnavailable(f"the payload codec cannot decode it now: {error!r}") from error
+            raise CodecUnavailable(f"The payload codec cannot decode the entry now: {error!r}.") from error
         try:
             [body] = self._converter.payload_converter.from_payloads([raw.payload], [WriteBody])
         except Exception as error:
-            raise InvalidEntry(f"payload cannot be decoded: {error}") from error
-        if not isinstance(body, WriteBody):  # the converter ignores the wanted type for null and for plain bytes
-            raise InvalidEntry(f"payload holds {type(body).__name__} instead of a table and a record")
+            raise InvalidEntry(f"The payload cannot be decoded: {error}.") from error
+        if not isinstance(body, WriteBody):  # for null and plain bytes the converter ignores the type that is asked for
+            raise InvalidEntry(f"The payload holds {type(body).__name__} instead of a table and a record.")
         asked = fields.get(b"asked", b"")
         return WriteRequest(
             request_id=request_id,
             table=body.table,
             record=body.record,
             reply=reply,
-            asked_ms=int(asked) if MILLISECONDS.fullmatch(asked) else None,
+            asked_ms=int(asked) if MILLISECONDS_PATTERN.fullmatch(asked) else None,
         )
 
 
 def decode_reply(fields: Fields) -> ReplyAddress | None:
-    """The reply address alone, which may be readable when the rest of an entry is not. Raises InvalidEntry."""
+    """Decode the reply address alone, which may be readable when the rest of the entry is not. None without a caller.
+
+    Raises `InvalidEntry` when it is malformed.
+    """
     text = fields.get(b"reply", b"")
     if not text:
         return None
-    if len(text) > MAX_REPLY_BYTES:  # no caller can have it: its receipt would fit into no signal
-        raise InvalidEntry(f"reply address has {len(text)} bytes; {MAX_REPLY_BYTES} are allowed")
+    if len(text) > MAX_REPLY_BYTES:  # no caller has such an address: its receipt would not fit into a signal
+        raise InvalidEntry(f"The reply address has {len(text)} bytes, the limit is {MAX_REPLY_BYTES}.")
     try:
         reply = json.loads(text)
         mode = ConfirmBy(reply["mode"])
@@ -127,11 +138,11 @@ def decode_reply(fields: Fields) -> ReplyAddress | None:
             activity_id=str(reply["activity_id"]) if mode is ConfirmBy.COMPLETION else None,
             call=int(reply.get("call", 0)),
         )
-        # JSON may hold lone surrogates, which no caller can be found by.
+        # JSON may hold lone surrogates, which no id in Temporal has.
         _ = f"{address.workflow_id}{address.run_id}{address.attempt}{address.activity_id}".encode()
         return address
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
-        raise InvalidEntry(f"reply address cannot be decoded: {error!r}") from error
+        raise InvalidEntry(f"The reply address cannot be decoded: {error!r}.") from error
 
 
 def _encode_reply(reply: ReplyAddress | None) -> bytes:
@@ -145,9 +156,9 @@ def _request_id_bytes(request_id: str) -> bytes:
     try:
         encoded = request_id.encode()
     except UnicodeEncodeError as error:
-        raise InvalidRequest(f"request id {request_id!r} is not valid Unicode: {error.reason}") from error
+        raise InvalidRequest(f"Request id {request_id!r} is not valid Unicode: {error.reason}.") from error
     if not 1 <= len(encoded) <= MAX_REQUEST_ID_BYTES:
         raise InvalidRequest(
-            f"request id {request_id[:80]!r} has {len(encoded)} bytes; use 1 to {MAX_REQUEST_ID_BYTES} bytes"
+            f"Request id {request_id[:80]!r} has {len(encoded)} bytes: use 1 to {MAX_REQUEST_ID_BYTES} bytes."
         )
     return encoded

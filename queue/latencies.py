@@ -1,4 +1,4 @@
-"""Histograms of milliseconds among a partition's counters: one counter for each power of two."""
+"""Latency histograms among a partition's counters: one counter for each power of two milliseconds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ class Latency:
 
 
 def latency_counter(name: str, ms: int) -> str:
-    """The counter of the latencies `name` that are as long as `ms`: below the power of two that it names."""
+    """Return the counter of the latency `name` for `ms` milliseconds: `write_below_16_ms` counts 8 to 15."""
     return f"{name}_below_{1 << max(ms, 0).bit_length()}_ms"
 
 
 def latency(name: str, counters: Mapping[str, int]) -> Latency | None:
-    """What the counters tell of the latencies `name`; None when there were none."""
+    """Return the percentiles of the latency `name`, or None when nothing was counted."""
     start, end = f"{name}_below_", "_ms"
     histogram = sorted(
         (int(counter[len(start) : -len(end)]), number)
@@ -33,6 +33,6 @@ def latency(name: str, counters: Mapping[str, int]) -> Latency | None:
     return Latency(**{f"p{percent}_ms": _percentile(histogram, total * percent / 100) for percent in (50, 95, 99)})
 
 
-def _percentile(histogram: list[tuple[int, int]], wanted: float) -> int:
-    seen = accumulate(number for _below, number in histogram)
-    return next(below for (below, _number), up_to in zip(histogram, seen, strict=True) if up_to >= wanted)
+def _percentile(histogram: list[tuple[int, int]], rank: float) -> int:
+    totals = accumulate(number for _below, number in histogram)
+    return next(below for (below, _number), total in zip(histogram, totals, strict=True) if total >= rank)

@@ -1,7 +1,7 @@
 """The Lua scripts of one partition: what must happen in one step, on any Redis from 6.2 on.
 
-Not MULTI: Redis 6.2 and 7.0 refuse it under maxmemory, and then the stream could never drain. Under maxmemory a script
-may add once it has made a first write that needs no memory.
+Scripts instead of MULTI: under maxmemory Redis 6.2 and 7.0 refuse MULTI, and the stream could never be drained. A
+script may add data under maxmemory once its first write is one that needs no memory.
 """
 
 from pathlib import Path
@@ -10,7 +10,6 @@ FOLDER = Path(__file__).parent / "scripts"
 
 
 def _script(*names: str) -> str:
-    """The text of these files of `scripts/`, one behind the other."""
     return "\n".join((FOLDER / f"{name}.lua").read_text("utf-8") for name in names)
 
 

@@ -1,4 +1,4 @@
-"""How producers learn how many partitions a queue has."""
+"""The number of partitions of a queue, as the batcher announces it to producers."""
 
 import re
 from typing import cast
@@ -9,13 +9,14 @@ from write_batcher.errors import QueueUnavailable
 from write_batcher.queue.redis_client import translated_errors
 from write_batcher.queue.stream import WriteQueue
 
-MAX_PARTITIONS = 1000  # that the setting allows
+MAX_PARTITIONS = 1000  # the limit of the setting `partitions`
 _NUMBER = re.compile(rb"[1-9]\d{0,3}")
 
 
 class Partitions:
-    """The number of partitions of a queue. The batcher announces it and producers read it, so they cannot disagree.
-    Anything that is no such number counts as not announced.
+    """The number of partitions of a queue, announced by the batcher and read by producers, so that they never disagree.
+
+    Any stored value but 1 to 1000 counts as not announced. Methods raise `QueueUnavailable` when Redis cannot be asked.
     """
 
     def __init__(self, redis: Redis, queue: str) -> None:
@@ -24,15 +25,15 @@ class Partitions:
         self.key = f"write-batcher:{queue}:partitions"
 
     async def announce(self, count: int) -> int:
-        """Set the number of partitions; returns the larger of the old and the new, all of which need draining."""
+        """Set the number of partitions. Returns the larger of the old and the new number: all of them need draining."""
         with translated_errors():
             before = _announced(await self._stored()) or 0
-            if before != count:  # a server that is out of memory refuses to be told even what it knows
+            if before != count:  # a server that is out of memory refuses every SET, even of the same value
                 await self._redis.set(self.key, count)
         return max(count, before)
 
     async def announced_or(self, count: int) -> int:
-        """The announced number; announces `count` when there is none (Redis may have lost or garbled it)."""
+        """Return the announced number; announce `count` when there is none, because Redis lost or garbled it."""
         with translated_errors():
             value = await self._stored()
             if _announced(value) is None:
@@ -41,24 +42,24 @@ class Partitions:
             return _announced(value) or count
 
     async def count(self) -> int:
-        """The announced number. Raises QueueUnavailable when no batcher has announced one."""
+        """Return the announced number. Raises `QueueUnavailable` also when no batcher has announced one."""
         with translated_errors():
             value = await self._stored()
         if value is None:
             raise QueueUnavailable(
-                f"queue {self._queue!r} has no batcher yet: start one with `write-batcher worker batcher`"
+                f"Queue {self._queue!r} has no batcher yet: start one with `write-batcher worker batcher`."
             )
         count = _announced(value)
         if count is None:
             raise QueueUnavailable(
-                f"{self.key} holds {value[:80]!r} instead of 1 to {MAX_PARTITIONS} partitions: "
-                "a running batcher sets it right, start one with `write-batcher worker batcher`"
+                f"Redis key {self.key} holds {value[:80]!r} instead of 1 to {MAX_PARTITIONS} partitions: "
+                "start a batcher with `write-batcher worker batcher`, which corrects it."
             )
         return count
 
     async def known(self) -> int:
-        """The announced number, or more: the partitions of a queue that shrank keep their counters and dead letters.
-        0 when the queue has never been used.
+        """Return the announced number plus the partitions beyond it that still hold data: when a queue shrinks, their
+        counters and dead letters stay. 0 when the queue has never been used.
         """
         with translated_errors():
             count = _announced(await self._stored()) or 0

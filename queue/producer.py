@@ -1,4 +1,4 @@
-"""Appends write requests to a queue: encoded, bounded in size, routed to the partition of their key."""
+"""Appending write requests to a queue: encoded, bounded in size, routed to the partition of their key."""
 
 from redis.asyncio import Redis
 from temporalio.converter import DataConverter
@@ -12,8 +12,8 @@ from write_batcher.queue.stream import WriteQueue
 
 
 class Producer:
-    """Appends through one Redis client: at most `max_backlog` entries per stream, `max_request_bytes` per encoded
-    request.
+    """Appends through one Redis client. A stream takes at most `max_backlog` entries, and an encoded request has at
+    most `max_request_bytes`.
     """
 
     def __init__(
@@ -25,10 +25,11 @@ class Producer:
         self._max_request_bytes = max_request_bytes
 
     async def append(self, submission: Submission) -> str:
-        """Append the request unless it is queued already; returns `<partition>/<entry id>`.
+        """Append the request unless it is queued already. Returns `<partition>/<entry id>` of its entry.
 
-        Raises `InvalidRequest` for a request that can never be queued, `QueueFull` when the stream is full, and
-        `QueueUnavailable` when Redis cannot be asked or the queue has no batcher yet.
+        Raises `InvalidRequest` when the request can never be queued, `QueueFull` when the stream holds `max_backlog`
+        entries or Redis is out of memory, and `QueueUnavailable` when Redis cannot be asked or the queue has no batcher
+        yet.
         """
         fields = await self._encoded(submission)
         count = await Partitions(self._redis, submission.queue).count()
@@ -42,8 +43,8 @@ class Producer:
         size = sum(len(name) + len(value) for name, value in fields.items())
         if size > self._max_request_bytes:
             raise InvalidRequest(
-                f"request {submission.request.request_id} is {size} bytes encoded, the limit is "
+                f"Request {submission.request.request_id!r} has {size} bytes encoded, the limit is "
                 f"{self._max_request_bytes}: store large data elsewhere and write its address, "
-                "or raise WRITE_BATCHER_MAX_REQUEST_BYTES for callers and batcher"
+                "or raise WRITE_BATCHER_MAX_REQUEST_BYTES for callers and batcher."
             )
         return fields

@@ -1,4 +1,4 @@
-"""Redis clients with the options this job needs, and the one place where a driver's errors become ours."""
+"""Redis clients with the options that write-batcher needs, and the one place where errors of redis-py become ours."""
 
 import asyncio
 import re
@@ -21,20 +21,20 @@ from redis.asyncio.sentinel import (
 from redis.backoff import NoBackoff
 
 from write_batcher.errors import QueueFull, QueueUnavailable
-from write_batcher.queue.redis_url import Kind, RedisAddress, parse_address
+from write_batcher.queue.redis_url import RedisAddress, RedisSetup, parse_redis_url
 
 MAX_CONNECTIONS = 32
 COMMAND_TIMEOUT = timedelta(seconds=5)
 
-# Options of redis-py that this job decides on. Another value in the URL would break appends, reads or both, and some of
+# Options of redis-py that write-batcher sets itself. Another value in the URL would break appends or reads, some of
 # them late and silently.
 FIXED_OPTIONS = (
     *("protocol", "legacy_responses", "decode_responses", "encoding", "encoding_errors"),
     *("socket_timeout", "retry", "retry_on_timeout", "retry_on_error", "single_connection_client"),
-    *("credential_provider", "event_dispatcher", "maint_notifications_config"),  # objects, which no text can name
+    *("credential_provider", "event_dispatcher", "maint_notifications_config"),  # objects, which a URL cannot hold
 )
 
-# The error code of the Redis protocol. Redis 6.2 puts that of a script around that of its command.
+# The error code of the Redis protocol. For a command in a script Redis 6.2 puts the script's error in front of it.
 _CODE = re.compile(r"(?:Error running script .*?: -?)?(?P<code>[A-Z]+)\b")
 
 
@@ -42,9 +42,9 @@ class GroupMissing(QueueUnavailable):
     """The consumer group is gone: the stream was deleted, or Redis lost its data."""
 
 
-class _LeavesReplicas:
-    """A connection that ends when its server says that it is a replica. After a failover behind one address the old
-    primary keeps its connections, and they would never lead to the new one.
+class _PrimaryOnly:
+    """A connection that closes when its server turns out to be a replica. After a failover behind one address the old
+    primary keeps its connections open, and they would never lead to the new one.
     """
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
@@ -54,55 +54,54 @@ class _LeavesReplicas:
             if _code_of(error) != "READONLY":
                 raise
             await self.disconnect()  # type: ignore[attr-defined] # of the connection
-            raise exceptions.ConnectionError(
-                f"the server is a replica, no longer or not the primary: {error}"
-            ) from error
+            raise exceptions.ConnectionError(f"the server is a replica: {error}") from error
 
 
-class _ServerConnection(_LeavesReplicas, Connection):
+class _ServerConnection(_PrimaryOnly, Connection):
     pass
 
 
-class _ServerSSLConnection(_LeavesReplicas, SSLConnection):
+class _ServerSSLConnection(_PrimaryOnly, SSLConnection):
     pass
 
 
-class _PrimaryConnection(_LeavesReplicas, SentinelManagedConnection):
+class _SentinelConnection(_PrimaryOnly, SentinelManagedConnection):
     pass
 
 
-class _PrimarySSLConnection(_LeavesReplicas, SentinelManagedSSLConnection):
+class _SentinelSSLConnection(_PrimaryOnly, SentinelManagedSSLConnection):
     pass
 
 
 def connect(url: str, *, longest_block: timedelta = timedelta(0)) -> Redis:
-    """A client for what `url` names (`address.FORMS`); connects on first use. `longest_block` is the longest BLOCK it
-    will send. Raises TypeError or ValueError for an option that it cannot have.
+    """Return a client for `url`, of one of the `redis_url.URL_FORMS`; it connects on first use. For a cluster it is a
+    `RedisCluster`, which has the same commands.
 
-    For a cluster it is a `RedisCluster`, which has the same commands.
+    `longest_block` must be at least the longest BLOCK that the client will send. Raises `TypeError` or `ValueError`
+    when the URL is malformed, or has an option that is unknown or one of `FIXED_OPTIONS`.
     """
-    address = parse_address(url)
-    _refuse_fixed_options(address.first)
+    address = parse_redis_url(url)
+    _refuse_fixed_options(address.first_url)
     options: dict[str, Any] = {
         "max_connections": MAX_CONNECTIONS,
         "timeout": COMMAND_TIMEOUT.total_seconds(),  # for a free connection: waiting beats MaxConnectionsError
         "socket_connect_timeout": COMMAND_TIMEOUT.total_seconds(),
-        # None would hang for ever on a frozen server; shorter than the block would cut every quiet read.
+        # Without a timeout a frozen server would hang us for ever; one below the block would cut off every quiet read.
         "socket_timeout": (longest_block + COMMAND_TIMEOUT).total_seconds(),
-        # redis-py would silently send XADD and XREADGROUP again; whoever knows the request id retries instead.
+        # redis-py would silently send XADD and XREADGROUP again; the caller, who knows the request id, retries instead.
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,  # reply shapes differ between the protocols
         "decode_responses": False,  # one value that is not UTF-8 would jam the consumer for ever
-        **parse_url(address.first),
+        **parse_url(address.first_url),
     }
     with_tls = options.pop("connection_class", None) is SSLConnection
-    if address.kind is Kind.SERVER:
+    if address.setup is RedisSetup.SINGLE:
         connection_class = _ServerSSLConnection if with_tls else _ServerConnection
         return Redis.from_pool(BlockingConnectionPool(connection_class=connection_class, **options))
     for name in ("host", "port"):
         options.pop(name, None)
     options["ssl"] = with_tls
-    if address.kind is Kind.SENTINEL:
+    if address.setup is RedisSetup.SENTINEL:
         return _sentinel_client(address, options)
     return _cluster_client(address, options)
 
@@ -110,30 +109,30 @@ def connect(url: str, *, longest_block: timedelta = timedelta(0)) -> Redis:
 def _refuse_fixed_options(url: str) -> None:
     for name, value in parse_qsl(urlsplit(url).query):
         if name.removeprefix("sentinel_") in FIXED_OPTIONS:
-            raise ValueError(f"its option {name}={value} cannot be chosen, write-batcher needs its own: remove it")
+            raise ValueError(f"its option {name}={value} cannot be chosen, write-batcher sets it itself: remove it")
 
 
 def _sentinel_client(address: RedisAddress, options: dict[str, Any]) -> Redis:
-    """The login and the options are for the servers; for the Sentinels those that begin with `sentinel_`."""
-    own = {name: options.pop(name) for name in list(options) if name.startswith("sentinel_")}
+    """Login and options are for the servers; options that begin with `sentinel_` are for the Sentinels."""
+    prefixed = {name: options.pop(name) for name in list(options) if name.startswith("sentinel_")}
     shared = {
         name: value for name, value in options.items() if name.startswith(("socket_", "ssl", "retry", "protocol"))
     }
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
         address.nodes,
-        sentinel_kwargs={**shared, **{name.removeprefix("sentinel_"): value for name, value in own.items()}},
+        sentinel_kwargs={**shared, **{name.removeprefix("sentinel_"): value for name, value in prefixed.items()}},
     )
     client: Redis = sentinel.master_for(
         address.service,
-        connection_pool_class=_PrimaryPool,
-        connection_class=_PrimarySSLConnection if options["ssl"] else _PrimaryConnection,
+        connection_pool_class=_SentinelPool,
+        connection_class=_SentinelSSLConnection if options["ssl"] else _SentinelConnection,
         **options,
     )
     return client
 
 
-class _PrimaryPool(SentinelConnectionPool, BlockingConnectionPool):
-    """Waits for a free connection, and closes those to the Sentinels with its own."""
+class _SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
+    """Waits for a free connection, and closes the connections to the Sentinels together with its own."""
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
         await super().disconnect(inuse_connections)
@@ -142,68 +141,75 @@ class _PrimaryPool(SentinelConnectionPool, BlockingConnectionPool):
 
 
 def _cluster_client(address: RedisAddress, options: dict[str, Any]) -> Redis:
-    del options["timeout"]  # an option of a pool that waits
-    at_once = options.pop("max_connections")
+    del options["timeout"]  # an option of a blocking pool, which a cluster does not have
+    max_commands = options.pop("max_connections")
     startup_nodes = [ClusterNode(host, port) for host, port in address.nodes]
-    # At every fifth move of a slot redis-py would close the connections under the commands of everybody else.
-    return cast(Redis, _Cluster(at_once, startup_nodes=startup_nodes, reinitialize_steps=0, **options))
+    # By default redis-py closes all connections at every fifth move of a slot, under commands that still use them.
+    return cast(Redis, _Cluster(max_commands, startup_nodes=startup_nodes, reinitialize_steps=0, **options))
 
 
 class _Cluster(RedisCluster):
-    """Has at most `at_once` commands under way; the pools of redis-py's own would refuse more than they hold."""
+    """Runs at most `max_commands` at a time and makes the others wait; redis-py's own pools would raise instead."""
 
-    def __init__(self, at_once: int, **options: Any) -> None:
+    def __init__(self, max_commands: int, **options: Any) -> None:
         super().__init__(**options)
-        self._free = asyncio.Semaphore(at_once)
+        self._free = asyncio.Semaphore(max_commands)
 
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         async with self._free:
-            await (
-                self.initialize()
-            )  # a command that comes earlier would be sent to any server, and be sent on from there
-            # redis-py asks one of the servers which argument of a read is its key, before each read; while that server
-            # is down it would read from none of the others either, and never look for another one to ask.
+            await self.initialize()  # before that, a command goes to any server and is redirected from there
+            # Before each read redis-py asks one fixed server which argument is the key. While that server is down,
+            # reads from the other servers would fail too, and redis-py never picks another server to ask.
             if args[0] == "XREADGROUP":
                 kwargs["target_nodes"] = self.get_node_from_key(args[args.index(b"STREAMS") + 1])
             return await super().execute_command(*args, **kwargs)
 
     async def aclose(self) -> None:
-        self._initialize = False  # redis-py closes nothing while it means to look for the servers anew, after an error
+        self._initialize = False  # after an error redis-py sets it to rediscover the servers, and would close nothing
         await super().aclose()
 
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Raise the errors of redis-py inside as `QueueUnavailable` or one of its kinds."""
+    """Turn errors of redis-py that are raised inside into `QueueUnavailable`, `QueueFull` or `GroupMissing`."""
     task = asyncio.current_task()
     cancelled_before = task.cancelling() if task else 0
     try:
         yield
     except exceptions.OutOfMemoryError as error:
-        raise QueueFull(f"Redis is out of memory: {error}; raise its maxmemory or let the batcher catch up") from error
+        raise _out_of_memory(error) from error
     except exceptions.MovedError as error:  # a client of a cluster follows it
         raise QueueUnavailable(
-            f"Redis says MOVED {error}: it is a cluster, write redis+cluster:// in its URL"
+            f"Redis says MOVED {_text_of(error)}: it is a cluster, write redis+cluster:// in its URL."
         ) from error
     except exceptions.ResponseError as error:
         match _code_of(error):
             case "NOGROUP" | "UNBLOCKED":
-                raise GroupMissing(str(error)) from error
-            case "OOM":  # without a class of its own when Redis 6.2 raises it from a script
-                raise QueueFull(f"Redis is out of memory: {error}") from error
+                raise GroupMissing(f"The consumer group is missing: {_text_of(error)}.") from error
+            case "OOM":  # from a script, Redis 6.2 raises it as a plain ResponseError
+                raise _out_of_memory(error) from error
             case _:
-                raise QueueUnavailable(f"Redis refuses: {error}") from error
+                raise QueueUnavailable(f"Redis refuses: {_text_of(error)}.") from error
     except (exceptions.RedisError, exceptions.RedisClusterException, OSError) as error:
-        raise QueueUnavailable(f"Redis cannot be reached: {error}") from error
+        raise QueueUnavailable(f"Redis cannot be reached: {_text_of(error)}.") from error
     finally:
-        # redis-py sends with asyncio.wait_for, which on Python 3.11 loses a cancellation that comes just when it has
-        # finished: the task would go on, and whoever waits for its end (a TaskGroup) would wait for ever.
+        # redis-py sends with asyncio.wait_for, which on Python 3.11 loses a cancellation that arrives just as it
+        # finishes: the task would go on, and a TaskGroup that waits for its end would wait for ever.
         if task and task.cancelling() > cancelled_before:
             raise asyncio.CancelledError
 
 
+def _out_of_memory(error: Exception) -> QueueFull:
+    return QueueFull(f"Redis is out of memory: {_text_of(error)}; raise its maxmemory or let the batcher catch up.")
+
+
+def _text_of(error: Exception) -> str:
+    """The error's text without a full stop, so that a sentence can go on."""
+    return str(error).rstrip(".") or type(error).__name__
+
+
 def _code_of(error: exceptions.ResponseError) -> str | None:
-    if isinstance(error, exceptions.ReadOnlyError):  # redis-py takes the code off when it has a class for it
+    if isinstance(error, exceptions.ReadOnlyError):  # redis-py strips the code when it has a class for it
         return "READONLY"
     found = _CODE.match(str(error))
     return found["code"] if found else None

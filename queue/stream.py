@@ -1,4 +1,4 @@
-"""One partition of a queue: a Redis stream that is appended to once per request id and never trimmed."""
+"""One partition of a queue: a Redis stream that takes each request once and is never trimmed."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,62 +11,39 @@ from redis.exceptions import ResponseError
 
 from write_batcher.errors import QueueFull
 from write_batcher.queue import lua
-from write_batcher.queue.codec import MILLISECONDS, VERSION, Fields
+from write_batcher.queue.codec import Fields
 from write_batcher.queue.redis_client import translated_errors
+from write_batcher.queue.stream_entry import FLUSH_FIELDS, StreamEntry
 
 GROUP = "batcher"
-CONSUMER = "drain"  # stable, so that a successor finds what its predecessor held without waiting for it to be idle
-FOREIGN_IDLE = timedelta(seconds=60)  # entries that another consumer name held for longer are taken over
-CONTROL_FLUSH: Fields = {b"v": VERSION, b"control": b"flush"}  # closes the open batch when the drain comes to it
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamEntry:
-    """One entry as it lies in the stream. `fields` is empty when it was deleted while it was pending."""
-
-    entry_id: str
-    fields: Fields
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(len(name) + len(value) for name, value in self.fields.items())
-
-    @property
-    def request_id(self) -> bytes:
-        return self.fields.get(b"id", b"")
-
-    @property
-    def entry_ms(self) -> int:
-        """When this entry was added; milliseconds since the epoch, by the clock of the Redis server."""
-        return int(self.entry_id.split("-", 1)[0])
-
-    @property
-    def first_ms(self) -> int:
-        """When the request was appended first: of a replayed dead letter, before it was one."""
-        first = self.fields.get(b"first", b"")
-        return int(first) if MILLISECONDS.fullmatch(first) else self.entry_ms
+CONSUMER = "drain"  # always the same name, so that a new drain finds at once what the one before it left pending
+FOREIGN_IDLE = timedelta(seconds=60)  # entries pending for another consumer name for longer are taken over
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionStatistics:
-    """One partition at one moment. `backlog` entries are queued or pending, `pending` of them delivered to the drain,
-    the oldest for `oldest_ms`; `dead` letters wait for an operator.
-
-    `counters` are totals since Redis has the partition: appended = written + duplicate + rejected + withdrawn + dead +
-    backlog (but for flush requests in it), and more for the monitor.
-    """
+    """The state of one partition at one moment."""
 
     backlog: int
+    """Entries in the stream, pending ones included."""
     pending: int
+    """Entries delivered to the drain and not acknowledged."""
     dead: int
+    """Dead letters that wait for an operator."""
     oldest_ms: int
+    """Age of the oldest entry in milliseconds; 0 without one."""
     counters: dict[str, int]
+    """Totals since the partition was created: appended = written + duplicate + rejected + withdrawn + dead + backlog
+    (without the flush requests in it), and the monitor's figures.
+    """
 
 
 class WriteQueue:
-    """One partition. Methods raise QueueUnavailable, or its kinds QueueFull and GroupMissing.
+    """One partition. Methods raise `QueueUnavailable` when Redis cannot be asked, or its kinds `QueueFull` (Redis is
+    out of memory) and `GroupMissing` (the consumer group is gone).
 
-    `reader` is the client of the blocking reads; without one only the methods that do not read may be called.
+    `reader` is the client for blocking reads; without one the methods that read through the consumer group raise
+    `TypeError`.
     """
 
     def __init__(self, redis: Redis, queue: str, partition: int, *, reader: Redis | None = None) -> None:
@@ -87,7 +64,11 @@ class WriteQueue:
         self._now = redis.register_script(lua.NOW)
 
     async def append(self, fields: Fields, *, max_backlog: int) -> str:
-        """Append a request, once for its attempt while it is live; returns the id of its entry. Raises QueueFull."""
+        """Append a request unless it is in the stream already: the latest entry with its request id has the same reply
+        address. Returns the id of the entry.
+
+        Raises `QueueFull` when the stream holds `max_backlog` entries or more.
+        """
         flat = [part for item in fields.items() for part in item]
         with translated_errors():
             added, entry = await self._append(
@@ -95,20 +76,20 @@ class WriteQueue:
             )
         if added < 0:
             raise QueueFull(
-                f"stream {self.stream_key} holds {entry.decode()} entries, the limit is {max_backlog}: "
-                "the batcher is behind or not running"
+                f"Stream {self.stream_key} holds {entry.decode()} entries, the limit is {max_backlog}: "
+                "the batcher is behind or not running."
             )
         return str(entry.decode())
 
     async def append_flush(self) -> None:
-        """Ask the drain to close its open batch when it has taken everything before this point."""
+        """Append a flush request: the drain closes its open batch when it has taken every entry before it."""
         with translated_errors():
-            await self._redis.xadd(self.stream_key, {name: value for name, value in CONTROL_FLUSH.items()})  # noqa: C416
+            await self._redis.xadd(self.stream_key, {name: value for name, value in FLUSH_FIELDS.items()})  # noqa: C416
 
     async def ensure_group(self) -> None:
         """Create the group at the beginning of the stream: created at its end, earlier entries would be invisible."""
         with translated_errors():
-            # Asked first: a server that is out of memory refuses to create even what is there.
+            # Look first: a server that is out of memory refuses XGROUP CREATE even when the group exists.
             if await self._group() is not None:
                 return
             try:
@@ -118,7 +99,6 @@ class WriteQueue:
                     raise
 
     async def _group(self) -> dict[str, Any] | None:
-        """What the server tells of the group; None when there is none."""
         try:
             groups: Any = await self._redis.xinfo_groups(self.stream_key)
         except ResponseError as error:
@@ -128,10 +108,12 @@ class WriteQueue:
         return next((group for group in groups if group["name"] == GROUP.encode()), None)
 
     async def claim_foreign(self) -> None:
-        """Take over what another consumer name left pending (somebody read by hand); `read_pending` returns it then."""
+        """Take over entries that another consumer name left pending, for example because somebody read by hand:
+        `read_pending` returns them from now on.
+        """
         cursor = b"0-0"
         with translated_errors():
-            while True:  # a call looks at a bounded number of entries, so the cursor decides, not what was found
+            while True:  # each call examines a bounded number of entries: only the cursor tells whether it was the last
                 cursor = await self._claim_foreign(
                     keys=[self.stream_key], args=[GROUP, CONSUMER, int(FOREIGN_IDLE.total_seconds() * 1000), cursor]
                 )
@@ -139,14 +121,17 @@ class WriteQueue:
                     return
 
     async def read_pending(self, *, after: str, count: int) -> list[StreamEntry]:
-        """Entries that were delivered to the drain and not acknowledged, in order, beyond the entry `after`."""
+        """Return up to `count` entries that were delivered to the drain and not acknowledged, in order, those behind
+        the entry `after` ("0": from the first).
+        """
         with translated_errors():
             reply = await self._blocking_reader.xreadgroup(GROUP, CONSUMER, {self.stream_key: after}, count=count)
         return _entries(reply)
 
     async def read_delivered(self, *, after: str, count: int) -> list[StreamEntry]:
-        """Entries that were delivered to anybody and not acknowledged, in order, beyond the entry `after`: also those
-        that no consumer has pending any more, because somebody deleted it (XGROUP DELCONSUMER).
+        """Return up to `count` entries that were delivered to any consumer and not acknowledged, in order, those behind
+        the entry `after` ("0": from the first). They include entries that are pending for no consumer any more, because
+        somebody deleted it (XGROUP DELCONSUMER).
         """
         with translated_errors():
             group = await self._group()
@@ -159,7 +144,10 @@ class WriteQueue:
         return [StreamEntry(entry_id=entry_id.decode(), fields=fields) for entry_id, fields in found]
 
     async def read_new(self, *, count: int, block: timedelta) -> list[StreamEntry]:
-        """At most `count` new entries; waits at most `block` for the first. Never cancel it: that strands entries."""
+        """Return up to `count` new entries, after waiting up to `block` for the first.
+
+        Never cancel it: the server may have delivered entries already, and they would stay pending.
+        """
         block_ms = math.ceil(block.total_seconds() * 1000)
         with translated_errors():
             reply = await self._blocking_reader.xreadgroup(
@@ -172,37 +160,39 @@ class WriteQueue:
         return _entries(reply)
 
     async def now_ms(self) -> int:
-        """Milliseconds since the epoch, by the clock that stamps entry ids."""
+        """Return milliseconds since the epoch, by the clock that stamps entry ids."""
         with translated_errors():
             seconds, microseconds = await self._now(keys=[self.stream_key])
         return int(seconds) * 1000 + int(microseconds) // 1000
 
     async def deliveries(self, entries: Sequence[StreamEntry]) -> dict[str, int]:
-        """How often each of these pending entries, which are in order, has been delivered to the drain."""
+        """Return how often each of these pending entries has been delivered to the drain, by entry id. `entries` must
+        be in order and not empty.
+        """
         with translated_errors():
             found: Any = await self._redis.xpending_range(
                 self.stream_key, GROUP, min=entries[0].entry_id, max=entries[-1].entry_id, count=len(entries)
             )
-        return {one["message_id"].decode(): one["times_delivered"] for one in found}
+        return {pending["message_id"].decode(): pending["times_delivered"] for pending in found}
 
     async def deaths_alone(self, entry: StreamEntry) -> int:
-        """How many processes ended while they wrote `entry` alone, one after the other."""
+        """Return how many processes in a row died while they wrote a batch of `entry` alone."""
         with translated_errors():
             return int(await self._redis.hget(self.alone_key, entry.entry_id) or 0)
 
     async def begin_alone(self, entry: StreamEntry) -> None:
-        """Note that `entry` is about to be written alone."""
+        """Count one death for `entry`, which is about to be written alone; `end_alone` takes all of them back."""
         with translated_errors():
             await self._begin_alone(keys=self.keys, args=[entry.entry_id])
 
     async def end_alone(self, entry: StreamEntry) -> None:
-        """The process has survived writing `entry` alone."""
+        """Reset the deaths of `entry`: this process survived writing it alone."""
         with translated_errors():
             await self._redis.hdel(self.alone_key, entry.entry_id)
 
     async def acknowledge(self, entries: Sequence[tuple[StreamEntry, str | None]]) -> int:
-        """Remove entries whose fate is decided, and count them under their outcomes (None: not a request); returns how
-        many were still there.
+        """Remove settled entries and count them under their outcomes (None: not a request). Returns how many were still
+        in the stream.
         """
         args: list[str | bytes] = [GROUP]
         for entry, outcome in entries:
@@ -211,9 +201,8 @@ class WriteQueue:
             return int(await self._acknowledge(keys=self.keys, args=args))
 
     async def dead_letter(self, entry: StreamEntry, outcome: str, reason: str) -> None:
-        """Move an entry that nobody can write to the dead letters, with the reason, in one step.
-
-        Of a foreign entry with more than 3,500 fields only those are kept.
+        """Move an entry that cannot be written to the dead letters, with the reason, in one step. At most 3,500 of its
+        fields are kept.
         """
         with translated_errors():
             await self._dead_letter(
@@ -222,7 +211,7 @@ class WriteQueue:
             )
 
     async def count(self, counts: Mapping[str, int]) -> None:
-        """Add to the counters. Lost when the process dies first: for the monitor only."""
+        """Add to the counters. Counts that a dying process has not added are lost: for the monitor only."""
         with translated_errors():
             pipeline = self._redis.pipeline(transaction=False)
             for name, number in counts.items():
@@ -230,7 +219,7 @@ class WriteQueue:
             await pipeline.execute()
 
     async def statistics(self) -> PartitionStatistics:
-        """The state of the partition, read in a few steps: exact when nothing moves."""
+        """Return the state of the partition, read in several steps: exact only while nothing changes."""
         with translated_errors():
             backlog = await self._redis.xlen(self.stream_key)
             dead = await self._redis.xlen(self.dead_key)
@@ -256,7 +245,7 @@ class WriteQueue:
     @property
     def _blocking_reader(self) -> Redis:
         if self._reader is None:
-            raise TypeError("this WriteQueue was made without a reader")
+            raise TypeError("This WriteQueue has no reader: create it with reader=.")
         return self._reader
 
 

@@ -1,1 +1,1 @@
-"""What a batch is written to."""
+"""What batches are written to."""

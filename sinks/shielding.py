@@ -1,4 +1,4 @@
-"""Work that a cancellation must not break off in the middle."""
+"""Work that a cancellation must not interrupt."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -9,8 +9,10 @@ T = TypeVar("T")
 
 
 async def shielded(work: Coroutine[Any, Any, T], *, within: timedelta | None = None, name: str | None = None) -> T:
-    """Await `work` to its end even if cancelled meanwhile, and only then be cancelled. What hangs is given up `within`
-    that time from the cancellation; None: never.
+    """Run `work` to its end even when cancelled meanwhile, and raise the cancellation only then.
+
+    Work that is not done `within` that time after the cancellation is cancelled too; None waits without a limit. `name`
+    is that of its task.
     """
     task = asyncio.create_task(work, name=name)
     try:

@@ -21,10 +21,10 @@ from write_batcher.queue.redis_client import connect
 from write_batcher.workers.embedded.postgres_server import PostgresServer
 from write_batcher.workers.embedded.temporal_server import TemporalServer
 
-# A shell starts what runs in its background with Ctrl-C ignored, and the commands that tests start would inherit that.
+# A shell starts background jobs with Ctrl-C ignored, and the commands that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# A machine that others use too makes any input slow to generate or to take now and then.
+# On a machine that is shared, any input may be slow to generate or to process now and then.
 hypothesis.settings.register_profile(
     "shared machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -45,9 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """End without Python's own exit: a process that used temporalio may abort there (sdk-python#300), with a status of
-    its own.
-    """
+    """Exit at once, because a process that used temporalio may abort in Python's own exit (sdk-python#300)."""
     status = getattr(config, "exit_status", None)
     if status is not None:
         sys.stdout.flush()
@@ -81,7 +79,7 @@ async def redis_server(redis_kind: RedisKind, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture
 async def own_server(redis_kind: RedisKind, tmp_path: Path) -> AsyncIterator[AnyRedis]:
-    """A server that a test may break."""
+    """A Redis server that the test may break."""
     async with redis_of(redis_kind, tmp_path) as server:
         yield server
 
@@ -104,7 +102,7 @@ def postgres(postgres_server: PostgresServer) -> PostgresDatabase:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def database(request: pytest.FixtureRequest) -> Database:
-    """A fresh target database: what uses it is tested with each kind."""
+    """A fresh target database: tests that use it run on each kind."""
     database: Database = request.getfixturevalue(request.param)
     return database
 
@@ -135,7 +133,7 @@ def database_url(tmp_path: Path) -> str:
 async def stack(
     client: Client, name: str, redis: Redis, redis_server: AnyRedis, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Stack]:
-    """A queue with its batcher; nothing is drained until it is told to."""
-    monkeypatch.setattr(take, "LONGEST_BLOCK", timedelta(milliseconds=100))  # so that the drain looks up to stop
+    """A queue with a batcher worker; nothing is drained until a test says so."""
+    monkeypatch.setattr(take, "LONGEST_BLOCK", timedelta(milliseconds=100))  # so that the drain notices a stop
     async with stacked(client, name, redis, redis_server) as stack:
         yield stack

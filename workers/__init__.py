@@ -1,1 +1,1 @@
-"""Worker processes, and the embedded servers for demo and tests."""
+"""The two worker processes, and what they need to start: connections, logs, the plugin."""

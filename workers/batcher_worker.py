@@ -1,4 +1,4 @@
-"""The process of the batcher: hosts the drains, and makes sure that every partition has its batcher workflow."""
+"""The batcher's worker process: hosts the drains, and keeps a batcher workflow running for every partition."""
 
 import asyncio
 import logging
@@ -22,18 +22,18 @@ from write_batcher.sinks.protocol import Sink
 from write_batcher.sinks.sql.sink import SqlSink
 from write_batcher.workers.connections import connect_redis, connect_temporal
 from write_batcher.workers.embedded.main_writes import MAIN_WRITES
-from write_batcher.workers.plugin import passing_through
-from write_batcher.workers.serving import GRACE, serve
+from write_batcher.workers.plugin import with_passthrough
+from write_batcher.workers.serving import SHUTDOWN_GRACE, serve
 from write_batcher.workflows.batcher import BatcherInput, BatcherWorkflow, batcher_workflow_id
 
 ENSURE_EVERY = timedelta(seconds=30)
-OTHER_ACTIVITIES = 20  # at once, beside one drain for each partition: settling, flushes
+CONCURRENT_OTHER_ACTIVITIES = 20  # settling and flushes, beside one drain per partition
 
 logger = logging.getLogger(__name__)
 
 
 class BatcherWorker(Worker):
-    """A worker that tells its drains before it shuts down."""
+    """A worker that stops its drains before it shuts down."""
 
     def __init__(
         self, client: Client, settings: Settings, drains: DrainActivities, settling: SettleActivities, partitions: int
@@ -43,9 +43,9 @@ class BatcherWorker(Worker):
             task_queue=settings.batcher_task_queue,
             workflows=[BatcherWorkflow],
             activities=[drains.drain, drains.flush, settling.settle_write],
-            workflow_runner=passing_through(None),
-            max_concurrent_activities=partitions + OTHER_ACTIVITIES,
-            graceful_shutdown_timeout=GRACE,
+            workflow_runner=with_passthrough(None),
+            max_concurrent_activities=partitions + CONCURRENT_OTHER_ACTIVITIES,
+            graceful_shutdown_timeout=SHUTDOWN_GRACE,
         )
         self._drains = drains
 
@@ -58,8 +58,10 @@ class BatcherWorker(Worker):
 def make_batcher_worker(
     client: Client, settings: Settings, redis: Redis, sink: Sink, *, partitions: int | None = None
 ) -> Worker:
-    """A worker of the batcher task queue; not started. `partitions`: how many need draining, when the queue has shrunk
-    to fewer than that.
+    """Build a worker of `settings.batcher_task_queue`; it is not started, and closes neither `redis` nor `sink`.
+
+    `partitions` is how many drains it can host at once, `settings.partitions` by default. It must be larger when the
+    queue has shrunk and its old partitions are still to be drained.
     """
     drains = DrainActivities(
         queue=settings.queue,
@@ -78,25 +80,26 @@ def make_batcher_worker(
     return BatcherWorker(client, settings, drains, settling, partitions or settings.partitions)
 
 
-async def start_batchers(client: Client, settings: Settings, partitions: int, *, stopped_too: bool) -> None:
-    """Start the batcher workflow of every partition that has none running; `stopped_too`: also where somebody has
-    stopped it on purpose.
+async def start_batchers(client: Client, settings: Settings, partitions: int, *, restart_stopped: bool) -> None:
+    """Start the batcher workflow of each of the first `partitions` partitions, unless it is running.
+
+    One that an operator stopped is started only with `restart_stopped`.
     """
     for number in range(partitions):
         partition = PartitionRef(queue=settings.queue, partition=number)
-        if stopped_too:
+        if restart_stopped:
             await _start_batcher(client, settings, partition, WorkflowIDReusePolicy.ALLOW_DUPLICATE)
             continue
         try:
             await _start_batcher(client, settings, partition, WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY)
         except WorkflowAlreadyStartedError:
-            # Completed: it was stopped, or retired just when the queue grew again.
+            # It has completed: either it was stopped, or it retired just when the queue grew again.
             if await _last_end(client, partition) is DrainEnd.RETIRED:
                 await _start_batcher(client, settings, partition, WorkflowIDReusePolicy.ALLOW_DUPLICATE)
 
 
 async def _last_end(client: Client, partition: PartitionRef) -> DrainEnd | None:
-    """How the latest run of this batcher workflow ended; None while it runs."""
+    """How the latest run of the batcher workflow ended; None unless it completed."""
     latest = await client.get_workflow_handle(batcher_workflow_id(partition)).describe()
     if latest.status is not WorkflowExecutionStatus.COMPLETED:
         return None
@@ -118,7 +121,13 @@ async def _start_batcher(
 
 
 async def run_batcher_worker(settings: Settings) -> None:
-    """Work until SIGTERM or Ctrl-C. Raises ConfigurationError when something cannot be reached at start."""
+    """Run the batcher of `settings.queue` until SIGTERM or Ctrl-C; must be called in the main thread.
+
+    Starts the batcher workflow of every partition, stopped ones included, and shares the drains with all other workers
+    of the same task queue. Every 30 seconds it starts workflows again that have been terminated.
+
+    Raises `ConfigurationError` when Temporal, Redis or the database cannot be used at the start.
+    """
     async with AsyncExitStack() as stack:
         client = await connect_temporal()
         redis = await stack.enter_async_context(await connect_redis(settings))
@@ -132,27 +141,27 @@ async def run_batcher_worker(settings: Settings) -> None:
             hide_password(settings.redis_url),
             hide_password(settings.database_url),
         )
-        # MainWorkflow's own table is made here; an application's tables are made by whoever owns them.
+        # Only MainWorkflow's table is created here; an application creates its own tables.
         create = [MAIN_WRITES] if MAIN_WRITES.name in {name.split(":")[0] for name in settings.tables} else []
         sink = await stack.enter_async_context(
             SqlSink.open(settings.database_url, tables=settings.tables, create=create)
         )
-        # Before anybody may append: a server that is full later refuses to create what it takes to drain it.
+        # Before anybody may append: a server that is out of memory refuses to create the group that would drain it.
         for number in range(settings.partitions):
             await WriteQueue(redis, settings.queue, number).ensure_group()
-        # The old partitions of a queue that shrinks are drained until they are empty.
+        # A queue that has shrunk has old partitions as well, which are drained until they are empty.
         partitions = await Partitions(redis, settings.queue).announce(settings.partitions)
-        await start_batchers(client, settings, partitions, stopped_too=True)
-        ensuring = asyncio.create_task(_keep_batchers(client, settings), name="keep batchers")
+        await start_batchers(client, settings, partitions, restart_stopped=True)
+        ensuring = asyncio.create_task(_ensure_batchers(client, settings), name="ensure batchers")
         stack.callback(ensuring.cancel)
         await serve(make_batcher_worker(client, settings, redis, sink, partitions=partitions))
 
 
-async def _keep_batchers(client: Client, settings: Settings) -> None:
-    """Start batcher workflows again that somebody terminated; one that was stopped has completed and stays so."""
+async def _ensure_batchers(client: Client, settings: Settings) -> None:
+    """Start batcher workflows again that were terminated; one that was stopped has completed, and stays stopped."""
     while True:
         await asyncio.sleep(ENSURE_EVERY.total_seconds())
         try:
-            await start_batchers(client, settings, settings.partitions, stopped_too=False)
-        except Exception:  # the rim of this loop: whatever it is, the next check may succeed
+            await start_batchers(client, settings, settings.partitions, restart_stopped=False)
+        except Exception:  # whatever it is, the next check may succeed
             logger.warning("batcher workflows could not be checked", exc_info=True)

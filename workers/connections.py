@@ -1,4 +1,4 @@
-"""Connecting to Temporal and Redis at start, with an answer that helps when it fails."""
+"""Connecting to Temporal and Redis at the start of a process, with errors that say what to do."""
 
 import asyncio
 import logging
@@ -23,14 +23,18 @@ logger = logging.getLogger(__name__)
 
 
 async def connect_temporal() -> Client:
-    """A client for what TEMPORAL_* or the Temporal profile names. Raises ConfigurationError when it cannot be used."""
+    """Connect to the Temporal server that TEMPORAL_* or the Temporal profile names, localhost:7233 by default.
+
+    Raises `ConfigurationError` when the profile cannot be read, when the server does not answer within 10 seconds or
+    refuses its API key, and when the namespace does not exist.
+    """
     try:
         config = ClientConfig.load_client_connect_config()
     except (RuntimeError, ValueError, OSError) as error:
-        reason, _, _ = str(error).partition("\n")  # the lines behind it quote the file, in which an API key may stand
+        reason, _, _ = str(error).partition("\n")  # the next lines quote the file, which may hold an API key
         raise ConfigurationError(
-            f"the Temporal profile cannot be read: {reason}; "
-            "correct the file that TEMPORAL_CONFIG_FILE names, or that of `temporal config`"
+            f"The Temporal profile cannot be read ({_without_stop(reason)}): "
+            "correct the file that TEMPORAL_CONFIG_FILE names, or the one that `temporal config` writes."
         ) from None
     address = config.setdefault("target_host", DEFAULT_TEMPORAL_ADDRESS)
     try:
@@ -41,7 +45,8 @@ async def connect_temporal() -> Client:
     except (RuntimeError, ValueError, TimeoutError) as error:
         reason = "no answer" if isinstance(error, TimeoutError) else str(error)
         raise ConfigurationError(
-            f"Temporal at {address} cannot be reached: start it (`write-batcher up`) or set TEMPORAL_ADDRESS ({reason})"
+            f"Temporal at {address} cannot be reached ({_without_stop(reason)}): "
+            "start it (`write-batcher up`) or set TEMPORAL_ADDRESS."
         ) from error
 
 
@@ -51,35 +56,35 @@ async def _check_namespace(client: Client, address: str) -> None:
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
             raise ConfigurationError(
-                f"Temporal at {address} has no namespace {client.namespace!r}: create it or set TEMPORAL_NAMESPACE"
+                f"Temporal at {address} has no namespace {client.namespace!r}: create it or set TEMPORAL_NAMESPACE."
             ) from error
         if error.status is not RPCStatusCode.PERMISSION_DENIED:  # a key may be allowed to work but not to describe
-            raise ConfigurationError(f"Temporal at {address} refuses: {error}; check its address and key") from error
+            raise ConfigurationError(
+                f"Temporal at {address} refuses the connection ({_without_stop(error)}): check the address and API key."
+            ) from error
 
 
 async def connect_redis(settings: Settings) -> Redis:
-    """A client for `settings.redis_url`, checked. Raises ConfigurationError when the server cannot be used; warns when
-    it would lose or evict data.
+    """Connect to the server of `settings.redis_url`; logs a warning when it would lose or evict queued writes.
+
+    Raises `ConfigurationError` when the URL is wrong, or when the server does not answer or refuses the login.
     """
     try:
         redis = connect(settings.redis_url)
-    except (TypeError, ValueError) as error:  # an unknown option behind the ?, or a value that it cannot have
+    except (TypeError, ValueError) as error:  # an unknown option in the query of the URL, or a wrong value of one
         raise ConfigurationError(
-            f"Redis URL {hide_password(settings.redis_url)} cannot be used: {error}; correct WRITE_BATCHER_REDIS_URL"
+            f"Redis URL {hide_password(settings.redis_url)} cannot be used ({_without_stop(error)}): "
+            "correct WRITE_BATCHER_REDIS_URL."
         ) from error
     try:
         await redis.ping()
         await _warn_of_data_loss(redis)
-    except (
-        RedisError,
-        RedisClusterException,
-        OSError,
-        TypeError,
-    ) as error:  # redis-py finds unknown options when it connects
+    # TypeError: redis-py finds some unknown options only when it connects.
+    except (RedisError, RedisClusterException, OSError, TypeError) as error:
         await redis.aclose()
         raise ConfigurationError(
-            f"Redis at {hide_password(settings.redis_url)} cannot be used: {error}; "
-            "start it (`write-batcher up`) or set WRITE_BATCHER_REDIS_URL"
+            f"Redis at {hide_password(settings.redis_url)} cannot be used ({_without_stop(error)}): "
+            "start it (`write-batcher up`) or set WRITE_BATCHER_REDIS_URL."
         ) from error
     return redis
 
@@ -89,8 +94,8 @@ async def _warn_of_data_loss(redis: Redis) -> None:
         configs = await _configs(redis)
         appendonly = {config["appendonly"] for config in configs}
         policies = {config["maxmemory-policy"] for config in configs}
-    except (ResponseError, KeyError) as error:  # managed services refuse, or answer with nothing
-        reason = f"it does not tell its {error.args[0]}" if isinstance(error, KeyError) else error
+    except (ResponseError, KeyError) as error:  # managed services refuse CONFIG GET, or answer with nothing
+        reason = f"it does not report {error.args[0]}" if isinstance(error, KeyError) else error
         logger.warning("cannot check whether Redis keeps its data (%s): make sure it persists and never evicts", reason)
         return
     if appendonly != {"yes"}:
@@ -102,12 +107,17 @@ async def _warn_of_data_loss(redis: Redis) -> None:
 
 
 async def _configs(redis: Redis) -> list[dict[str | None, str | None]]:
-    """Of the server, or of every primary of a cluster."""
+    """The settings of the server, or of every primary of a cluster."""
     targets: list[dict[str, Any]] = [{}]
     if isinstance(redis, RedisCluster):
         targets = [{"target_nodes": node} for node in redis.get_primaries()]
-    # One by one: Redis 6.2 takes no more than one name.
+    # One by one: Redis 6.2 takes only one name per command.
     return [
         await redis.config_get("appendonly", **target) | await redis.config_get("maxmemory-policy", **target)
         for target in targets
     ]
+
+
+def _without_stop(reason: object) -> str:
+    """The text of an error, to be quoted inside a sentence."""
+    return str(reason).rstrip(".")

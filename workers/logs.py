@@ -1,4 +1,4 @@
-"""Log lines of a worker process: for people, or as JSON for machines."""
+"""The log of a worker process: lines for people, or JSON for machines."""
 
 import json
 import logging
@@ -10,7 +10,12 @@ TEXT = "%(asctime)s %(levelname)s %(message)s"
 
 
 def log_to_stderr(log_format: Literal["text", "json"]) -> None:
-    """One line per record on stderr. In JSON a record about a batch carries its figures under `batch`."""
+    """Log to stderr from level INFO on, one line per record; replaces the handlers of the root logger.
+
+    `log_format` is "text", or "json" for objects with `time`, `level`, `logger` and `message`; a record about a batch
+    also has its figures under `batch`, one about an exception its traceback under `error`. Temporal's SDK logs from
+    level WARNING on.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(TEXT))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
@@ -18,7 +23,7 @@ def log_to_stderr(log_format: Literal["text", "json"]) -> None:
 
 
 class JsonFormatter(logging.Formatter):
-    """`time` (UTC), `level`, `logger`, `message`, and where there is one `error` with its traceback and `batch`."""
+    """One JSON object per record: `time` (UTC), `level`, `logger`, `message`, and `error` and `batch` where known."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {

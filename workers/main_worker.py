@@ -1,4 +1,4 @@
-"""The process of the callers: MainWorkflow, its business activity, and the caller side of write batching."""
+"""The callers' worker process: MainWorkflow, its business activity, and the activity that enqueues writes."""
 
 import logging
 
@@ -9,26 +9,29 @@ from write_batcher.activities.business import do_business_step
 from write_batcher.config import Settings, hide_password
 from write_batcher.workers.connections import connect_redis, connect_temporal
 from write_batcher.workers.plugin import WriteBatching
-from write_batcher.workers.serving import GRACE, serve
+from write_batcher.workers.serving import SHUTDOWN_GRACE, serve
 from write_batcher.workflows.main import MainWorkflow
 
 logger = logging.getLogger(__name__)
 
 
 def make_main_worker(client: Client, settings: Settings) -> Worker:
-    """A worker of the main task queue; not started."""
+    """Build a worker of `settings.main_task_queue`; it is not started."""
     return Worker(
         client,
         task_queue=settings.main_task_queue,
         workflows=[MainWorkflow],
         activities=[do_business_step],
         plugins=[WriteBatching(settings)],
-        graceful_shutdown_timeout=GRACE,
+        graceful_shutdown_timeout=SHUTDOWN_GRACE,
     )
 
 
 async def run_main_worker(settings: Settings) -> None:
-    """Work until SIGTERM or Ctrl-C. Raises ConfigurationError when something cannot be reached at start."""
+    """Run the callers' worker until SIGTERM or Ctrl-C.
+
+    Raises `ConfigurationError` when Temporal or Redis cannot be used at the start.
+    """
     client = await connect_temporal()
     redis = await connect_redis(settings)
     await redis.aclose()

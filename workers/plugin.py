@@ -1,4 +1,4 @@
-"""Gives an existing Temporal worker the caller side: `Worker(..., plugins=[WriteBatching()])`."""
+"""The plugin that lets an existing Temporal worker submit writes: `Worker(..., plugins=[WriteBatching()])`."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,10 +14,14 @@ from write_batcher.queue.redis_client import connect
 
 
 class WriteBatching(SimplePlugin):
-    """Registers the activity `enqueue_write`, so that the worker's workflows can use `BatchedWrites`.
+    """A worker plugin that registers the activity `enqueue_write`, so that the worker's workflows can use
+    `BatchedWrites`.
 
-    `settings` default to WRITE_BATCHER_* and their defaults; of them the address of Redis, the largest request and
-    the largest backlog count here.
+    `settings` are loaded from WRITE_BATCHER_* unless given. Only `redis_url`, `max_request_bytes` and `max_backlog` are
+    used. Redis is connected to by the first write, and disconnected when the worker ends.
+
+    Raises `ConfigurationError` when the settings are loaded and one is wrong, and `ValueError` when the Redis URL has
+    an option that cannot be set.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -37,13 +41,15 @@ class WriteBatching(SimplePlugin):
         super().__init__(
             "write-batcher.WriteBatching",
             activities=[enqueue.enqueue_write],
-            workflow_runner=passing_through,
+            workflow_runner=with_passthrough,
             run_context=close_redis,
         )
 
 
-def passing_through(runner: WorkflowRunner | None) -> WorkflowRunner:
-    """The sandbox need not load this package anew for every workflow: its workflow code is deterministic."""
+def with_passthrough(runner: WorkflowRunner | None) -> WorkflowRunner:
+    """Return `runner`, or a sandbox, that does not reload this package for every workflow: its workflow code is
+    deterministic.
+    """
     runner = runner or SandboxedWorkflowRunner()
     if not isinstance(runner, SandboxedWorkflowRunner):
         return runner

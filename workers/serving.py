@@ -1,4 +1,4 @@
-"""Running a worker until it is told to end."""
+"""Running a worker until the process is told to end."""
 
 import asyncio
 import signal
@@ -6,11 +6,15 @@ from datetime import timedelta
 
 from temporalio.worker import Worker
 
-GRACE = timedelta(seconds=30)  # longer than a drain takes to stop: STOP_WITHIN, and GIVE_UP_WITHIN of a hung write
+SHUTDOWN_GRACE = timedelta(seconds=30)  # must be above what a drain needs to stop: STOP_WITHIN + GIVE_UP_WITHIN
 
 
 async def serve(worker: Worker) -> None:
-    """Run `worker` until SIGTERM or SIGINT, then let its activities finish within their grace."""
+    """Run `worker` until SIGTERM or SIGINT, then shut it down.
+
+    Its activities have the worker's `graceful_shutdown_timeout` to finish. Must be called in the main thread, the only
+    one that may handle signals. Raises whatever ends the worker before a signal does.
+    """
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,1 +1,1 @@
-"""Workflows: what a caller uses to write (BatchedWrites), the example caller, and the host of a drain."""
+"""Workflows: BatchedWrites for callers, an example caller, and the host of a drain."""

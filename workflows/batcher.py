@@ -1,4 +1,4 @@
-"""Hosts the drain of one partition: runs it for ever, and lets operators pause, resume, flush and stop it."""
+"""The host of a partition's drain: runs it for ever, and lets operators pause, resume, flush and stop it."""
 
 import asyncio
 from dataclasses import dataclass, replace
@@ -12,19 +12,19 @@ from temporalio.workflow import ActivityCancellationType
 
 from write_batcher.models import DrainEnd, DrainResult, PartitionRef
 
-# A crashed drain is replaced within this time plus the retry's second. Longer than any event loop should ever hang.
+# A crashed drain is replaced within this time plus the second of its retry. Longer than any event loop should hang.
 HEARTBEAT_TIMEOUT = timedelta(seconds=10)
-# The drain returns after an hour by itself; this only ends an attempt that does not.
-DRAIN_TIMEOUT = timedelta(hours=2)
-# A coefficient above 1 would add up over the life of a retried-for-ever activity: minutes of silence after a crash.
+DRAIN_TIMEOUT = timedelta(hours=2)  # the drain returns by itself after an hour; this ends an attempt that does not
+# A coefficient above 1 would add up over the life of an activity that is retried for ever: minutes of silence after a
+# crash.
 DRAIN_RETRY = RetryPolicy(initial_interval=timedelta(seconds=1), backoff_coefficient=1.0)
 # Then a flush is given up: Redis may be out of memory until a drain runs, and the next drain waits for the handlers.
 FLUSH_TIMEOUT = timedelta(seconds=30)
-FLUSHES_ARE_MERGED = "flushes-are-merged"  # patch: a batcher of an older version may have two of them under way
+FLUSHES_ARE_MERGED = "flushes-are-merged"  # a patch: the batcher of an older version may have two flushes under way
 
 
 def batcher_workflow_id(partition: PartitionRef) -> str:
-    """The one workflow id that may host this partition's drain."""
+    """Return the workflow id of the batcher that hosts this partition's drain; only one workflow can have it."""
     return f"write-batcher/{partition}"
 
 
@@ -38,24 +38,26 @@ class BatcherState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatcherInput:
-    """State carried over continue-as-new: `drains` counts the drains that have returned."""
+    """What is carried over continue-as-new."""
 
     partition: PartitionRef
     drains: int = 0
+    """How many drains have returned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatcherStatus:
-    """The answer to the query `status`: `drains` counts the drains that have returned."""
+    """The answer to the query `status`."""
 
     state: BatcherState
     drains: int
+    """How many drains have returned."""
 
 
 @workflow.defn
 class BatcherWorkflow:
-    """Its history does not grow with the number of writes: the activity is retried without events, and each drain
-    that returns starts a new run.
+    """The batcher of one partition. Its history does not grow with the number of writes: retries of the drain leave no
+    events, and after each drain that returns it continues as new.
     """
 
     @workflow.init
@@ -65,22 +67,22 @@ class BatcherWorkflow:
         self._stopping = False
         self._drains = batcher.drains
         self._drain: workflow.ActivityHandle[DrainResult] | None = None
-        self._drain_told_to_end = False
+        self._drain_is_to_end = False
         self._flushing = False
         self._flush_again = False
 
     @workflow.run
     async def run(self, batcher: BatcherInput) -> DrainEnd:
-        """Drain until stopped, or until the partition has been retired; says which."""
+        """Drain until stopped, or until the partition has retired; returns which of the two."""
         while self._state() is not BatcherState.STOPPING:
             await workflow.wait_condition(lambda: self._state() is not BatcherState.PAUSED)
             if self._state() is BatcherState.DRAINING and await self._drain_once() is DrainEnd.RETIRED:
                 await workflow.wait_condition(workflow.all_handlers_finished)
                 return DrainEnd.RETIRED
             if workflow.cancellation_reason() is not None:
-                # The drain that was cancelled has returned normally, so nothing has raised the cancellation yet.
+                # The cancelled drain has returned normally, so nothing has raised the cancellation yet.
                 raise asyncio.CancelledError
-            # First: a pause or a stop may come while a flush is being finished.
+            # Before the state is looked at again: a pause or a stop may come while a flush is being finished.
             await workflow.wait_condition(workflow.all_handlers_finished)
             if self._state() is BatcherState.DRAINING:
                 workflow.continue_as_new(replace(batcher, drains=self._drains))
@@ -88,7 +90,7 @@ class BatcherWorkflow:
         return DrainEnd.STOPPED
 
     async def _drain_once(self) -> DrainEnd:
-        self._drain_told_to_end = False
+        self._drain_is_to_end = False
         self._drain = workflow.start_activity(
             "drain",
             self._partition,
@@ -96,15 +98,15 @@ class BatcherWorkflow:
             start_to_close_timeout=DRAIN_TIMEOUT,
             heartbeat_timeout=HEARTBEAT_TIMEOUT,
             retry_policy=DRAIN_RETRY,
-            # A second drain must not start while the first still finishes what is in flight.
+            # A second drain must not start while the first one is finishing what is in flight.
             cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         )
         try:
             result = await self._drain
         except ActivityError as error:
-            # Told to end between two attempts, there is no drain that could return; and one that fails or dies after
-            # it has been told is not tried again. What it had in flight is still pending.
-            if not (self._drain_told_to_end or is_cancelled_exception(error)):
+            # Between two attempts there is no drain that could return, and a drain that fails or dies after it was told
+            # to end is not retried. What it had in flight is still pending.
+            if not (self._drain_is_to_end or is_cancelled_exception(error)):
                 raise
             return DrainEnd.STOPPED
         finally:
@@ -131,9 +133,9 @@ class BatcherWorkflow:
 
     @workflow.signal
     async def flush(self) -> None:
-        """Have the open batch written now, as far as it has been appended, unless Redis takes no request for it."""
+        """Have everything that has been appended so far written now. Given up when Redis does not take the flush."""
         if self._flushing and workflow.patched(FLUSHES_ARE_MERGED):
-            self._flush_again = True  # the one under way may lie before what this one is to write
+            self._flush_again = True  # the flush under way may have entered the stream before the latest requests
             return
         self._flushing = True
         await self._flush_once()
@@ -153,7 +155,7 @@ class BatcherWorkflow:
 
     @workflow.query
     def status(self) -> BatcherStatus:
-        """What this workflow is doing."""
+        """Return what this workflow is doing."""
         return BatcherStatus(state=self._state(), drains=self._drains)
 
     def _state(self) -> BatcherState:
@@ -163,5 +165,5 @@ class BatcherWorkflow:
 
     def _end_drain(self) -> None:
         if self._drain is not None:
-            self._drain_told_to_end = True
+            self._drain_is_to_end = True
             self._drain.cancel()

@@ -9,7 +9,8 @@ from temporalio.common import RetryPolicy
 
 from write_batcher.activities.business import BusinessStep, do_business_step
 from write_batcher.models import ConfirmBy, FlushReason, Outcome
-from write_batcher.workflows.batched_writes import BatchedWrites, WriteOptions
+from write_batcher.workflows.batched_writes import BatchedWrites
+from write_batcher.workflows.write_options import WriteOptions
 
 TABLE = "main_writes"
 STEP_TIMEOUT = timedelta(minutes=1)
@@ -17,7 +18,7 @@ STEP_RETRY = RetryPolicy(maximum_attempts=5)
 
 
 class MainStatus(StrEnum):
-    """Where a MainWorkflow is; the answer to its query `status`."""
+    """The phase of a MainWorkflow: the answer to its query `status`."""
 
     PREPARING = "preparing"
     WRITING = "writing"
@@ -28,7 +29,7 @@ class MainStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MainInput:
-    """What to write, and how. Durations in seconds."""
+    """What to write, and how. Durations are in seconds."""
 
     item: str
     cents: int
@@ -42,7 +43,7 @@ class MainInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MainResult:
-    """What became of the write. `latency_ms` is the time from submitting it to having the receipt."""
+    """What became of the write."""
 
     request_id: str
     outcome: Outcome
@@ -50,11 +51,14 @@ class MainResult:
     batch_size: int | None
     flush_reason: FlushReason | None
     latency_ms: int
+    """Milliseconds from the submit to the receipt."""
 
 
 @workflow.defn
 class MainWorkflow:
-    """Fails with WriteRejected, WriteNotSubmitted, WriteNotConfirmed or WriteOutcomeUnknown when its write does."""
+    """The example caller. It fails with the error of its write: `WriteRejected`, `WriteNotSubmitted`,
+    `WriteNotConfirmed` or `WriteOutcomeUnknown`.
+    """
 
     @workflow.init
     def __init__(self, order: MainInput) -> None:
@@ -71,7 +75,7 @@ class MainWorkflow:
 
     @workflow.run
     async def run(self, order: MainInput) -> MainResult:
-        """The two business steps with the write between them."""
+        """Do two business steps, with the write between them."""
         try:
             await self._business_step("prepare", order)
             self._status = MainStatus.WRITING
@@ -97,7 +101,7 @@ class MainWorkflow:
 
     @workflow.query
     def status(self) -> MainStatus:
-        """Where this workflow is."""
+        """Return the phase that this workflow is in."""
         return self._status
 
     async def _business_step(self, name: str, order: MainInput) -> None:

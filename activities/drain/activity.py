@@ -17,13 +17,16 @@ from write_batcher.queue.redis_client import connect
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.sinks.protocol import Sink
 
-STOP_WITHIN = timedelta(seconds=15)  # with GIVE_UP_WITHIN of a write below the worker's grace, `serving.GRACE`
+# Together with GIVE_UP_WITHIN of a write it must stay below the worker's grace period, `serving.SHUTDOWN_GRACE`.
+STOP_WITHIN = timedelta(seconds=15)
 
 logger = logging.getLogger(__name__)
 
 
 class DrainActivities:
-    """Batcher side of one queue. `partitions` is the configured number, announced when Redis has lost it."""
+    """The batcher's activities for one queue. `partitions` is the configured number, announced again when Redis has
+    lost it.
+    """
 
     def __init__(
         self, *, queue: str, redis_url: str, redis: Redis, sink: Sink, limits: BatchLimits, partitions: int
@@ -37,15 +40,15 @@ class DrainActivities:
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
-        """Let all drains of this worker return, and those that still come to it. Call it before the worker's shutdown:
-        the SDK does not tell a worker's first activity of a shutdown that has begun already.
+        """Make the drains of this worker return, also those that it starts from now on. Call it before the worker shuts
+        down: the SDK does not tell a worker's first activity about a shutdown that has already begun.
         """
         self._stopping.set()
 
     @activity.defn
     async def drain(self, partition: PartitionRef) -> DrainResult:
-        """Drain until the hour is over, the worker stops or the activity is cancelled; then finish what is in flight
-        and return normally, so that the next drain can start at once.
+        """Drain the partition for an hour, or until the worker stops or the activity is cancelled. Then finish what is
+        in flight and return normally, so that the next drain can start at once.
         """
         check_queue(partition.queue, served=self._queue)
         async with connect(self._redis_url, longest_block=LONGEST_BLOCK) as reader:
@@ -62,12 +65,12 @@ class DrainActivities:
 
     @activity.defn
     async def flush(self, partition: PartitionRef) -> None:
-        """Have the open batch of the partition closed."""
+        """Ask the drain of the partition to close its open batch."""
         check_queue(partition.queue, served=self._queue)
         await WriteQueue(self._redis, partition.queue, partition.partition).append_flush()
 
 
-async def _run_until_stopped(drain: "Drain", stop: asyncio.Event) -> DrainResult:
+async def _run_until_stopped(drain: Drain, stop: asyncio.Event) -> DrainResult:
     logger.info("drain of %s starts", drain.partition)
     running = asyncio.create_task(drain.run(), name=f"drain {drain.partition}")
     stopping = [asyncio.create_task(stop.wait()), asyncio.create_task(activity.wait_for_worker_shutdown())]
@@ -86,8 +89,8 @@ async def _run_until_stopped(drain: "Drain", stop: asyncio.Event) -> DrainResult
         await asyncio.wait({running})
     details = activity.cancellation_details()
     if cancelled and details is not None and details.paused:
-        # An operator's `activity pause` holds only if this attempt fails: a normal return would end the activity, and
-        # its workflow would start the next one.
+        # An operator's `activity pause` takes effect only if this attempt fails: a normal return would complete the
+        # activity, and its workflow would start the next one.
         raise asyncio.CancelledError
     result = running.result()
     logger.info("drain of %s %s: %s", drain.partition, result.end.value, result.progress)

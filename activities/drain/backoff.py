@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Seconds to wait: `first` after one failure, doubled after each further one, never more than `longest`."""
+    """A wait that doubles after each failure."""
 
     first: float
+    """Seconds after the first failure."""
     longest: float
+    """Seconds at most."""
 
     async def wait(self, failures: int, stopping: asyncio.Event) -> None:
-        """Wait, with jitter; `stopping` ends the wait early."""
+        """Wait after the given number of failures, with jitter, or until `stopping` is set."""
         delay = min(self.longest, self.first * 2.0 ** min(failures - 1, 20))
         try:
             async with asyncio.timeout(delay * random.uniform(0.5, 1.0)):  # noqa: S311 - not for secrets

@@ -1,19 +1,18 @@
-"""The line that a written batch leaves in the log."""
+"""The log line of a written batch."""
 
 import logging
 from collections.abc import Sequence
 
 from write_batcher.models import FlushReason, Outcome, WriteReceipt
 
-# Those that a batch can have.
-OUTCOMES = (Outcome.WRITTEN, Outcome.DUPLICATE, Outcome.REJECTED, Outcome.WITHDRAWN)
+BATCH_OUTCOMES = (Outcome.WRITTEN, Outcome.DUPLICATE, Outcome.REJECTED, Outcome.WITHDRAWN)
 
 
 def log_batch(
     logger: logging.Logger, batch_id: str, reason: FlushReason, receipts: Sequence[WriteReceipt], write_ms: int
 ) -> dict[str, int]:
-    """For people a sentence, for machines the figures as `batch`; returns how many requests had which outcome."""
-    outcomes = {outcome.value: sum(receipt.outcome is outcome for receipt in receipts) for outcome in OUTCOMES}
+    """Log a phrase for people, with the figures for machines as `batch`; returns the number of requests per outcome."""
+    outcomes = {outcome.value: sum(receipt.outcome is outcome for receipt in receipts) for outcome in BATCH_OUTCOMES}
     logger.info(
         "batch %s: %d requests (%s) in %d ms, %s",
         batch_id,

@@ -1,4 +1,4 @@
-"""Third stage of the drain: gives callers their receipts, then removes the entries from the stream."""
+"""The third stage of the drain: confirms to the callers, then removes the entries from the stream."""
 
 import asyncio
 import logging
@@ -14,9 +14,10 @@ from write_batcher.activities.drain.deliver import Delivery, ReceiptSender
 from write_batcher.activities.drain.progress import Progress
 from write_batcher.errors import QueueUnavailable
 from write_batcher.models import ConfirmBy, Outcome, ReplyAddress, WriteReceipt
-from write_batcher.queue.stream import StreamEntry, WriteQueue
+from write_batcher.queue.stream import WriteQueue
+from write_batcher.queue.stream_entry import StreamEntry
 
-RETRY_FOR = timedelta(seconds=60)  # then the entries are left pending and taken again
+RETRY_FOR = timedelta(seconds=60)  # then the entries stay pending and are taken again
 BACKOFF = Backoff(0.5, 10.0)
 BATCHES_AT_ONCE = 4
 
@@ -25,9 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmation:
-    """The receipt of one taken entry on its way to the caller; then the entry is acknowledged, or dead-lettered when
-    it was refused.
-    """
+    """A receipt to be sent for an entry. The entry is then acknowledged, or moved to the dead letters if rejected."""
 
     entry: StreamEntry
     reply: ReplyAddress | None
@@ -36,19 +35,24 @@ class Confirmation:
     written_at: float = field(default_factory=time.monotonic)
 
     @property
+    def age_ms(self) -> int:
+        """Milliseconds since the entry was written."""
+        return round((time.monotonic() - self.written_at) * 1000)
+
+    @property
     def counted_as(self) -> str:
-        """The counter of its outcome."""
+        """The counter that the entry is counted under."""
         return "dead" if self.undecodable else self.receipt.outcome.value
 
 
 class Release(Protocol):
-    """Told about entries whose way has ended; `redeliver`: they are still pending and must be taken again."""
+    """Releases entries that are no longer in flight. With `redeliver` they are still pending, and are taken again."""
 
     def __call__(self, entries: Iterable[StreamEntry], *, redeliver: bool) -> None: ...
 
 
 class Confirmer:
-    """Confirms and removes what has been written. One slow caller holds up nobody else."""
+    """Confirms and removes what has been written. A slow caller holds up nobody else."""
 
     def __init__(
         self,
@@ -65,85 +69,83 @@ class Confirmer:
         self._stopping = stopping
 
     async def run(self, batches: "asyncio.Queue[list[Confirmation] | None]") -> None:
-        """Confirmation batches until None comes, some of them at once."""
+        """Confirm batches until None arrives, `BATCHES_AT_ONCE` of them at a time."""
         slots = asyncio.Semaphore(BATCHES_AT_ONCE)
         async with asyncio.TaskGroup() as group:
-            while answers := await batches.get():
+            while confirmations := await batches.get():
                 await slots.acquire()
-                task = group.create_task(self._answer(answers, group))
+                task = group.create_task(self._confirm(confirmations, group))
                 task.add_done_callback(lambda _: slots.release())
 
-    async def _answer(self, answers: list[Confirmation], group: asyncio.TaskGroup) -> None:
+    async def _confirm(self, confirmations: list[Confirmation], group: asyncio.TaskGroup) -> None:
         callers: dict[ReplyAddress, list[Confirmation]] = defaultdict(list)
         finished = []
-        for answer in answers:
-            if answer.reply is None or not answer.reply.waits:
-                finished.append(answer)
+        for confirmation in confirmations:
+            if confirmation.reply is None or not confirmation.reply.waits:
+                finished.append(confirmation)
             else:
-                callers[one_caller(answer.reply)].append(answer)
+                callers[_caller_of(confirmation.reply)].append(confirmation)
         deliveries = await asyncio.gather(*(self._deliver(caller, theirs) for caller, theirs in callers.items()))
         for (caller, theirs), delivered in zip(callers.items(), deliveries, strict=True):
             if delivered:
                 finished += theirs
             else:
-                group.create_task(self._answer_later(caller, theirs))
+                group.create_task(self._confirm_later(caller, theirs))
         await self._finish(finished)
 
-    async def _answer_later(self, caller: ReplyAddress, answers: list[Confirmation]) -> None:
+    async def _confirm_later(self, caller: ReplyAddress, confirmations: list[Confirmation]) -> None:
         give_up = time.monotonic() + RETRY_FOR.total_seconds()
         failures = 0
         while time.monotonic() < give_up and not self._stopping.is_set():
             failures += 1
             await BACKOFF.wait(failures, self._stopping)
-            if await self._deliver(caller, answers):
-                return await self._finish(answers)
+            if await self._deliver(caller, confirmations):
+                return await self._finish(confirmations)
         logger.warning("caller %s could not be confirmed yet", caller)
-        self._release((answer.entry for answer in answers), redeliver=True)
+        self._release((confirmation.entry for confirmation in confirmations), redeliver=True)
         return None
 
-    async def _deliver(self, caller: ReplyAddress, answers: list[Confirmation]) -> bool:
-        """Send one caller its receipts. True when that is final."""
-        receipts = [
-            replace(answer.receipt, confirm_ms=round((time.monotonic() - answer.written_at) * 1000))
-            for answer in answers
-        ]
+    async def _deliver(self, caller: ReplyAddress, confirmations: list[Confirmation]) -> bool:
+        """Send one caller its receipts. True when the result is final."""
+        receipts = [replace(confirmation.receipt, confirm_ms=confirmation.age_ms) for confirmation in confirmations]
         delivery = await self._sender.deliver(caller, receipts)
         if delivery is Delivery.UNKNOWN:
             self._progress.tally({"confirmations_retried": 1})
             return False
         if delivery is Delivery.DELIVERED:
-            for answer in answers:
-                self._progress.tally_latency("confirm", round((time.monotonic() - answer.written_at) * 1000))
+            for confirmation in confirmations:
+                self._progress.tally_latency("confirm", confirmation.age_ms)
         name = "confirmed" if delivery is Delivery.DELIVERED else "without_caller"
-        self._progress.count(**{name: len(answers)})
-        self._progress.tally({name: len(answers)})
+        self._progress.count(**{name: len(confirmations)})
+        self._progress.tally({name: len(confirmations)})
         return True
 
-    async def _finish(self, answers: list[Confirmation]) -> None:
-        """Remove entries from the stream; the last step of each."""
-        refused = [answer for answer in answers if answer.receipt.outcome is Outcome.REJECTED]
+    async def _finish(self, confirmations: list[Confirmation]) -> None:
+        """Remove the entries from the stream, the last step."""
+        rejected = [one for one in confirmations if one.receipt.outcome is Outcome.REJECTED]
         done = [
-            (answer.entry, answer.receipt.outcome.value)
-            for answer in answers
-            if answer.receipt.outcome is not Outcome.REJECTED
+            (one.entry, one.receipt.outcome.value)
+            for one in confirmations
+            if one.receipt.outcome is not Outcome.REJECTED
         ]
         redeliver = False
         try:
             if done:
                 await self._queue.acknowledge(done)
-            for answer in refused:
-                await self._queue.dead_letter(answer.entry, answer.counted_as, answer.receipt.error or "")
+            for one in rejected:
+                await self._queue.dead_letter(one.entry, one.counted_as, one.receipt.error or "")
                 self._progress.count(dead=1)
         except QueueUnavailable as error:
             logger.warning("entries of %s could not be acknowledged: %s", self._queue.stream_key, error)
             redeliver = True
-            # A Redis that answers reads but refuses this would otherwise have them written and confirmed in a loop.
+            # Without this wait, a Redis that serves reads but refuses this would have the entries written and confirmed
+            # in a loop.
             await BACKOFF.wait(1, self._stopping)
-        self._release((answer.entry for answer in answers), redeliver=redeliver)
+        self._release((one.entry for one in confirmations), redeliver=redeliver)
 
 
-def one_caller(reply: ReplyAddress) -> ReplyAddress:
-    """What replies to the same caller have in common: a signal finds the workflow whatever its run, and one signal
-    carries the receipts of all attempts; an activity is completed on its own.
+def _caller_of(reply: ReplyAddress) -> ReplyAddress:
+    """What reply addresses of the same caller have in common. A signal reaches the workflow in any run and carries the
+    receipts of all its attempts; each activity is completed by itself.
     """
     return replace(reply, run_id="", attempt="", call=0) if reply.mode is ConfirmBy.SIGNAL else reply

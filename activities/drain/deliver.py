@@ -1,4 +1,4 @@
-"""Delivers receipts to their callers, by signal or by completing an activity."""
+"""Delivering receipts to their callers, by signal or by completing an activity."""
 
 import asyncio
 import json
@@ -18,8 +18,8 @@ from write_batcher.models import CONFIRMATION_SIGNAL, ReplyAddress, WriteReceipt
 
 CONCURRENCY = 32  # more only queues in the server
 RPC_TIMEOUT = timedelta(seconds=5)  # per attempt; one hung call must not hold up the others
-CALL_LIMIT = timedelta(seconds=60)  # of a call with all the attempts of the SDK, which give up after about 10 s
-SIGNAL_BYTES = 500_000  # of receipts, far below the 2 MB that a signal may have, also when a payload codec adds to them
+CALL_LIMIT = timedelta(seconds=60)  # for a call with all attempts of the SDK, which gives up after about 10 s
+SIGNAL_BYTES = 500_000  # of receipts: far below a signal's limit of 2 MB, even if a payload codec adds to them
 
 logger = logging.getLogger(__name__)
 
@@ -29,13 +29,13 @@ class Delivery(Enum):
 
     DELIVERED = "delivered"
     NO_CALLER = "no caller"
-    """The caller has ended or never was: final."""
+    """The caller has ended, never existed, or takes no more signals: final."""
     UNKNOWN = "unknown"
-    """May or may not have arrived: try again, a second receipt is ignored."""
+    """May have arrived: try again, as a second receipt is ignored."""
 
 
 class ReceiptSender:
-    """Reaches callers the way they asked for: workflows by signal, waiting activities by completing them."""
+    """Sends receipts the way that callers asked for: to workflows by signal, to open activities by completing them."""
 
     def __init__(self, client: Client, watch: Watch) -> None:
         self._client = client
@@ -43,7 +43,9 @@ class ReceiptSender:
         self._slots = asyncio.Semaphore(CONCURRENCY)
 
     async def deliver(self, caller: ReplyAddress, receipts: Sequence[WriteReceipt]) -> Delivery:
-        """Send one caller its `receipts`, in one call unless there are very many. Raises ConfigurationError when no
+        """Send one caller its receipts, in one call unless they exceed `SIGNAL_BYTES`.
+
+        Raises `ConfigurationError` when Temporal has no such namespace or refuses the batcher's credentials, so that no
         caller can be reached.
         """
         for part in _parts(receipts):
@@ -67,16 +69,16 @@ class ReceiptSender:
             workflow_id=caller.workflow_id, run_id=caller.run_id, activity_id=caller.activity_id
         )
         try:
-            # An address appears twice in a batch only after a lost acknowledgement; the receipts say the same.
+            # A batch has several receipts for an activity only after a lost acknowledgement; they say the same.
             await activity.complete(receipts[0], rpc_timeout=RPC_TIMEOUT)
         except RPCError as error:
             if error.status is not RPCStatusCode.NOT_FOUND or _names_missing_namespace(error):
                 raise
-            # The activity has ended or is between two tries; its workflow may still wait, for a replay too.
+            # The activity has ended or is between two attempts. Its workflow may still wait, also for a replay.
             await self._signal(caller, receipts)
 
     async def _signal(self, caller: ReplyAddress, receipts: list[WriteReceipt]) -> None:
-        # Without a run id: the attempt in each receipt decides who is meant, also after a reset.
+        # Without a run id: the attempt in each receipt tells which run it is for, also after a reset.
         workflow = self._client.get_workflow_handle(caller.workflow_id)
         await workflow.signal(CONFIRMATION_SIGNAL, receipts, rpc_timeout=RPC_TIMEOUT)
 
@@ -97,19 +99,21 @@ def _parts(receipts: Sequence[WriteReceipt]) -> Iterator[list[WriteReceipt]]:
 def _delivery(error: RPCError, caller: ReplyAddress, namespace: str) -> Delivery:
     match error.status:
         case RPCStatusCode.NOT_FOUND if _names_missing_namespace(error):
-            raise ConfigurationError(f"Temporal has no namespace {namespace!r}: create it or set TEMPORAL_NAMESPACE")
+            raise ConfigurationError(f"Temporal has no namespace {namespace!r}: create it or set TEMPORAL_NAMESPACE.")
         case RPCStatusCode.NOT_FOUND:
             return Delivery.NO_CALLER
         case RPCStatusCode.INVALID_ARGUMENT:
-            # Also a caller that has received its 10,000 signals: it must continue as new.
+            # For instance a caller that has received its 10,000 signals, the limit of a run.
             logger.warning("caller %s cannot be reached: %s", caller.workflow_id, error)
             return Delivery.NO_CALLER
         case RPCStatusCode.PERMISSION_DENIED | RPCStatusCode.UNAUTHENTICATED:
-            raise ConfigurationError(f"Temporal refuses the batcher's confirmations: {error}; check its API key or TLS")
+            raise ConfigurationError(
+                f"Temporal refuses the batcher's confirmations ({error}): check its API key and its TLS settings."
+            )
         case _:
             return Delivery.UNKNOWN
 
 
 def _names_missing_namespace(error: RPCError) -> bool:
-    """NOT_FOUND means a missing caller or a missing namespace; only the error's detail tells which."""
+    """Whether NOT_FOUND means a missing namespace, not a missing caller; only the error's details tell."""
     return any(detail.Is(NamespaceNotFoundFailure.DESCRIPTOR) for detail in error.grpc_status.details)

@@ -1,4 +1,4 @@
-"""The loop of one partition: take, write, confirm, acknowledge. Three stages that overlap, with bounded hand-over."""
+"""The loop of one partition: take, write, confirm. Three stages that overlap, with a bounded queue between each two."""
 
 import asyncio
 import logging
@@ -25,12 +25,13 @@ from write_batcher.models import (
 )
 from write_batcher.queue.codec import Codec, decode_reply
 from write_batcher.queue.partitions import Partitions
-from write_batcher.queue.stream import StreamEntry, WriteQueue
+from write_batcher.queue.stream import WriteQueue
+from write_batcher.queue.stream_entry import StreamEntry
 from write_batcher.sinks.protocol import PrunableSink, Sink
 
 DRAIN_FOR = timedelta(hours=1)
-RETIRE_AFTER = timedelta(seconds=60)  # longer than an append that was routed by the old number can take
-PRUNE_MARGIN = timedelta(hours=1)  # the clocks of Redis and of the database may be set right in the meantime
+RETIRE_AFTER = timedelta(seconds=60)  # longer than an append can take that was routed by the old number
+PRUNE_MARGIN = timedelta(hours=1)  # the clocks of Redis and of the database may be corrected in the meantime
 PARTITIONS_EVERY = timedelta(seconds=5)
 
 logger = logging.getLogger(__name__)
@@ -60,22 +61,22 @@ class Drain:
         self._progress = Progress()
         self._stopping = asyncio.Event()
         self._end = DrainEnd.STOPPED
-        self._taker = Taker(queue, Codec(client.data_converter), limits, self._watch, self._stopping, self._refuse)
+        self._taker = Taker(queue, Codec(client.data_converter), limits, self._watch, self._stopping, self._reject)
         self._writer = Writer(partition, queue, sink, self._watch, self._progress, self._stopping)
         sender = ReceiptSender(client, self._watch)
         self._confirmer = Confirmer(queue, sender, self._taker.release, self._progress, self._stopping)
         self._closed: asyncio.Queue[ClosedBatch | None] = asyncio.Queue(maxsize=1)
-        self._answers: asyncio.Queue[list[Confirmation] | None] = asyncio.Queue(maxsize=1)
+        self._written: asyncio.Queue[list[Confirmation] | None] = asyncio.Queue(maxsize=1)
 
     def stop(self) -> None:
         """Take nothing more, finish what is in flight, and let `run` return."""
         self._stopping.set()
 
     async def run(self) -> DrainResult:
-        """Run the stages. One that fails ends them all, and what they had in flight stays pending."""
+        """Run the stages. When one fails, all of them end, and what they had in flight stays pending."""
         try:
             async with asyncio.TaskGroup() as group:
-                beside = [
+                background = [
                     group.create_task(self._watch.beat(self._details), name="heartbeat"),
                     group.create_task(self._follow_partitions(), name="partitions"),
                     group.create_task(self._expire(), name="expiry"),
@@ -84,13 +85,13 @@ class Drain:
                 stages = [
                     group.create_task(self._take(), name="take"),
                     group.create_task(self._write(), name="write"),
-                    group.create_task(self._confirmer.run(self._answers), name="answer"),
+                    group.create_task(self._confirmer.run(self._written), name="confirm"),
                 ]
-                await _until_done(stages[-1], [*beside, *stages])
-                for task in beside:
+                await _until_done(stages[-1], [*background, *stages])
+                for task in background:
                     task.cancel()
         except ExceptionGroup as failures:
-            first = _first(failures)
+            first = _first_error(failures)
             raise first from first.__cause__
         await self._save_tallies()
         return DrainResult(end=self._end, progress=self._details())
@@ -102,32 +103,34 @@ class Drain:
 
     async def _write(self) -> None:
         while closed := await self._closed.get():
-            if answers := await self._writer.write(closed):
-                await self._answers.put(answers)
+            if confirmations := await self._writer.write(closed):
+                await self._written.put(confirmations)
             else:
-                self._taker.release((taken.entry for taken in closed.items), redeliver=True)
-        await self._answers.put(None)
+                self._taker.release((item.entry for item in closed.items), redeliver=True)
+        await self._written.put(None)
 
-    async def _refuse(self, entry: StreamEntry, reason: str) -> None:
-        """An entry that nobody can decode: its caller is told so, if its reply address can be read."""
-        error = shortened(reason)  # it may quote the entry
+    async def _reject(self, entry: StreamEntry, reason: str) -> None:
+        """Reject an entry that cannot be decoded or is too old. Its caller is told if its reply address is readable."""
+        error = shortened(reason)  # the reason may quote the entry
         logger.error("entry %s of %s goes to the dead letters: %s", entry.entry_id, self._queue.stream_key, error)
         try:
             reply = decode_reply(entry.fields)
         except InvalidEntry:
             reply = None
         receipt = WriteReceipt(
-            # A longer one is nobody's, and would fit into no signal.
+            # No caller has a longer id, and no signal could carry it.
             request_id=entry.request_id[:MAX_REQUEST_ID_BYTES].decode(errors="replace"),
             outcome=Outcome.REJECTED,
             queue=self.partition.queue,
             attempt=reply.attempt if reply else None,
             error=error,
         )
-        await self._answers.put([Confirmation(entry=entry, reply=reply, receipt=receipt, undecodable=True)])
+        await self._written.put([Confirmation(entry=entry, reply=reply, receipt=receipt, undecodable=True)])
 
     async def _follow_partitions(self) -> None:
-        """Restore the announced number of partitions when Redis lost it; end when the queue shrank past this one."""
+        """Announce the number of partitions again when Redis has lost it. Retire when this partition is beyond that
+        number and empty.
+        """
         surplus_since: float | None = None
         while not self._stopping.is_set():
             try:
@@ -137,7 +140,7 @@ class Drain:
                 if (
                     surplus_since is not None
                     and now - max(surplus_since, self._taker.idle_since) > RETIRE_AFTER.total_seconds()
-                    # A taker that waits for a held batch, or for Redis, is idle too.
+                    # A taker that waits for a held batch or for Redis is idle too, so ask whether anything is left.
                     and (await self._queue.statistics()).backlog == 0
                 ):
                     self._end = DrainEnd.RETIRED
@@ -156,15 +159,15 @@ class Drain:
             self._progress.tally(tallies)
 
     async def _prune(self) -> None:
-        """Once in each run, so about every hour."""
+        """Prune the ledger once in each run, so about every hour."""
         if not isinstance(self._sink, PrunableSink):
             return
         try:
             now = datetime.fromtimestamp(await self._queue.now_ms() / 1000, UTC)
             pruned = await self._sink.prune(self._max_age + PRUNE_MARGIN, now=now)
-            logger.info("the ledger of %s has forgotten %d requests", self.partition, pruned)
+            logger.info("drain of %s pruned %d requests from the ledger", self.partition, pruned)
         except (QueueUnavailable, SinkUnavailable) as error:
-            logger.warning("the ledger of %s could not be pruned now: %s", self.partition, error)
+            logger.warning("drain of %s could not prune the ledger: %s", self.partition, error)
 
     async def _expire(self) -> None:
         await asyncio.sleep(DRAIN_FOR.total_seconds())
@@ -176,18 +179,18 @@ class Drain:
 
 
 async def _until_done(last: asyncio.Task[None], tasks: list[asyncio.Task[None]]) -> None:
-    """A task group takes a cancelled task for one that has done its work: without heartbeats or a stage the drain would
-    go on beside its successor, or hang.
+    """Wait for `last`. Raises `StageStalled` when one of `tasks` is cancelled: the task group takes that for a normal
+    end, and the drain would go on without heartbeats, beside its successor, or hang without a stage.
     """
     pending = set(tasks)
     while last in pending:
         done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             if task.cancelled():
-                raise StageStalled(f"{task.get_name()} of the drain was cancelled from outside")
+                raise StageStalled(f"The drain's task {task.get_name()!r} was cancelled from outside.")
 
 
-def _first(failures: ExceptionGroup[Exception]) -> Exception:
-    """The error of the stage that failed first; stages have groups of their own."""
+def _first_error(failures: ExceptionGroup[Exception]) -> Exception:
+    """The error of the stage that failed first. A stage may have a task group of its own, so groups are nested."""
     first = failures.exceptions[0]
-    return _first(first) if isinstance(first, ExceptionGroup) else first
+    return _first_error(first) if isinstance(first, ExceptionGroup) else first

@@ -1,4 +1,4 @@
-"""Heartbeats that are tied to progress: a step past its limit ends the drain, and with it the heartbeats."""
+"""Heartbeats that depend on progress: a step that takes too long ends the drain, and with it the heartbeats."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -9,18 +9,18 @@ from temporalio import activity
 
 from write_batcher.errors import StageStalled
 
-BEAT_EVERY = timedelta(seconds=1)  # the SDK sends one in 80 % of the heartbeat timeout and drops the others
+BEAT_EVERY = timedelta(seconds=1)  # the SDK sends one per 80 % of the heartbeat timeout, drops the others
 
 
 class Watch:
-    """Knows the steps that are under way and how long each may take."""
+    """The steps that are under way, each with its deadline."""
 
     def __init__(self) -> None:
         self._deadlines: dict[object, tuple[str, timedelta, float]] = {}
 
     @contextmanager
     def step(self, name: str, limit: timedelta) -> Iterator[None]:
-        """Work that must end within `limit`."""
+        """Enclose work that must end within `limit`."""
         token = object()
         deadline = asyncio.get_running_loop().time() + limit.total_seconds()
         self._deadlines[token] = (name, limit, deadline)
@@ -30,14 +30,14 @@ class Watch:
             del self._deadlines[token]
 
     def check(self) -> None:
-        """Raises StageStalled when a step has passed its limit."""
+        """Check all deadlines. Raises `StageStalled` when a step has passed its limit."""
         now = asyncio.get_running_loop().time()
         for name, limit, deadline in self._deadlines.values():
             if now > deadline:
-                raise StageStalled(f"{name} has taken longer than {limit.total_seconds():g}s")
+                raise StageStalled(f"The drain has stalled: {name} has taken longer than {limit.total_seconds():g}s.")
 
     async def beat(self, details: Callable[[], object]) -> None:
-        """Heartbeat for ever, while no step stalls. Run it as a sibling of the stages: its death must end them."""
+        """Heartbeat until a step stalls. Run it in the task group of the stages: they must end with it."""
         while True:
             self.check()
             activity.heartbeat(details())

@@ -1,4 +1,4 @@
-"""Second stage of the drain: writes closed batches, one transaction each, and holds a batch through an outage."""
+"""The second stage of the drain: writes each closed batch in one transaction, and holds it through an outage."""
 
 import asyncio
 import itertools
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from write_batcher.activities.drain.backoff import Backoff
 from write_batcher.activities.drain.batch_log import log_batch
-from write_batcher.activities.drain.batching import Taken
+from write_batcher.activities.drain.batching import DecodedEntry
 from write_batcher.activities.drain.confirm import Confirmation
 from write_batcher.activities.drain.progress import Progress
 from write_batcher.activities.drain.take import ClosedBatch
@@ -23,9 +23,9 @@ from write_batcher.queue.stream import WriteQueue
 from write_batcher.sinks.protocol import Sink
 from write_batcher.sinks.shielding import shielded
 
-WRITE_LIMIT = timedelta(seconds=60)  # of one attempt; databases give up earlier by themselves
-DEATHS_ALONE = 7  # processes that ended while writing one entry alone; then it is dead
-GIVE_UP_WITHIN = timedelta(seconds=10)  # how long a cancelled write may take to end
+WRITE_LIMIT = timedelta(seconds=60)  # for one attempt; databases give up earlier by themselves
+MAX_DEATHS_ALONE = 7  # drains that may end while writing an entry alone; then it is given up as a poison record
+GIVE_UP_WITHIN = timedelta(seconds=10)  # a cancelled write that takes longer is abandoned
 BACKOFF = Backoff(0.2, 15.0)
 MAX_ERROR_CHARS = 500  # a confirmation must stay tiny
 
@@ -53,50 +53,51 @@ class Writer:
         self._stopping = stopping
 
     async def write(self, closed: ClosedBatch) -> list[Confirmation] | None:
-        """Answers to all requests of a committed batch; None when the drain was stopped before it could be written.
+        """Write a batch; returns the confirmations of all its requests, or None when it is left pending, because the
+        drain was stopped first or its only entry cannot be written alone right now.
 
-        Raises SinkContractBroken.
+        Raises `SinkContractBroken` when the sink does not return one receipt per request, in order.
         """
         batch = Batch(
             batch_id=f"{self._partition}/{int(time.time() * 1000):x}-{secrets.token_hex(2)}",
             flush_reason=closed.reason,
-            requests=tuple(taken.request for taken in closed.items),
+            requests=tuple(item.request for item in closed.items),
         )
         alone = closed.items[0] if closed.alone else None
         try:
-            if alone and await self._queue.deaths_alone(alone.entry) >= DEATHS_ALONE:
+            if alone and await self._queue.deaths_alone(alone.entry) >= MAX_DEATHS_ALONE:
                 return [await self._give_up(alone)]
-            written = await self._written(batch, alone)
+            written = await self._write_through_outages(batch, alone)
         except (QueueUnavailable, SinkUnavailable) as error:
-            logger.warning("entry %s is not written alone now: %s", closed.items[0].entry.entry_id, error)
+            logger.warning("entry %s cannot be written alone now: %s", closed.items[0].entry.entry_id, error)
             await BACKOFF.wait(3, self._stopping)
             return None
         if written is None:
             return None
         receipts, write_ms = written
-        for taken in closed.items:
-            self._progress.tally_latency("queued", closed.queued_ms(taken))
+        for item in closed.items:
+            self._progress.tally_latency("queued", closed.queued_ms(item))
         return [
             Confirmation(
-                entry=taken.entry,
-                reply=taken.request.reply,
+                entry=item.entry,
+                reply=item.request.reply,
                 receipt=replace(
                     receipt,
                     queue=self._partition.queue,
-                    attempt=taken.request.attempt,
+                    attempt=item.request.attempt,
                     batch_size=len(receipts),
                     flush_reason=closed.reason,
                     error=shortened(receipt.error),
-                    queued_ms=closed.queued_ms(taken),
+                    queued_ms=closed.queued_ms(item),
                     write_ms=write_ms,
                 ),
             )
-            for taken, receipt in zip(closed.items, receipts, strict=True)
+            for item, receipt in zip(closed.items, receipts, strict=True)
         ]
 
-    async def _attempt(self, batch: Batch, alone: Taken | None) -> list[WriteReceipt]:
-        """One try. What is written alone is noted before and crossed out after, so that the notes count the processes
-        that ended in between.
+    async def _try_once(self, batch: Batch, alone: DecodedEntry | None) -> list[WriteReceipt]:
+        """Write the batch. An entry that is written alone is marked before and unmarked after, so that the marks count
+        the processes that ended in between.
         """
         if alone is None:
             return await self._shielded(self._sink.write(batch))
@@ -106,34 +107,36 @@ class Writer:
         except SinkUnavailable:
             await self._queue.end_alone(alone.entry)
             raise
-        # Any other error of the sink ends this drain as a crash would, and counts like one.
+        # Any other error of the sink ends this drain like a crash, and counts as one.
         await self._queue.end_alone(alone.entry)
         return receipts
 
-    async def _give_up(self, taken: Taken) -> Confirmation:
-        """Processes ended while they wrote this entry alone. The ledger tells whether one of them succeeded before."""
-        reason = f"{DEATHS_ALONE} drains ended while they wrote it alone"
+    async def _give_up(self, poison: DecodedEntry) -> Confirmation:
+        """Reject a poison record, unless the ledger knows that one of the drains had committed it before it ended."""
+        reason = f"Writing this record alone has ended {MAX_DEATHS_ALONE} drains."
         with self._watch.step("settling an entry", WRITE_LIMIT):
-            receipt = await self._shielded(self._sink.settle(taken.request, refused=reason))
-        logger.error("entry %s is given up, %s: %s", taken.entry.entry_id, reason, receipt.outcome.value)
+            receipt = await self._shielded(self._sink.settle(poison.request, refused=reason))
+        logger.error("entry %s is given up, outcome %s: %s", poison.entry.entry_id, receipt.outcome.value, reason)
         return Confirmation(
-            entry=taken.entry,
-            reply=taken.request.reply,
-            receipt=replace(receipt, queue=self._partition.queue, attempt=taken.request.attempt),
+            entry=poison.entry,
+            reply=poison.request.reply,
+            receipt=replace(receipt, queue=self._partition.queue, attempt=poison.request.attempt),
         )
 
     async def _shielded(self, work: Coroutine[Any, Any, T]) -> T:
-        # A commit that has begun cannot be taken back; one that hangs is given up, or the drain could neither fail nor
-        # stop.
+        # A commit that has begun cannot be taken back, so it is awaited; but not for ever, or a hung one would keep the
+        # drain from failing or stopping.
         return await shielded(work, within=GIVE_UP_WITHIN)
 
-    async def _written(self, batch: Batch, alone: Taken | None) -> tuple[list[WriteReceipt], int] | None:
-        """Receipts of the committed batch, and how many milliseconds that took."""
+    async def _write_through_outages(
+        self, batch: Batch, alone: DecodedEntry | None
+    ) -> tuple[list[WriteReceipt], int] | None:
+        """The receipts of the batch and the milliseconds of its transaction; None when the drain is stopped first."""
         for failures in itertools.count(1):
             started = time.monotonic()
             try:
                 with self._watch.step("writing a batch", WRITE_LIMIT):
-                    receipts = await self._attempt(batch, alone)
+                    receipts = await self._try_once(batch, alone)
             except SinkUnavailable as error:
                 self._progress.holding = str(error)
                 logger.warning("batch %s is held, tried %d times: %s", batch.batch_id, failures, error)
@@ -151,7 +154,8 @@ class Writer:
     def _check_contract(self, batch: Batch, receipts: list[WriteReceipt]) -> None:
         if [receipt.request_id for receipt in receipts] != [request.request_id for request in batch.requests]:
             raise SinkContractBroken(
-                f"{type(self._sink).__name__} must return one receipt per request, in order: batch {batch.batch_id}"
+                f"{type(self._sink).__name__} must return one receipt per request, in order, and did not for batch "
+                f"{batch.batch_id}."
             )
 
     def _report(self, batch: Batch, receipts: list[WriteReceipt], write_ms: int) -> None:
@@ -162,5 +166,5 @@ class Writer:
 
 
 def shortened(error: str | None) -> str | None:
-    """An error that fits into a confirmation."""
+    """Cut an error to what fits into a confirmation."""
     return None if error is None else error[:MAX_ERROR_CHARS]

@@ -1,34 +1,33 @@
-"""The contenders, each in a file of its own behind one interface."""
+"""The contenders, one design a file, behind one interface."""
 
 from write_batcher import ConfirmBy
 from write_batcher.compare.contenders.design import Design
 from write_batcher.compare.results import Contender
 
-BASELINE = "baseline"
-"""Stands for no contender: the callers' business steps alone."""
+BASELINE = "baseline"  # not a contender: the same callers without a write
 
 
 def design_of(name: str) -> Design:
-    """The contender of that name, or the baseline. Raises ValueError for another name."""
-    # Each is imported for itself: a process must not measure what another contender imports.
+    """Return the design of a contender, or of `BASELINE`. Raises `ValueError` for any other name."""
+    # Imported one at a time: the CPU time of a process must not include the imports of other contenders.
     if name == BASELINE:
-        from write_batcher.compare.contenders.direct_design import Baseline
+        from write_batcher.compare.contenders.direct_design import BaselineDesign
 
-        return Baseline()
+        return BaselineDesign()
     match Contender(name):
         case Contender.DIRECT:
-            from write_batcher.compare.contenders.direct_design import Direct
+            from write_batcher.compare.contenders.direct_design import DirectDesign
 
-            return Direct()
+            return DirectDesign()
         case Contender.SIGNAL:
-            from write_batcher.compare.contenders.signal_design import Signal
+            from write_batcher.compare.contenders.signal_design import SignalDesign
 
-            return Signal()
+            return SignalDesign()
         case Contender.QUEUE:
-            from write_batcher.compare.contenders.queue_design import Queue
+            from write_batcher.compare.contenders.queue_design import QueueDesign
 
-            return Queue(ConfirmBy.SIGNAL)
+            return QueueDesign(ConfirmBy.SIGNAL)
         case Contender.QUEUE_COMPLETION:
-            from write_batcher.compare.contenders.queue_design import Queue
+            from write_batcher.compare.contenders.queue_design import QueueDesign
 
-            return Queue(ConfirmBy.COMPLETION)
+            return QueueDesign(ConfirmBy.COMPLETION)

@@ -1,4 +1,4 @@
-"""Callers of this library and of the contenders that have no batcher: the same steps around the write."""
+"""The caller workflows of `direct`, of this library and of the baseline: the same steps around the write."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -8,22 +8,23 @@ from temporalio import workflow
 from write_batcher import BatchedWrites, ConfirmBy, WriteOptions
 from write_batcher.compare.caller_steps import business_step
 
-WRITE_ATTEMPT_TIMEOUT = timedelta(seconds=15)  # as long as an attempt of the queue's enqueue activity may take
+WRITE_ATTEMPT_TIMEOUT = timedelta(seconds=15)  # the same as for an attempt of the activity `enqueue_write`
 TABLE = "main_writes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallerInput:
-    """What to write. `write_timeout_s` bounds the write with all its retries."""
+    """What to write."""
 
     item: str
     cents: int
     write_timeout_s: float
+    """Bounds the write with all its retries."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueCallerInput(CallerInput):
-    """What to write, and by which queue."""
+    """What to write, and through which queue."""
 
     queue: str
     batcher_task_queue: str
@@ -42,11 +43,11 @@ class DirectWrite:
 
 @workflow.defn
 class DirectWorkflow:
-    """Writes its row by an activity of its own; retried as Temporal does by default."""
+    """Writes its row by an activity, with Temporal's default retry policy."""
 
     @workflow.run
     async def run(self, order: CallerInput) -> int:
-        """Milliseconds from submitting the write to knowing that it was made."""
+        """Return the milliseconds from submitting the write to knowing that it was made."""
         await business_step("prepare")
         submitted = workflow.time()
         await workflow.execute_activity(
@@ -62,7 +63,7 @@ class DirectWorkflow:
 
 @workflow.defn
 class QueueWorkflow:
-    """Writes its row by this library, as its users do."""
+    """Writes its row through this library, as users do."""
 
     @workflow.init
     def __init__(self, order: QueueCallerInput) -> None:
@@ -78,7 +79,7 @@ class QueueWorkflow:
 
     @workflow.run
     async def run(self, order: QueueCallerInput) -> int:
-        """Milliseconds from submitting the write to having its receipt."""
+        """Return the milliseconds from submitting the write to having its receipt."""
         await business_step("prepare")
         submitted = workflow.time()
         await self._writes.submit(
@@ -95,7 +96,7 @@ class BaselineWorkflow:
 
     @workflow.run
     async def run(self, _order: CallerInput) -> int:
-        """0: there is no write to wait for."""
+        """Return 0: there is no write to wait for."""
         await business_step("prepare")
         await business_step("finish")
         return 0

@@ -12,17 +12,17 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
 from write_batcher import Settings, WriteBatcherError
-from write_batcher.workers.embedded.starter import bounded
+from write_batcher.workers.embedded.starter import gather_bounded
 
-MAIN, BATCHER = "main", "batcher"
+MAIN, BATCHER = "main", "batcher"  # roles of worker processes
 
-LIST_LAGS = timedelta(seconds=1)  # a workflow that was started, or ended, a moment ago
-CLEANED_WITHIN = timedelta(seconds=60)
+LIST_LAG = timedelta(seconds=1)  # before lists show that a workflow was started or closed
+CLEAN_UP_TIMEOUT = timedelta(seconds=60)
 TERMINATE_CONCURRENCY = 20
 
 
 class PushRefused(WriteBatcherError):
-    """A request was not accepted by the batcher, or by what stands before it. It is not written."""
+    """The batcher, or what stands before it, did not accept a request. It is not written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class Order:
         return self.cents < 0
 
     def record(self) -> dict[str, Any]:
-        """Its row in `main_writes`."""
+        """Return its row in `main_writes`."""
         return {"workflow_id": self.workflow_id, "item": self.item, "cents": self.cents}
 
 
@@ -47,54 +47,59 @@ Push = Callable[[Order], Awaitable[None]]
 
 
 class Design(ABC):
-    """One contender. `roles` are its worker processes, `writer` is the one that writes to the database: when it is the
-    only one, callers die with it.
-    """
+    """The interface of a contender."""
 
     roles: ClassVar[tuple[str, ...]]
+    """Its worker processes."""
     writer: ClassVar[str]
+    """The role that writes to the database. When it is the only role, killing it also kills the callers' worker."""
     uses_redis: ClassVar[bool] = False
 
     def settings(self, settings: Settings) -> Settings:
-        """The common settings, and what this contender needs otherwise."""
+        """Return the settings that all contenders share, with the changes that this one needs."""
         return settings
 
     def batcher_id(self, settings: Settings) -> str | None:
-        """The workflow id of its batcher; None when it has none."""
+        """Return the workflow id of its batcher; None when it has none."""
         return None
 
     @abstractmethod
-    async def work(self, role: str, settings: Settings) -> None:
-        """Be the worker process of `role` until SIGTERM."""
+    async def run_worker(self, role: str, settings: Settings) -> None:
+        """Run the worker process of `role` until SIGTERM."""
 
     @abstractmethod
     async def start(self, client: Client, settings: Settings, order: Order) -> WorkflowHandle[Any, Any]:
         """Start the caller of `order`."""
 
     def latency_ms(self, result: Any) -> int:
-        """From submit to receipt, out of the result of a caller."""
+        """Return the milliseconds from submit to receipt, given the result of a caller."""
         return int(result)
 
     async def clean_up(self, client: Client, settings: Settings) -> None:
-        """Take away, but for rows and ledger entries, what it leaves on servers that are not ours: the batcher, and
-        callers that were interrupted. Its workers have ended.
+        """Remove from existing servers what a run leaves there, except rows and ledger entries.
+
+        Terminates the batcher and callers that were interrupted. Call it after the workers have ended. Raises
+        `TimeoutError` when workflows are still listed as running after `CLEAN_UP_TIMEOUT`.
         """
         if batcher := self.batcher_id(settings):
             await _terminate(client, batcher)
         queues = ", ".join(f'"{name}"' for name in (settings.main_task_queue, settings.batcher_task_queue))
         running = f'TaskQueue IN ({queues}) AND ExecutionStatus = "Running"'
-        async with asyncio.timeout(CLEANED_WITHIN.total_seconds()):
+        async with asyncio.timeout(CLEAN_UP_TIMEOUT.total_seconds()):
             while True:
-                await asyncio.sleep(LIST_LAGS.total_seconds())
+                await asyncio.sleep(LIST_LAG.total_seconds())
                 found = [workflow.id async for workflow in client.list_workflows(running)]
                 if not found:
                     return
-                await bounded(lambda workflow_id: _terminate(client, workflow_id), found, TERMINATE_CONCURRENCY)
+                await gather_bounded(lambda workflow_id: _terminate(client, workflow_id), found, TERMINATE_CONCURRENCY)
 
     @asynccontextmanager
     async def producer(self, client: Client, settings: Settings) -> AsyncIterator[Push]:
-        """Pushes requests straight at the batcher. Pushing raises PushRefused."""
-        raise NotImplementedError(f"{type(self).__name__} has no batcher")
+        """Open a producer: a function that pushes one request straight at the batcher.
+
+        The function raises `PushRefused` when the request is not accepted.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no batcher.")
         yield
 
 
@@ -102,5 +107,5 @@ async def _terminate(client: Client, workflow_id: str) -> None:
     try:
         await client.get_workflow_handle(workflow_id).terminate("the comparison is over")
     except RPCError as error:
-        if error.status is not RPCStatusCode.NOT_FOUND:  # it was never started, or has ended meanwhile
+        if error.status is not RPCStatusCode.NOT_FOUND:  # never started, or closed in the meantime
             raise

@@ -12,7 +12,7 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import Worker
 
 from write_batcher import Settings, connect_temporal, serve
-from write_batcher.compare.caller_steps import GRACE, work, workflow_runner
+from write_batcher.compare.caller_steps import SHUTDOWN_TIMEOUT, work, workflow_runner
 from write_batcher.compare.contenders.callers import BaselineWorkflow, CallerInput, DirectWorkflow, DirectWrite
 from write_batcher.compare.contenders.design import MAIN, Design, Order
 from write_batcher.workers.embedded.main_writes import MAIN_WRITES
@@ -21,8 +21,9 @@ logger = logging.getLogger(__name__)
 
 
 class DirectWrites:
-    """Writes as most code does: an insert without a key of idempotency. An attempt whose answer was lost is made again,
-    and then its row is there twice.
+    """Writes as most code does, without an idempotency key.
+
+    When the answer to an attempt is lost, the retry inserts the row a second time.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -30,21 +31,21 @@ class DirectWrites:
 
     @activity.defn
     async def write_directly(self, write: DirectWrite) -> None:
-        """One connection, one transaction, one row."""
+        """Insert one row, over its own connection and in its own transaction."""
         async with self._engine.begin() as connection:
             await connection.execute(
                 insert(MAIN_WRITES).values(workflow_id=write.workflow_id, item=write.item, cents=write.cents)
             )
 
 
-class Direct(Design):
+class DirectDesign(Design):
     """What people do today."""
 
     roles = (MAIN,)
     writer = MAIN
 
-    async def work(self, role: str, settings: Settings) -> None:
-        """A worker of callers that write to the database themselves."""
+    async def run_worker(self, role: str, settings: Settings) -> None:
+        """Run a worker whose callers write to the database themselves."""
         engine = create_async_engine(settings.database_url, poolclass=NullPool)
         try:
             await _serve(settings, DirectWorkflow, DirectWrites(engine).write_directly)
@@ -55,13 +56,13 @@ class Direct(Design):
         return await _start(client, settings, order, DirectWorkflow)
 
 
-class Baseline(Design):
-    """No contender: the same workflow without its write, to tell what the write alone costs."""
+class BaselineDesign(Design):
+    """The same workflow without its write, which shows what the write alone costs. Not a contender."""
 
     roles = (MAIN,)
     writer = MAIN
 
-    async def work(self, role: str, settings: Settings) -> None:
+    async def run_worker(self, role: str, settings: Settings) -> None:
         await _serve(settings, BaselineWorkflow)
 
     async def start(self, client: Client, settings: Settings, order: Order) -> WorkflowHandle[Any, Any]:
@@ -78,7 +79,7 @@ async def _serve(settings: Settings, caller: type, *activities: Callable[..., An
             workflows=[caller],
             activities=[work, *activities],
             workflow_runner=workflow_runner(),
-            graceful_shutdown_timeout=GRACE,
+            graceful_shutdown_timeout=SHUTDOWN_TIMEOUT,
         )
     )
 

@@ -1,4 +1,4 @@
-"""This library, in the two modes that tell a caller what became of its write."""
+"""This library, with confirmation by signal or by completion."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,15 +22,15 @@ from write_batcher import (
     run_batcher_worker,
     serve,
 )
-from write_batcher.compare.caller_steps import GRACE, work
+from write_batcher.compare.caller_steps import SHUTDOWN_TIMEOUT, work
 from write_batcher.compare.contenders.callers import TABLE, QueueCallerInput, QueueWorkflow
 from write_batcher.compare.contenders.design import BATCHER, MAIN, Design, Order, Push, PushRefused
 
 PARTITION = 0  # a comparison has one batcher
 
 
-class Queue(Design):
-    """Redis stream and drain."""
+class QueueDesign(Design):
+    """Redis stream and drain: callers append through an activity, and one activity writes the batches."""
 
     roles = (MAIN, BATCHER)
     writer = BATCHER
@@ -45,7 +45,7 @@ class Queue(Design):
     def batcher_id(self, settings: Settings) -> str:
         return batcher_workflow_id(PartitionRef(queue=settings.queue, partition=PARTITION))
 
-    async def work(self, role: str, settings: Settings) -> None:
+    async def run_worker(self, role: str, settings: Settings) -> None:
         if role == BATCHER:
             await run_batcher_worker(settings)
             return
@@ -57,7 +57,7 @@ class Queue(Design):
                 workflows=[QueueWorkflow],
                 activities=[work],
                 plugins=[WriteBatching(settings)],
-                graceful_shutdown_timeout=GRACE,
+                graceful_shutdown_timeout=SHUTDOWN_TIMEOUT,
             )
         )
 
@@ -82,13 +82,13 @@ class Queue(Design):
             await super().clean_up(client, settings)
         finally:
             async with await connect_redis(settings) as redis:
-                # No other queue has this name in its keys: it is drawn for each run.
+                # The name is random and drawn for each run: no other queue has it in its keys.
                 async for key in redis.scan_iter(match=f"write-batcher:*{settings.queue}*"):
                     await redis.delete(key)
 
     @asynccontextmanager
     async def producer(self, client: Client, settings: Settings) -> AsyncIterator[Push]:
-        """Appends as the activity `enqueue_write` does, with nobody to confirm to."""
+        """Open a producer that appends as the activity `enqueue_write` does, without asking for confirmation."""
         async with await connect_redis(settings) as redis:
             producer = Producer(
                 redis,

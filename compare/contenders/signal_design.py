@@ -1,4 +1,4 @@
-"""The batcher workflow that is fed by signals."""
+"""The older design: a batcher workflow fed by signals."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,12 +15,12 @@ from write_batcher.compare.signal_batcher.caller_workflow import SignalMainInput
 from write_batcher.compare.signal_batcher.roles import run_batcher_worker, run_main_worker
 from write_batcher.compare.signal_batcher.wire import SUBMIT_SIGNAL, SignalledWrite, batcher_id
 
-# The server's limits on signals, and its way of saying that it is overwhelmed.
+# How the server refuses a signal: its limits, overload, and a batcher that does not run.
 REFUSALS = (RPCStatusCode.INVALID_ARGUMENT, RPCStatusCode.RESOURCE_EXHAUSTED, RPCStatusCode.NOT_FOUND)
 
 
-class Signal(Design):
-    """Callers signal a workflow, it collects batches in its state and signals them back."""
+class SignalDesign(Design):
+    """Callers signal a workflow, which collects batches in its state and signals back."""
 
     roles = (MAIN, BATCHER)
     writer = BATCHER
@@ -28,7 +28,7 @@ class Signal(Design):
     def batcher_id(self, settings: Settings) -> str:
         return batcher_id(settings.queue)
 
-    async def work(self, role: str, settings: Settings) -> None:
+    async def run_worker(self, role: str, settings: Settings) -> None:
         await {MAIN: run_main_worker, BATCHER: run_batcher_worker}[role](settings)
 
     async def start(self, client: Client, settings: Settings, order: Order) -> WorkflowHandle[Any, Any]:
@@ -50,7 +50,7 @@ class Signal(Design):
 
     @asynccontextmanager
     async def producer(self, client: Client, settings: Settings) -> AsyncIterator[Push]:
-        """Signals as callers do, with nobody to confirm to."""
+        """Open a producer that signals as callers do, without asking for confirmation."""
         batcher = client.get_workflow_handle(self.batcher_id(settings))
 
         async def push(order: Order) -> None:

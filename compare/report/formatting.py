@@ -1,4 +1,4 @@
-"""Numbers and names as people read them, the same on the page, in its sentences and on the terminal."""
+"""Numbers and names as people read them: the same in the tables, the sentences and on the terminal."""
 
 from collections.abc import Iterable
 
@@ -22,35 +22,38 @@ CONTENDERS = {
 }
 
 
-def figure(value: float | None, kind: str) -> str:
-    """A figure with its unit. Kinds: count, about, events, number, rate, ms, s, bytes, percent, usd."""
+def format_figure(value: float | None, kind: str) -> str:
+    """Return a figure with its unit; a dash for None.
+
+    `kind` is one of about, bytes, count, events, ms, number, percent, rate, s, usd. The figure of a percent is a
+    fraction of 1.
+    """
     if value is None:
         return ABSENT
     match kind:
         case "ms":
-            return f"{_short(value)} ms" if value < 1000 else f"{_short(value / 1000)} s"
+            return f"{_three_digits(value)} ms" if value < 1000 else f"{_three_digits(value / 1000)} s"
         case "s":
-            return f"{_short(value)} s"
+            return f"{_three_digits(value)} s"
         case "rate":
-            return f"{_short(value)}/s"
+            return f"{_three_digits(value)}/s"
         case "bytes":
             return _bytes(value)
         case "percent":
-            return f"{_short(100 * value)}%"
+            return f"{_three_digits(100 * value)}%"
         case "usd":
-            return f"${_short(value)}"
+            return f"${_three_digits(value)}"
         case "events":
-            return f"{_short(value)} events"
+            return f"{_three_digits(value)} events"
         case "count":
             return f"{value:,.0f}"
-        case "about":  # extrapolated from a few
+        case "about":  # extrapolated: more than two digits would be made up
             return f"about {float(f'{value:.2g}'):,.0f}" if value else "0"
         case _:
-            return _short(value)
+            return _three_digits(value)
 
 
-def _short(value: float) -> str:
-    """Three digits that count."""
+def _three_digits(value: float) -> str:
     if value == 0:
         return "0"
     size = abs(value)
@@ -64,22 +67,22 @@ def _short(value: float) -> str:
 def _bytes(value: float) -> str:
     for unit, size in (("MB", 1e6), ("kB", 1e3)):
         if value >= size:
-            return f"{_short(value / size)} {unit}"
-    return f"{_short(value)} B"
+            return f"{_three_digits(value / size)} {unit}"
+    return f"{_three_digits(value)} B"
 
 
-def spanned(low: str, high: str) -> str:
-    """`1.2 to 1.5 s` of `1.2 s` and `1.5 s`."""
+def format_range(low: str, high: str) -> str:
+    """Join two formatted figures: `1.2 s` and `1.5 s` to `1.2 to 1.5 s`."""
     bare, _, unit = low.partition(" ")
     return f"{bare} to {high}" if unit and high.endswith(f" {unit}") else f"{low} to {high}"
 
 
 def listed(words: Iterable[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
+    """Join one or more words: `a`, `a and b`, `a, b and c`."""
     *first, last = words
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def counted(count: float, one: str, many: str | None = None) -> str:
-    """`1 row`, `2 rows`."""
-    return f"{count:,.0f} {one if count == 1 else many or one + 's'}"
+def counted(count: float, singular: str, plural: str | None = None) -> str:
+    """Return the count with its noun: `1 row`, `2 rows`. `plural` is `singular` with an `s` by default."""
+    return f"{count:,.0f} {singular if count == 1 else plural or singular + 's'}"

@@ -1,4 +1,4 @@
-"""The rows of the summary, and what counts as harm."""
+"""The measures of the summary, and which of them count as harm."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -17,13 +17,13 @@ class Measure:
     figure: str
     """Key in a run's figures."""
     kind: str
-    """How the figure is written, see `words.figure`."""
+    """Its unit, see `format_figure`."""
     better: Better | None = None
-    """None: neither is better, the figure explains others."""
+    """None: neither, the figure only explains others."""
     is_harm: bool = False
     """Summed over rounds: a median would hide the one round that went wrong."""
     good_enough: float | None = None
-    """Whoever needs no more than this is as good as the best."""
+    """Every value up to this one counts as equal to the best."""
 
 
 MEASURES = (
@@ -32,7 +32,7 @@ MEASURES = (
     ),
     Measure(scenario=Scenario.LOAD, label="Rows lost", figure="lost", kind="count", better="less", is_harm=True),
     Measure(
-        scenario=Scenario.LOAD, label="Rows doubled", figure="duplicates", kind="count", better="less", is_harm=True
+        scenario=Scenario.LOAD, label="Rows duplicated", figure="duplicates", kind="count", better="less", is_harm=True
     ),
     Measure(
         scenario=Scenario.LOAD,
@@ -51,7 +51,7 @@ MEASURES = (
         figure="transactions_per_100",
         kind="number",
         better="less",
-        good_enough=10,  # who needs no more batches well; how many exactly, the moments decide in which callers come
+        good_enough=10,  # below that it depends on when callers happen to arrive
     ),
     Measure(
         scenario=Scenario.LOAD, label="Connections at once", figure="connections_peak", kind="count", better="less"
@@ -76,14 +76,14 @@ MEASURES = (
     ),
     Measure(
         scenario=Scenario.LOAD,
-        label="Server CPU per workflow, all of it",
+        label="Server CPU per workflow, in total",
         figure="server_cpu_ms_per_write",
         kind="ms",
         better="less",
     ),
     Measure(
         scenario=Scenario.LOAD,
-        label="Worker CPU per workflow, all of it",
+        label="Worker CPU per workflow, in total",
         figure="worker_cpu_ms_per_write",
         kind="ms",
         better="less",
@@ -95,17 +95,24 @@ MEASURES = (
     Measure(scenario=Scenario.CEILING, label="Offered", figure="offered", kind="count"),
     Measure(scenario=Scenario.CEILING, label="Refused", figure="refused", kind="count"),
     Measure(
-        scenario=Scenario.CEILING, label="Rows doubled", figure="duplicates", kind="count", better="less", is_harm=True
+        scenario=Scenario.CEILING,
+        label="Rows duplicated",
+        figure="duplicates",
+        kind="count",
+        better="less",
+        is_harm=True,
     ),
-    Measure(scenario=Scenario.CRASH, label="Until all writes are there", figure="caught_up_s", kind="s", better="less"),
-    # No reason to choose: the next write may be that of a caller that was not interrupted, while others still wait.
-    Measure(scenario=Scenario.CRASH, label="Until writes go on", figure="recovery_s", kind="s"),
+    Measure(
+        scenario=Scenario.CRASH, label="Time until all writes are there", figure="caught_up_s", kind="s", better="less"
+    ),
+    # Not judged: the next write may be that of a caller that was not interrupted, while others still wait.
+    Measure(scenario=Scenario.CRASH, label="Time until writes resume", figure="recovery_s", kind="s"),
     Measure(
         scenario=Scenario.CRASH, label="Workflows failed", figure="failed", kind="count", better="less", is_harm=True
     ),
     Measure(scenario=Scenario.CRASH, label="Rows lost", figure="lost", kind="count", better="less", is_harm=True),
     Measure(
-        scenario=Scenario.CRASH, label="Rows doubled", figure="duplicates", kind="count", better="less", is_harm=True
+        scenario=Scenario.CRASH, label="Rows duplicated", figure="duplicates", kind="count", better="less", is_harm=True
     ),
     Measure(
         scenario=Scenario.CRASH,
@@ -118,14 +125,19 @@ MEASURES = (
     Measure(scenario=Scenario.POISON, label="Bad records", figure="bad", kind="count"),
     Measure(
         scenario=Scenario.POISON,
-        label="Failed although good",
+        label="Failed although record is good",
         figure="failed_good",
         kind="count",
         better="less",
         is_harm=True,
     ),
     Measure(
-        scenario=Scenario.POISON, label="Rows doubled", figure="duplicates", kind="count", better="less", is_harm=True
+        scenario=Scenario.POISON,
+        label="Rows duplicated",
+        figure="duplicates",
+        kind="count",
+        better="less",
+        is_harm=True,
     ),
     Measure(
         scenario=Scenario.POISON,
@@ -149,5 +161,5 @@ HARMS = {
 
 
 def measure(scenario: Scenario, figure: str) -> Measure:
-    """The row of the summary that shows this figure."""
+    """Return the measure that shows this figure."""
     return next(one for one in MEASURES if one.scenario is scenario and one.figure == figure)

@@ -1,4 +1,4 @@
-"""The table of all measures, for the page and for the terminal."""
+"""The summary: a table of all measures, for the page and for the terminal."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from write_batcher.compare.report.figures import Figures, Spread
-from write_batcher.compare.report.formatting import ABSENT, SCENARIOS, figure, spanned
+from write_batcher.compare.report.formatting import ABSENT, SCENARIOS, format_figure, format_range
 from write_batcher.compare.report.measures import MEASURES, Measure
 from write_batcher.compare.report.prices import LIST_PRICE, Price
 from write_batcher.compare.report.verdict import judge
@@ -18,18 +18,19 @@ BEST_MARK = "*"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """A median, or the sum of what went wrong, and how far the rounds lie apart."""
+    """A measure of one contender: the median over all rounds, or the sum of a harm."""
 
     text: str
     spread: str = ""
+    """Lowest to highest value; empty when they are equal."""
     is_best: bool = False
     is_bad: bool = False
-    """A write went wrong that should not have."""
+    """Whether the contender did harm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A measure of every contender, in the order of the columns."""
+    """A measure of all contenders, in the order of the columns."""
 
     label: str
     cells: tuple[Cell, ...]
@@ -44,38 +45,38 @@ class Section:
 
 
 def summarize(results: Results, price: Price = LIST_PRICE) -> tuple[list[Contender], list[Section]]:
-    """Columns and sections; what nobody measured has no row."""
+    """Return columns and sections. A measure that no run has gets no row."""
     figures = Figures(results)
     columns = figures.contenders()
     sections = []
     for scenario in figures.scenarios():
         for database in figures.databases(scenario):
             rows: list[Row] = []
-            for row in MEASURES:
-                if row.scenario is scenario and figures.spreads(row, database):
-                    rows += _rows(figures, row, columns, database, price)
+            for measure in MEASURES:
+                if measure.scenario is scenario and figures.spreads(measure, database):
+                    rows += _rows(figures, measure, columns, database, price)
             if rows:
                 sections.append(Section(title=f"{SCENARIOS[scenario]}, {database}", rows=tuple(rows)))
     return columns, sections
 
 
-def _rows(figures: Figures, row: Measure, columns: list[Contender], database: str, price: Price) -> list[Row]:
-    spreads = figures.spreads(row, database)
-    best = figures.best(row, database)
-    cells = tuple(_cell(row.kind, spreads.get(one), one in best, is_harm=row.is_harm) for one in columns)
-    rows = [Row(label=row.label, cells=cells)]
-    if row.figure == "actions_per_write":
-        paid = {one: _paid(spread, price) for one, spread in spreads.items()}
+def _rows(figures: Figures, measure: Measure, columns: list[Contender], database: str, price: Price) -> list[Row]:
+    spreads = figures.spreads(measure, database)
+    best = figures.best(measure, database)
+    cells = tuple(_cell(measure.kind, spreads.get(name), name in best, is_harm=measure.is_harm) for name in columns)
+    rows = [Row(label=measure.label, cells=cells)]
+    if measure.figure == "actions_per_write":
+        costs = {name: _cost(spread, price) for name, spread in spreads.items()}
         rows.append(
             Row(
                 label="List price per million writes",
-                cells=tuple(_cell("usd", paid.get(one), one in best, is_harm=False) for one in columns),
+                cells=tuple(_cell("usd", costs.get(name), name in best, is_harm=False) for name in columns),
             )
         )
     return rows
 
 
-def _paid(spread: Spread, price: Price) -> Spread:
+def _cost(spread: Spread, price: Price) -> Spread:
     low, middle, high = (price.of_million_writes(value) for value in (spread.low, spread.middle, spread.high))
     return Spread(low=low, middle=middle, high=high)
 
@@ -83,17 +84,17 @@ def _paid(spread: Spread, price: Price) -> Spread:
 def _cell(kind: str, spread: Spread | None, is_best: bool, *, is_harm: bool) -> Cell:
     if spread is None:
         return Cell(text=ABSENT)
-    text, low, high = (figure(value, kind) for value in (spread.middle, spread.low, spread.high))
+    text, low, high = (format_figure(value, kind) for value in (spread.middle, spread.low, spread.high))
     return Cell(
         text=text,
-        spread="" if is_harm or low == high else spanned(low, high),
+        spread="" if is_harm or low == high else format_range(low, high),
         is_best=is_best,
         is_bad=is_harm and spread.middle > 0,
     )
 
 
 def print_summary(console: Console, results: Results, price: Price = LIST_PRICE) -> None:
-    """The medians, as a table on a terminal and as a line per measure elsewhere; then the verdict, where one looks."""
+    """Print the summary, as a table on a terminal and as lines elsewhere. The verdict comes last."""
     verdict = judge(results, price)
     columns, sections = summarize(results, price)
     if not console.is_terminal:
@@ -113,7 +114,7 @@ def print_summary(console: Console, results: Results, price: Price = LIST_PRICE)
 
 
 def _table(columns: list[Contender], sections: list[Section]) -> Table:
-    table = Table(caption=f"Medians of all rounds, failures as sums; {BEST_MARK} best of its row")
+    table = Table(caption=f"Medians over all rounds, failures summed; {BEST_MARK} best in its row")
     table.add_column("")
     for name in columns:
         table.add_column(str(name), justify="right")

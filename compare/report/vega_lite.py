@@ -1,4 +1,4 @@
-"""Bars and lines in the look of the report, as Vega-Lite specifications."""
+"""The kinds of charts, bars, lines and steps, as Vega-Lite specifications in the look of the report."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,118 +8,126 @@ from typing import Any
 import altair as alt
 from altair.typing import ChartType
 
-from write_batcher.compare.report.rendering import BAND, COLOURS, FONT_PX, INK, MUTED
+from write_batcher.compare.report.theme import BAND, COLOURS, FONT_PX, INK, MUTED
 from write_batcher.compare.results import Contender
 
-WIDE = 720  # px, as drawn; the page scales it
-NARROW = 340  # px, for telephones
+WIDE_PX = 720  # as rendered; the page scales it
+NARROW_PX = 340  # for phones
 DASHES = {
     Contender.DIRECT: [2, 3],
     Contender.SIGNAL: [1, 0],
     Contender.QUEUE: [6, 4],
     Contender.QUEUE_COMPLETION: [1, 0],
 }
-HEADROOM = 1.12  # above a level, for what it means
-LABELS_PX = 128  # room for the names of contenders left of bars
-AXIS_PX = 64  # room for a vertical axis
+HEADROOM = 1.12  # above a level, for its label
+LABELS_PX = 128  # for the names of contenders left of bars
+AXIS_PX = 64  # for a vertical axis
 BARS_LEFT_PX = LABELS_PX + 12
 GAP_PX = 24
 LOG_TICKS = 5
 BAR_STEP_PX = 27
-CHARACTER_PX = 6.6  # a digit of FONT_PX, roughly
+DIGIT_PX = 6.6  # width of a digit at FONT_PX, roughly
 
-PLAIN = "format(datum.value, abs(datum.value) >= 10000 ? '~s' : ',~g')"
+NUMBER_LABEL = "format(datum.value, abs(datum.value) >= 10000 ? '~s' : ',~g')"
 
+Chart = ChartType
 Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BarPanel:
-    """One measure of several contenders, in `unit`: `rows` hold `contender value low high label`."""
+    """One measure of several contenders."""
 
     title: str
     database: str
-    """Empty: there is only one."""
+    """Empty when there is only one."""
     unit: str
     rows: Rows
+    """Each with `contender value low high label`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
-    """`label` is a Vega expression of `datum.value`."""
+    """An axis of a chart."""
 
     title: str
     is_log: bool = False
     label: str | None = None
+    """A Vega expression of `datum.value`; None for plain numbers."""
     domain: tuple[float, float] | None = None
+    """Lowest and highest value; None to derive them from the data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinePanel:
-    """Lines of several contenders: `rows` hold `contender x y`."""
+    """Lines of several contenders."""
 
     title: str
     rows: Rows
+    """Each with `contender x y`."""
     level: tuple[float, str] | None = None
-    """A horizontal line with what it means."""
+    """A horizontal line and its label."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPanel:
-    """One contender over time: `rows` hold `x y`; the band is when nothing could be written."""
+    """One contender over time."""
 
     title: str
     contender: Contender
     rows: Rows
+    """Each with `x y`."""
     band: tuple[float, float] | None
+    """Start and end of a shaded time."""
 
 
-def bars(grid: Sequence[Sequence[BarPanel]], width: int) -> ChartType:
-    """Rows of panels beside each other if there is room, of one scale per row."""
+def bar_chart(grid: Sequence[Sequence[BarPanel]], width: int) -> Chart:
+    """Return rows of panels, side by side if there is room. The panels of a row share one scale."""
     return _concat(
-        [[_bars(panel, row, plot, first, width) for panel, plot, first in _beside(row, width)] for row in grid], width
+        [[_bars(panel, row, plot, first, width) for panel, plot, first in _side_by_side(row, width)] for row in grid],
+        width,
     )
 
 
-def lines(panels: Sequence[LinePanel], x: Axis, y: Axis, width: int, room: int = AXIS_PX) -> ChartType:
-    """Panels beside each other if there is room, of one scale. `room` is what stands left of each."""
+def line_chart(panels: Sequence[LinePanel], x: Axis, y: Axis, width: int, left_px: int = AXIS_PX) -> Chart:
+    """Return panels that share one scale, side by side if there is room. `left_px` is kept free left of each."""
     x, y = _with_domain(x, panels, "x"), _with_domain(y, panels, "y")
     names = _in_order(row["contender"] for panel in panels for row in panel.rows)
-    columns = len(panels) if width == WIDE else 1
-    plot = (width - room * columns - GAP_PX * (columns - 1)) // columns
-    drawn = [_lines(panel, x, y, plot, 260 if width == WIDE else 220, names, width) for panel in panels]
+    columns = len(panels) if width == WIDE_PX else 1
+    plot = (width - left_px * columns - GAP_PX * (columns - 1)) // columns
+    drawn = [_lines(panel, x, y, plot, 260 if width == WIDE_PX else 220, names, width) for panel in panels]
     return _concat([drawn], width)
 
 
-def steps(panels: Sequence[StepPanel], x: Axis, y: Axis, width: int) -> ChartType:
-    """Panels below each other, of one scale, so that their times can be compared."""
+def step_chart(panels: Sequence[StepPanel], x: Axis, y: Axis, width: int) -> Chart:
+    """Return panels that share one scale, one below the other, so that their times can be compared."""
     x, y = _with_domain(x, panels, "x"), _with_domain(y, panels, "y")
     return _concat([[_steps(panel, x, y, width - 70, panel is panels[-1])] for panel in panels], width, spacing=14)
 
 
-def below(*charts: ChartType) -> ChartType:
-    """Charts of different kinds as one: each keeps its own legend."""
-    own = alt.ScaleResolveMap(color="independent", strokeDash="independent")
-    return alt.vconcat(*charts, spacing=GAP_PX + 8, resolve=alt.Resolve(scale=own))
+def stacked(*charts: Chart) -> Chart:
+    """Return charts of different kinds, one below the other. Each keeps its own legend."""
+    scale = alt.ScaleResolveMap(color="independent", strokeDash="independent")
+    return alt.vconcat(*charts, spacing=GAP_PX + 8, resolve=alt.Resolve(scale=scale))
 
 
-def _concat(grid: Sequence[Sequence[ChartType]], width: int, spacing: int = GAP_PX) -> ChartType:
+def _concat(grid: Sequence[Sequence[Chart]], width: int, spacing: int = GAP_PX) -> Chart:
     rows: list[Any] = [alt.hconcat(*row, spacing=GAP_PX) if len(row) > 1 else row[0] for row in grid]
-    if width == NARROW:
+    if width == NARROW_PX:
         rows = [panel for row in grid for panel in row]
     return rows[0] if len(rows) == 1 else alt.vconcat(*rows, spacing=spacing)
 
 
-def _beside(row: Sequence[BarPanel], width: int) -> list[tuple[BarPanel, int, bool]]:
-    if width == NARROW:
+def _side_by_side(row: Sequence[BarPanel], width: int) -> list[tuple[BarPanel, int, bool]]:
+    if width == NARROW_PX:
         return [(panel, width - BARS_LEFT_PX, True) for panel in row]
     plot = (width - BARS_LEFT_PX - GAP_PX * (len(row) - 1)) // len(row)
     return [(panel, plot, panel is row[0]) for panel in row]
 
 
 def _title(text: str, width: int, database: str = "") -> alt.Title:
-    # On telephones it starts at the very left, or it would not fit.
-    return alt.Title(text, subtitle=database or alt.Undefined, frame="group" if width == WIDE else "bounds")
+    # On phones it starts at the left edge, or it would not fit.
+    return alt.Title(text, subtitle=database or alt.Undefined, frame="group" if width == WIDE_PX else "bounds")
 
 
 def _in_order(contenders: Iterable[Contender]) -> list[Contender]:
@@ -136,15 +144,15 @@ def _colour(names: Sequence[Contender], legend: Any = None) -> alt.Color:
     return alt.Color("contender:N", scale=scale, legend=legend)
 
 
-def _bars(panel: BarPanel, beside: Sequence[BarPanel], plot: int, with_names: bool, width: int) -> ChartType:
-    together = [row for one in beside for row in one.rows]
-    names = _in_order(row["contender"] for row in together)
-    most = max(max(row["value"], row["high"]) for row in together) or 1
-    room = min(CHARACTER_PX * max(len(row["label"]) for row in together) + 14, plot * 0.75)
+def _bars(panel: BarPanel, row: Sequence[BarPanel], plot: int, with_names: bool, width: int) -> Chart:
+    bars = [bar for one in row for bar in one.rows]
+    names = _in_order(bar["contender"] for bar in bars)
+    most = max(max(bar["value"], bar["high"]) for bar in bars) or 1
+    room = min(DIGIT_PX * max(len(bar["label"]) for bar in bars) + 14, plot * 0.75)
     scale = alt.Scale(domain=[0, most * plot / (plot - room)], nice=False)
-    # Ticks only where bars can be: beyond the greatest value the axis is just room for the labels.
-    step = 1 if all(float(row["value"]).is_integer() for row in together) else alt.Undefined
-    x_axis = alt.Axis(title=panel.unit, tickCount=4, grid=False, domain=False, labelExpr=PLAIN, tickMinStep=step)
+    # Beyond the greatest value the axis is only room for the labels of the bars: no ticks there.
+    step = 1 if all(float(bar["value"]).is_integer() for bar in bars) else alt.Undefined
+    x_axis = alt.Axis(title=panel.unit, tickCount=4, grid=False, domain=False, labelExpr=NUMBER_LABEL, tickMinStep=step)
     y_axis = alt.Axis(title=None, domain=False, ticks=False, labelColor=INK, minExtent=LABELS_PX, maxExtent=LABELS_PX)
     y = alt.Y("contender:N", sort=[str(name) for name in names], axis=y_axis if with_names else None)
     base = alt.Chart(_data(panel.rows)).encode(y=y)
@@ -170,7 +178,7 @@ def _with_domain(axis: Axis, panels: Sequence[LinePanel] | Sequence[StepPanel], 
 
 
 def _channel(channel: Any, field: str, axis: Axis, **more: Any) -> Any:
-    assert axis.domain is not None  # noqa: S101 - `_with_domain` was there
+    assert axis.domain is not None  # noqa: S101 - set by `_with_domain`
     scale = alt.Scale(type="log" if axis.is_log else "linear", domain=list(axis.domain), nice=not axis.is_log)
     if axis.label:
         more["labelExpr"] = axis.label
@@ -181,7 +189,7 @@ def _channel(channel: Any, field: str, axis: Axis, **more: Any) -> Any:
 
 
 def _decades(low: float, high: float) -> list[float]:
-    """As many of 1, 2, 5, 10, 20 ... as have room beside each other."""
+    """Return as many of 1, 2, 5, 10, 20 ... as fit on the axis."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks: list[float] = []
     for steps_of_decade in ((1, 2, 5), (1, 3), (1,)):
@@ -192,11 +200,9 @@ def _decades(low: float, high: float) -> list[float]:
     return ticks or [low, high]
 
 
-def _lines(
-    panel: LinePanel, x: Axis, y: Axis, plot: int, height: int, names: Sequence[Contender], width: int
-) -> ChartType:
+def _lines(panel: LinePanel, x: Axis, y: Axis, plot: int, height: int, names: Sequence[Contender], width: int) -> Chart:
     dash_scale = alt.Scale(domain=[str(name) for name in names], range=[DASHES[name] for name in names])
-    legend = alt.Legend(columns=len(names) if width == WIDE else 2, symbolType="stroke")
+    legend = alt.Legend(columns=len(names) if width == WIDE_PX else 2, symbolType="stroke")
     line = (
         alt.Chart(_data(panel.rows))
         .mark_line(strokeWidth=2.2, clip=True)
@@ -210,15 +216,15 @@ def _lines(
     )
     layers: list[alt.Chart] = [line]
     if panel.level:
-        value, meaning = panel.level
-        level = alt.Chart(_data([{"y": value, "meaning": meaning}]))
+        value, label = panel.level
+        level = alt.Chart(_data([{"y": value, "label": label}]))
         layers.append(level.mark_rule(color=MUTED, strokeDash=[3, 3]).encode(y="y:Q"))
         text = level.mark_text(align="left", baseline="bottom", dx=4, dy=-4, fontSize=FONT_PX - 1, color=MUTED)
-        layers.append(text.encode(y="y:Q", x=alt.value(0), text="meaning:N"))
+        layers.append(text.encode(y="y:Q", x=alt.value(0), text="label:N"))
     return alt.layer(*layers, width=plot, height=height, title=_title(panel.title, width))
 
 
-def _steps(panel: StepPanel, x: Axis, y: Axis, plot: int, with_times: bool) -> ChartType:
+def _steps(panel: StepPanel, x: Axis, y: Axis, plot: int, with_times: bool) -> Chart:
     colour = COLOURS[panel.contender]
     x = x if with_times else Axis(title="", domain=x.domain)
     times = _channel(alt.X, "x", x, grid=False, labels=with_times, ticks=with_times)

@@ -1,4 +1,4 @@
-"""The scenarios, each in a file of its own, and what each needs of the settings that all contenders share."""
+"""The scenarios, one a file, and the settings that each of them changes for all contenders."""
 
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
@@ -10,15 +10,12 @@ from write_batcher.compare.resource_usage import Baseline
 from write_batcher.compare.results import Scenario
 from write_batcher.compare.scale import Scale
 from write_batcher.compare.scenarios import ceiling, crash, growth, idle, load, poison
-from write_batcher.compare.scenarios.measurement import Measured
+from write_batcher.compare.scenarios.measurement import Measurement
 
-CRASH_BATCHES = 10
-"""At least so many in `crash`, so that the writer can be killed in the midst of them."""
+MIN_CRASH_BATCHES = 10  # so that the writer can be killed in the middle of them
+POISON_CONFIRM_TIMEOUT = timedelta(seconds=15)  # a bad record stays bad: the usual two minutes would show no more
 
-POISON_CONFIRM_TIMEOUT = timedelta(seconds=15)
-"""Nobody needs two minutes to find out that a bad record will not become good."""
-
-MEASURES: dict[Scenario, Callable[[Arena, Scale, Baseline], Coroutine[Any, Any, Measured]]] = {
+MEASURES: dict[Scenario, Callable[[Arena, Scale, Baseline], Coroutine[Any, Any, Measurement]]] = {
     Scenario.LOAD: load.measure,
     Scenario.GROWTH: growth.measure,
     Scenario.CEILING: ceiling.measure,
@@ -29,10 +26,10 @@ MEASURES: dict[Scenario, Callable[[Arena, Scale, Baseline], Coroutine[Any, Any, 
 
 
 def settings_of(scenario: Scenario, settings: Settings, scale: Scale) -> Settings:
-    """The same for all contenders."""
+    """Return the settings of a scenario, the same for all contenders."""
     match scenario:
         case Scenario.CRASH:
-            max_items = max(min(settings.max_items, scale.workflows // CRASH_BATCHES), 1)
+            max_items = max(min(settings.max_items, scale.workflows // MIN_CRASH_BATCHES), 1)
             return settings.model_copy(update={"max_items": max_items})
         case Scenario.POISON:
             return settings.model_copy(update={"confirm_timeout": POISON_CONFIRM_TIMEOUT})

@@ -1,4 +1,4 @@
-"""The process that writes is killed in mid-batch, and started again a moment later."""
+"""The process that writes is killed in the middle of a batch and started again a moment later."""
 
 import asyncio
 import time
@@ -8,40 +8,40 @@ from write_batcher.compare.arena import Arena
 from write_batcher.compare.audit import audit
 from write_batcher.compare.resource_usage import Baseline
 from write_batcher.compare.scale import Scale
-from write_batcher.compare.scenarios.measurement import Measured
-from write_batcher.compare.scenarios.pushing import RowWatch, beside
+from write_batcher.compare.scenarios.measurement import Measurement
+from write_batcher.compare.scenarios.pushing import RowWatch, in_background
 
-KILL_AT = 3  # when one in so many rows is there
+KILL_AT_SHARE = 1 / 3  # of all rows
 RESTART_AFTER = timedelta(seconds=2)
-LOOK_EVERY = timedelta(milliseconds=20)
+POLL_EVERY = timedelta(milliseconds=20)
 
 
-async def measure(arena: Arena, scale: Scale, _baseline: Baseline) -> Measured:
-    """See `Scenario.CRASH`."""
+async def measure(arena: Arena, scale: Scale, _baseline: Baseline) -> Measurement:
+    """Measure the figures of `Scenario.CRASH`."""
     notes: list[str] = []
     async with arena.rows() as rows:
         watch = RowWatch(arena, rows)
         began = time.monotonic()
         async with asyncio.TaskGroup() as group:
             calling = group.create_task(arena.run_callers(arena.orders(scale.workflows)))
-            while watch.count < scale.workflows / KILL_AT and not calling.done():
-                await watch.look()
-                await asyncio.sleep(LOOK_EVERY.total_seconds())
+            while watch.count < scale.workflows * KILL_AT_SHARE and not calling.done():
+                await watch.poll()
+                await asyncio.sleep(POLL_EVERY.total_seconds())
             await arena.kill_writer()
             killed_s = time.monotonic() - began
-            await watch.look()  # what was committed before the kill may be seen only now
+            await watch.poll()  # a row committed just before the kill may not have been seen yet
             rows_at_kill = watch.count
             if rows_at_kill >= scale.workflows:
                 notes.append("all rows were written before the writer could be killed")
-            async with beside(watch.keep_looking(every=LOOK_EVERY)):
+            async with in_background(watch.keep_polling(every=POLL_EVERY)):
                 await asyncio.sleep(RESTART_AFTER.total_seconds())
                 restarted_s = time.monotonic() - began
                 await arena.start_worker(arena.design.writer)
-                ends = await calling
+                outcomes = await calling
         ended_s = time.monotonic() - began
-        await watch.look()
-        found = audit(ends, await rows.by_workflow())
-    return Measured(
+        await watch.poll()
+        found = audit(outcomes, await rows.by_workflow())
+    return Measurement(
         figures={
             "workflows": scale.workflows,
             **found.figures(),
@@ -56,6 +56,6 @@ async def measure(arena: Arena, scale: Scale, _baseline: Baseline) -> Measured:
 
 
 def recovery_s(points: list[dict[str, float]], killed_s: float, rows_at_kill: int) -> float | None:
-    """From the kill to the next row after the `rows_at_kill` that were there then; None when none came."""
+    """Return the seconds from the kill to the first row beyond `rows_at_kill`; None when no further row came."""
     later = [point["s"] - killed_s for point in points if point["rows"] > rows_at_kill]
     return round(later[0], 3) if later else None

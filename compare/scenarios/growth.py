@@ -1,4 +1,4 @@
-"""Writes flow while the history of the batcher is looked at."""
+"""Writes keep coming while the history of the batcher is sampled."""
 
 import asyncio
 import time
@@ -6,34 +6,34 @@ from datetime import timedelta
 from typing import Any
 
 from write_batcher.compare.arena import Arena
-from write_batcher.compare.histories import chain, size_of
+from write_batcher.compare.histories import all_runs, size_of
 from write_batcher.compare.resource_usage import Baseline
 from write_batcher.compare.scale import Scale
-from write_batcher.compare.scenarios.measurement import Measured, refusals
-from write_batcher.compare.scenarios.pushing import RowWatch, beside, push_all, stalled
+from write_batcher.compare.scenarios.measurement import Measurement, refusal_notes
+from write_batcher.compare.scenarios.pushing import RowWatch, in_background, push_all, stalled_note
 
 PRODUCERS = 4
-LOOK_EVERY = timedelta(milliseconds=250)
+SAMPLE_EVERY = timedelta(milliseconds=250)
 
 
-async def measure(arena: Arena, scale: Scale, _baseline: Baseline) -> Measured:
-    """See `Scenario.GROWTH`."""
+async def measure(arena: Arena, scale: Scale, _baseline: Baseline) -> Measurement:
+    """Measure the figures of `Scenario.GROWTH`."""
     orders = arena.orders(scale.requests)
     arena.progress.expect(len(orders))
     async with arena.rows() as rows:
         watch = RowWatch(arena, rows)
         history = HistoryWatch(arena, watch)
-        await history.look()
-        async with beside(history.keep_looking()):
+        await history.sample()
+        async with in_background(history.keep_sampling()):
             pushed = await push_all(arena, orders, PRODUCERS)
-            complete = await watch.until(pushed.accepted)
-        await history.look()
+            complete = await watch.wait_for(pushed.accepted)
+        await history.sample()
         by_workflow = await rows.by_workflow()
-    notes = refusals(pushed.refused)
+    notes = refusal_notes(pushed.refused)
     if not complete:
-        notes.append(stalled(pushed.accepted - len(by_workflow)))
-    runs = await chain(arena.client, history.workflow_id)
-    return Measured(
+        notes.append(stalled_note(pushed.accepted - len(by_workflow)))
+    runs = await all_runs(arena.client, history.workflow_id)
+    return Measurement(
         figures={
             "writes": len(by_workflow),
             "duplicates": by_workflow.total() - len(by_workflow),
@@ -48,11 +48,11 @@ async def measure(arena: Arena, scale: Scale, _baseline: Baseline) -> Measured:
 
 
 class HistoryWatch:
-    """Looks at the batcher's current run again and again."""
+    """Samples the history of the batcher's current run."""
 
     def __init__(self, arena: Arena, rows: RowWatch) -> None:
         if arena.batcher_id is None:
-            raise ValueError(f"{arena.contender} has no batcher")
+            raise ValueError(f"The contender {arena.contender} has no batcher.")
         self.workflow_id = arena.batcher_id
         self.points: list[dict[str, Any]] = []
         self._arena = arena
@@ -60,9 +60,9 @@ class HistoryWatch:
         self._began = time.monotonic()
         self._run_ids: list[str] = []
 
-    async def look(self) -> None:
-        """Once, also at the rows."""
-        await self._rows.look()
+    async def sample(self) -> None:
+        """Take one sample, with the current number of rows."""
+        await self._rows.poll()
         run = await self._arena.client.get_workflow_handle(self.workflow_id).describe()
         if run.run_id not in self._run_ids:
             self._run_ids.append(run.run_id)
@@ -77,8 +77,8 @@ class HistoryWatch:
             }
         )
 
-    async def keep_looking(self) -> None:
-        """Until cancelled."""
+    async def keep_sampling(self) -> None:
+        """Take a sample every `SAMPLE_EVERY` until cancelled."""
         while True:
-            await self.look()
-            await asyncio.sleep(LOOK_EVERY.total_seconds())
+            await self.sample()
+            await asyncio.sleep(SAMPLE_EVERY.total_seconds())

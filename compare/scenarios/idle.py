@@ -1,37 +1,37 @@
-"""Nothing to do: what does waiting cost?"""
+"""Nothing to do: what does it cost to wait?"""
 
 import asyncio
 import time
 from datetime import timedelta
 
 from write_batcher.compare.arena import Arena
-from write_batcher.compare.resource_usage import Baseline, Measuring
+from write_batcher.compare.resource_usage import Baseline, UsageMeter
 from write_batcher.compare.scale import Scale
-from write_batcher.compare.scenarios.measurement import Measured
+from write_batcher.compare.scenarios.measurement import Measurement
 
 DAY = timedelta(days=1)
 TICK = timedelta(seconds=1)
 
 
-async def measure(arena: Arena, scale: Scale, _baseline: Baseline) -> Measured:
-    """See `Scenario.IDLE`."""
+async def measure(arena: Arena, scale: Scale, _baseline: Baseline) -> Measurement:
+    """Measure the figures of `Scenario.IDLE`."""
     arena.progress.expect(round(scale.idle / TICK))
-    measuring = await Measuring.begin(arena)
+    meter = await UsageMeter.begin(arena)
     began = time.monotonic()
     for _ in range(round(scale.idle / TICK)):
         await asyncio.sleep(TICK.total_seconds())
         arena.progress.advance()
-    spent = await measuring.end()
+    usage = await meter.end()
     seconds = time.monotonic() - began
     days = seconds / DAY.total_seconds()
-    events = spent.batcher_history.events
-    return Measured(
+    events = usage.batcher_history.events
+    return Measurement(
         figures={
             "seconds": round(seconds, 3),
-            "actions": spent.actions,
+            "actions": usage.actions,
             "events": events,
-            "actions_per_day": None if spent.actions is None else round(spent.actions / days),
+            "actions_per_day": None if usage.actions is None else round(usage.actions / days),
             "events_per_day": round(events / days),
         },
-        notes=[f"{spent.worker_cpu_s / seconds * 1000:.1f} ms of processor time per second in its workers"],
+        notes=[f"{usage.worker_cpu_s / seconds * 1000:.1f} ms of CPU time per second in its workers"],
     )

@@ -1,4 +1,4 @@
-"""What a scenario hands back."""
+"""What a scenario returns."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -6,8 +6,8 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """As a `Run` of the results holds it."""
+class Measurement:
+    """The part of a `Run` that a scenario provides."""
 
     figures: dict[str, float | None]
     samples: dict[str, list[Any]] = field(default_factory=dict)
@@ -15,10 +15,10 @@ class Measured:
 
 
 def per(amount: float | None, number: int) -> float | None:
-    """A share, with four digits; None when it cannot be told."""
+    """Return `amount` per one of `number`, with four decimals; None when it is not known."""
     return None if amount is None or number == 0 else round(amount / number, 4)
 
 
-def refusals(messages: Counter[str]) -> list[str]:
-    """One sentence for each reason."""
-    return [f"{number} requests were refused: {message}" for message, number in messages.most_common()]
+def refusal_notes(refused: Counter[str]) -> list[str]:
+    """Return a sentence for each reason for which requests were refused."""
+    return [f"{number} requests were refused: {reason}" for reason, number in refused.most_common()]

@@ -4,18 +4,18 @@ from write_batcher.compare.arena import Arena
 from write_batcher.compare.audit import audit
 from write_batcher.compare.resource_usage import Baseline
 from write_batcher.compare.scale import Scale
-from write_batcher.compare.scenarios.measurement import Measured
+from write_batcher.compare.scenarios.measurement import Measurement
 
-ONE_IN = 100  # records is bad, at least one
+RECORDS_PER_BAD_ONE = 100
 
 
-async def measure(arena: Arena, scale: Scale, _baseline: Baseline) -> Measured:
-    """See `Scenario.POISON`."""
-    bad = max(scale.workflows // ONE_IN, 1)
-    ends = await arena.run_callers(arena.orders(scale.workflows, bad=bad))
+async def measure(arena: Arena, scale: Scale, _baseline: Baseline) -> Measurement:
+    """Measure the figures of `Scenario.POISON`."""
+    bad = max(scale.workflows // RECORDS_PER_BAD_ONE, 1)
+    outcomes = await arena.run_callers(arena.orders(scale.workflows, bad=bad))
     async with arena.rows() as rows:
-        found = audit(ends, await rows.by_workflow())
-    return Measured(
+        found = audit(outcomes, await rows.by_workflow())
+    return Measurement(
         figures={
             "workflows": scale.workflows,
             "bad": bad,

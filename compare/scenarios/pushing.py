@@ -1,4 +1,4 @@
-"""Requests without callers, straight at a batcher, and their rows as they come."""
+"""Pushes requests straight at a batcher, without callers, and watches their rows come in."""
 
 import asyncio
 import time
@@ -10,24 +10,24 @@ from datetime import timedelta
 from typing import Any
 
 from write_batcher.compare.arena import Arena
-from write_batcher.compare.audit import Rows
+from write_batcher.compare.audit import CallerRows
 from write_batcher.compare.contenders.design import Order, PushRefused
 
 POLL_EVERY = timedelta(milliseconds=100)
-STALLED_AFTER = timedelta(seconds=30)
-"""Without a new row, nothing more is expected: longer than any retry of a batch waits."""
+STALLED_AFTER = timedelta(seconds=30)  # without a new row; longer than the wait before any retry of a batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pushed:
-    """What became of the requests, and of those that were refused: how many for which reason."""
+    """What became of the requests."""
 
     accepted: int
     refused: Counter[str]
+    """Refused requests by reason."""
 
 
 async def push_all(arena: Arena, orders: Sequence[Order], concurrency: int) -> Pushed:
-    """By `concurrency` producers, each as fast as it can."""
+    """Push all orders, by `concurrency` producers, each as fast as it can."""
     refused: Counter[str] = Counter()
     left = iter(orders)
 
@@ -46,14 +46,14 @@ async def push_all(arena: Arena, orders: Sequence[Order], concurrency: int) -> P
     return Pushed(accepted=len(orders) - refused.total(), refused=refused)
 
 
-def stalled(missing: int) -> str:
-    """What to say when so many accepted requests have no row."""
-    return f"{missing} accepted requests are not in the database, and for {STALLED_AFTER.seconds} s no row came"
+def stalled_note(missing: int) -> str:
+    """Return a sentence on accepted requests that have no row."""
+    return f"{missing} accepted requests are not in the database: no row came for {STALLED_AFTER.seconds} s"
 
 
 @asynccontextmanager
-async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Have `work` done until the context is left. Raises what it raised."""
+async def in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run `work` until the context is left, then cancel it. Raises what it raised before that."""
     task = asyncio.create_task(work)
     try:
         yield
@@ -65,14 +65,14 @@ async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 class RowWatch:
-    """Looks at the number of rows again and again, and keeps when it changed."""
+    """Polls the number of rows and records when it changed."""
 
-    def __init__(self, arena: Arena, rows: Rows) -> None:
+    def __init__(self, arena: Arena, rows: CallerRows) -> None:
         self.points: list[dict[str, float]] = [{"s": 0.0, "rows": 0}]
         self._arena = arena
         self._rows = rows
         self._began = time.monotonic()
-        self._moved = self._began
+        self._last_change = self._began
 
     @property
     def count(self) -> int:
@@ -80,35 +80,35 @@ class RowWatch:
 
     @property
     def last_s(self) -> float:
-        """When the last row came."""
+        """When the last row was seen, in seconds since the watch was made."""
         return self.points[-1]["s"]
 
     @property
     def elapsed_s(self) -> float:
-        """Since the first look."""
+        """Seconds since the watch was made."""
         return time.monotonic() - self._began
 
-    async def look(self) -> None:
-        """Once."""
+    async def poll(self) -> None:
+        """Poll once."""
         number = await self._rows.count()
         now = time.monotonic()
         if number != self.count:
             self._arena.progress.advance(number - self.count)
             self.points.append({"s": round(now - self._began, 3), "rows": number})
-            self._moved = now
+            self._last_change = now
 
-    async def keep_looking(self, *, every: timedelta = POLL_EVERY) -> None:
-        """Until cancelled."""
+    async def keep_polling(self, *, every: timedelta = POLL_EVERY) -> None:
+        """Poll until cancelled."""
         while True:
-            await self.look()
+            await self.poll()
             await asyncio.sleep(every.total_seconds())
 
-    async def until(self, wanted: int) -> bool:
-        """Look until there are so many; False when no more come."""
-        self._moved = time.monotonic()
-        while self.count < wanted:
-            if time.monotonic() - self._moved > STALLED_AFTER.total_seconds():
+    async def wait_for(self, count: int) -> bool:
+        """Poll until there are `count` rows. Return False when none has come for `STALLED_AFTER`."""
+        self._last_change = time.monotonic()
+        while self.count < count:
+            if time.monotonic() - self._last_change > STALLED_AFTER.total_seconds():
                 return False
             await asyncio.sleep(POLL_EVERY.total_seconds())
-            await self.look()
+            await self.poll()
         return True

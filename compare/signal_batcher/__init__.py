@@ -1,1 +1,1 @@
-"""The older design: a batcher workflow that collects write requests from signals."""
+"""The older design: a batcher workflow that is fed by signals."""

@@ -1,4 +1,4 @@
-"""Writes a batch that the batcher workflow has collected: one activity, one transaction."""
+"""The activities of the batcher workflow: write a batch in one transaction, or settle one that is given up."""
 
 import asyncio
 import logging
@@ -16,7 +16,7 @@ from write_batcher import Batch, FlushReason, Outcome, ReplyAddress, Sink, SinkU
 from write_batcher.compare.signal_batcher.wire import SignalledWrite
 
 HEARTBEAT_EVERY = timedelta(seconds=2)
-MAX_ERROR_CHARS = 300  # the answers of a batch must fit into the result of its activity
+MAX_ERROR_CHARS = 300  # the answers to all requests of a batch must fit into the result of one activity
 
 T = TypeVar("T")
 
@@ -25,12 +25,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignalledBatch:
-    """Requests for one transaction; their ids differ. `attempt` counts from 1."""
+    """Requests for one transaction; their ids differ."""
 
     batch_id: str
     flush_reason: FlushReason
     requests: tuple[SignalledWrite, ...]
     attempt: int = 1
+    """Counted from 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,15 +44,18 @@ class GivenUpBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What became of one request: `error` is None when it is in the database, written by the batch named."""
+    """What became of one request."""
 
     batch_id: str
+    """The batch that wrote it, or that was the last to try; empty when there was none."""
     error: str | None = None
+    """None when it is in the database."""
     is_certain: bool = True
+    """False when the database could not be asked: the request may be written although there is an error."""
 
 
 class BatchActivities:
-    """Writes to one table of one `sink`."""
+    """Writes to one table of a sink."""
 
     def __init__(self, sink: Sink, table: str) -> None:
         self._sink = sink
@@ -59,7 +63,10 @@ class BatchActivities:
 
     @activity.defn
     async def write_batch(self, batch: SignalledBatch) -> list[Answer]:
-        """One answer per request, in order. Fails when nothing was committed, or when nobody knows."""
+        """Write a batch and return one answer per request, in order.
+
+        Raises `ApplicationError` when the sink is unavailable: nothing was committed, or it is not known.
+        """
         started = time.monotonic()
         requests = tuple(map(self._request, batch.requests))
         try:
@@ -67,15 +74,18 @@ class BatchActivities:
                 self._sink.write(Batch(batch_id=batch.batch_id, flush_reason=batch.flush_reason, requests=requests))
             )
         except SinkUnavailable as error:
-            logger.warning("batch %s is not written, tried %d times: %s", batch.batch_id, batch.attempt, error)
+            logger.warning("batch %s is not written after %d attempts: %s", batch.batch_id, batch.attempt, error)
             raise ApplicationError(str(error), type=type(error).__name__) from error
-        _log(batch, receipts, f"written in {(time.monotonic() - started) * 1000:.0f} ms")
+        write_ms = round((time.monotonic() - started) * 1000)
+        _log(batch, receipts, f"written in {write_ms} ms", write_ms=write_ms)
         return [_answer(batch.batch_id, receipt) for _, receipt in zip(requests, receipts, strict=True)]
 
     @activity.defn
     async def settle_batch(self, given_up: GivenUpBatch) -> list[Answer]:
-        """One answer per request, in order: an attempt may have been committed although nobody learned of it. What was
-        not written is not written by an attempt that still runs somewhere, either.
+        """Settle a batch that is given up, and return one answer per request, in order.
+
+        An attempt may have been committed without anyone learning of it: such requests are answered as written. All
+        others are rejected in the ledger, so that an attempt that is still running somewhere cannot write them either.
         """
         batch = given_up.batch
 
@@ -89,8 +99,8 @@ class BatchActivities:
         return [_answer(batch.batch_id, receipt) for receipt in receipts]
 
     def _request(self, request: SignalledWrite) -> WriteRequest:
-        # A rejection binds the try that got it: an operator may repair the cause and reset the caller.
-        reply = ReplyAddress(workflow_id=request.workflow_id, run_id="", attempt=request.this_try)
+        # A rejection is binding for this attempt only: an operator may repair the cause and reset the caller.
+        reply = ReplyAddress(workflow_id=request.workflow_id, run_id="", attempt=request.attempt_key)
         return WriteRequest(
             request_id=request.request_id,
             table=self._table,
@@ -100,10 +110,22 @@ class BatchActivities:
         )
 
 
-def _log(batch: SignalledBatch, receipts: list[WriteReceipt], end: str, *, level: int = logging.INFO) -> None:
+def _log(
+    batch: SignalledBatch, receipts: list[WriteReceipt], end: str, *, write_ms: int = 0, level: int = logging.INFO
+) -> None:
     outcomes = Counter(receipt.outcome.value for receipt in receipts)
+    figures = {"batch_id": batch.batch_id, "size": len(receipts), "flush_reason": batch.flush_reason.value}
     logger.log(
-        level, "batch %s of %d (%s) %s: %s", batch.batch_id, len(receipts), batch.flush_reason, end, dict(outcomes)
+        level,
+        "batch %s of %d (%s) %s: %s",
+        batch.batch_id,
+        len(receipts),
+        batch.flush_reason,
+        end,
+        dict(outcomes),
+        extra={
+            "batch": figures | {"write_ms": write_ms} | {outcome.value: outcomes[outcome.value] for outcome in Outcome}
+        },
     )
 
 
@@ -114,8 +136,9 @@ def _answer(batch_id: str, receipt: WriteReceipt) -> Answer:
 
 
 async def _with_heartbeats(work: Coroutine[Any, Any, T]) -> T:
-    """So that a worker that dies is replaced in seconds. The first comes late: most batches are written before it, and
-    each that reaches the server is a billable action.
+    """Heartbeat during `work`, so that a worker that dies is replaced within seconds.
+
+    The first heartbeat is late: most batches are written before it, and each one that reaches the server is billed.
     """
     task = asyncio.create_task(work)
     try:
@@ -125,6 +148,6 @@ async def _with_heartbeats(work: Coroutine[Any, Any, T]) -> T:
                 activity.heartbeat()
     except asyncio.CancelledError:
         task.cancel()
-        await asyncio.wait({task})  # a commit that has begun cannot be taken back
+        await asyncio.wait({task})  # a commit that has begun cannot be undone
         raise
     return task.result()

@@ -1,4 +1,4 @@
-"""What an operator sees of the batcher workflows, by describing and querying them."""
+"""What an operator sees of the batcher workflows: each is described and queried."""
 
 import asyncio
 from dataclasses import dataclass
@@ -11,26 +11,29 @@ from write_batcher import OperationFailed
 from write_batcher.compare.signal_batcher.wire import BatcherStats, batcher_id
 
 RPC_TIMEOUT = timedelta(seconds=10)
-QUERY_LIMIT = timedelta(seconds=10)  # only a worker that is alive can answer, and there may be none
-LOOKS_AT_ONCE = 16
+QUERY_TIMEOUT = timedelta(seconds=10)  # a worker must answer, and there may be none
+LOOK_CONCURRENCY = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatcherView:
-    """One batcher at one moment. `run_id` is that of its latest run; `previous_run_id` is set when another was the
-    latest at the last look: it has continued as new, or was started again. `stats` is None when nobody answers.
-    """
+    """One batcher at one moment."""
 
     batcher: str
+    """Its workflow id."""
     state: str
     run_id: str | None = None
+    """Its latest run."""
     previous_run_id: str | None = None
+    """The latest run at the previous look, if that was another one: it continued as new or was started again."""
     stats: BatcherStats | None = None
+    """None when nobody answers the query."""
     problem: str | None = None
+    """What is wrong and what to do; None when nothing is."""
 
 
 class Monitor:
-    """Looks at the batchers of one queue, whichever run each of them is in. Raises OperationFailed."""
+    """Looks at the batchers of one queue, whichever run each of them is in."""
 
     def __init__(self, client: Client, queue: str, batchers: int) -> None:
         self._client = client
@@ -38,8 +41,8 @@ class Monitor:
         self._runs: dict[str, str] = {}
 
     async def look(self) -> list[BatcherView]:
-        """All batchers, in their order."""
-        slots = asyncio.Semaphore(LOOKS_AT_ONCE)
+        """Describe and query all batchers, in their order. Raises `OperationFailed` when Temporal cannot be asked."""
+        slots = asyncio.Semaphore(LOOK_CONCURRENCY)
 
         async def one(batcher: str) -> BatcherView:
             async with slots:
@@ -48,15 +51,15 @@ class Monitor:
         return await asyncio.gather(*map(one, self._batchers))
 
     async def _look(self, batcher: str) -> BatcherView:
-        # Without a run id: continue-as-new ends a run, and a handle of that run would find only what has ended.
+        # Without a run id: a handle with one would find only that run, which continue-as-new ends.
         workflow = self._client.get_workflow_handle(batcher)
         try:
             description = await workflow.describe(rpc_timeout=RPC_TIMEOUT)
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
-                return BatcherView(batcher=batcher, state="not running", problem=_never_started(batcher))
+                return BatcherView(batcher=batcher, state="not running", problem=_not_started(batcher))
             raise OperationFailed(
-                f"Temporal cannot be asked: {error}; look at the server, or at TEMPORAL_ADDRESS"
+                f"Temporal cannot be asked ({error}): check that the server runs, and TEMPORAL_ADDRESS."
             ) from error
         run_id = description.run_id
         before = self._runs.get(batcher)
@@ -66,13 +69,13 @@ class Monitor:
         stats = problem = None
         if status is WorkflowExecutionStatus.RUNNING:
             try:
-                async with asyncio.timeout(QUERY_LIMIT.total_seconds()):
+                async with asyncio.timeout(QUERY_TIMEOUT.total_seconds()):
                     stats = await workflow.query("get_stats", result_type=BatcherStats)
             except (RPCError, WorkflowQueryFailedError, TimeoutError) as error:
                 why = str(error) or "no answer"
-                problem = f"{batcher} cannot be asked: {why}; look whether a batcher worker runs"
+                problem = f"Batcher {batcher} cannot be asked ({why}): check that a batcher worker runs."
         else:
-            problem = _has_ended(batcher, state)
+            problem = _ended(batcher, state)
         return BatcherView(
             batcher=batcher,
             state=state,
@@ -83,13 +86,13 @@ class Monitor:
         )
 
 
-def _has_ended(batcher: str, state: str) -> str:
+def _ended(batcher: str, state: str) -> str:
     return (
-        f"{batcher} has ended ({state}), with all that waited in it: its callers time out, and must ask again; look "
-        "for the reason in its history, and run `write-batcher signal-batcher worker batcher`, which starts it again "
-        "within half a minute"
+        f"Batcher {batcher} has ended ({state}), and the requests that waited in it are lost: their callers time out "
+        "and must ask again. Look for the reason in its history, and run `write-batcher signal-batcher worker "
+        "batcher`, which starts it again within half a minute."
     )
 
 
-def _never_started(batcher: str) -> str:
-    return f"there is no {batcher}: start one with `write-batcher signal-batcher worker batcher`"
+def _not_started(batcher: str) -> str:
+    return f"There is no batcher {batcher}: start one with `write-batcher signal-batcher worker batcher`."

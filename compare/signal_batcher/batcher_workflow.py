@@ -1,8 +1,6 @@
-"""The batcher as a workflow: it collects requests from signals, has them written in batches, and tells the callers."""
+"""The batcher as a workflow: it collects requests from signals, has them written in batches and confirms them."""
 
-import asyncio
 import contextlib
-from collections import deque
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -10,7 +8,7 @@ from typing import Any
 from temporalio import workflow
 from temporalio.common import RetryPolicy
 from temporalio.converter import value_to_type
-from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
+from temporalio.exceptions import ActivityError, is_cancelled_exception
 
 from write_batcher.compare.signal_batcher.batch_activities import (
     MAX_ERROR_CHARS,
@@ -19,23 +17,23 @@ from write_batcher.compare.signal_batcher.batch_activities import (
     GivenUpBatch,
     SignalledBatch,
 )
-from write_batcher.compare.signal_batcher.pending_writes import (
-    LONGEST_HISTORY,
+from write_batcher.compare.signal_batcher.batcher_limits import (
     MAX_CARRIED_BYTES,
-    MAX_CARRIED_CONFIRMATION_BYTES,
+    MAX_HISTORY_EVENTS,
     MAX_REQUEST_BYTES,
     BatcherLimits,
-    BatcherState,
-    Line,
-    QueuedWrite,
-    Remembered,
-    TriedBatch,
-    Untold,
     is_run_full,
     retry_delay_s,
 )
+from write_batcher.compare.signal_batcher.batcher_state import (
+    BatcherState,
+    BatchInFlight,
+    QueuedWrite,
+    UnsentConfirmation,
+)
+from write_batcher.compare.signal_batcher.confirmation_sender import ConfirmationSender
+from write_batcher.compare.signal_batcher.pending_writes import PendingWrites, WrittenRequests
 from write_batcher.compare.signal_batcher.wire import (
-    CONFIRMATION_SIGNAL,
     SUBMIT_SIGNAL,
     BatcherStats,
     Confirmation,
@@ -43,101 +41,96 @@ from write_batcher.compare.signal_batcher.wire import (
     Status,
 )
 
-# Of one workflow task. A worker that takes over replays the whole run in its first: six seconds for 25,000 events. But
-# for so long a batcher also waits for a worker that was killed with a task in its hands.
+# For a workflow task. A worker that takes over replays the whole run in its first one: six seconds for 25,000 events.
+# The price: when a worker is killed while it has a task, its batcher waits as long for it.
 TASK_TIMEOUT = timedelta(seconds=30)
 
-WRITE_TIMEOUT = timedelta(seconds=60)  # of one attempt; SqlSink gives up after 45 s by itself
+WRITE_TIMEOUT = timedelta(seconds=60)  # for one attempt; SqlSink itself gives up after 45 s
 HEARTBEAT_TIMEOUT = timedelta(seconds=6)
 SETTLE_ATTEMPTS = 3
-CONFIRM_ATTEMPTS = 4
-CONFIRM_RETRY_S = 0.5  # after the first failure, doubled after each further one
-
-CALLER_IS_GONE = "ExternalWorkflowExecutionNotFound"  # type of the failure that Temporal gives such a signal
 
 
 @workflow.defn
 class SignalBatcherWorkflow:
-    """Never ends by itself. A run continues as new when Temporal suggests it, or before the server refuses signals.
+    """Collects requests, writes batches and confirms to callers; it never ends by itself.
 
-    Signal handlers are total: anyone may send anything, and a handler that raises would wedge this workflow for ever.
+    A run continues as new when Temporal suggests it, or before the server refuses further signals.
+
+    Signal handlers accept any argument: anyone may send anything, and a handler that raises would wedge the workflow
+    for ever.
     """
 
     @workflow.init
     def __init__(self, state: BatcherState) -> None:
         self._state = state
         self._limits = state.limits
-        self._tried = state.tried
+        self._batch = state.tried
         self._in_flight = state.waiting[: state.tried.items] if state.tried else []
         self._in_flight_bytes = _size_bytes(self._in_flight)
-        self._line = Line(state.waiting[len(self._in_flight) :])
-        self._remembered = Remembered(state.remembered)
-        self._open = {one.identity for one in state.waiting}
+        self._pending = PendingWrites(state.waiting[len(self._in_flight) :])
+        self._written = WrittenRequests(state.remembered)
+        self._unanswered = {queued.identity for queued in state.waiting}
+        self._confirmations = ConfirmationSender(state.untold, at_once=state.limits.confirmations_at_once)
         self._signals = 0
         self._batches = 0
-        self._is_ending = False
-        self._confirming: set[asyncio.Task[None]] = set()
-        self._confirmations_at_once = state.limits.confirmations_at_once
-        self._untold = deque(state.untold)
-        self._untold_bytes = sum(one.size_bytes for one in state.untold)
 
     @workflow.run
     async def run(self, _state: BatcherState) -> None:
-        """Write batch after batch."""
-        self._start_confirming()
+        """Write batch after batch, until the run continues as new."""
+        self._confirmations.resume()
         while True:
-            await self._until_there_is_work()
-            # A batch whose time has come is tried first, so that one run after another does not only hand it on.
-            if self._must_give_way() and not self._is_retry_due():
-                await self._prepare_to_end()
-                # Requests that came meanwhile are in line; too many for the next run to begin with are written first.
-                if self._must_give_way() and self._held_bytes() <= MAX_CARRIED_BYTES:
+            await self._wait_for_work()
+            # A batch whose retry is due is tried first, or runs could hand it over to each other without trying it.
+            if self._must_continue_as_new() and not self._is_retry_due():
+                await self._prepare_to_continue_as_new()
+                # Requests may have come in the meantime. If they are too many to hand over, they are written first.
+                if self._must_continue_as_new() and self._held_bytes() <= MAX_CARRIED_BYTES:
                     workflow.continue_as_new(self._next_state(), task_timeout=TASK_TIMEOUT)
-                self._is_ending = False
-                self._start_confirming()
+                self._confirmations.resume()
             else:
-                await self._try_a_batch()
+                await self._try_batch()
 
     @workflow.signal(name=SUBMIT_SIGNAL)
     def add_write_request(self, request: Any = None, *_rest: Any) -> None:
-        """One more request, from anyone. What is none is ignored; so is the same signal, come again."""
+        """Take a request from anyone. A malformed request and a repeated signal are ignored."""
         self._signals += 1
         try:
             parsed = SignalledWrite.parse(request)
         except ValueError as error:
-            workflow.logger.warning("ignored what is no write request: %s", error)
+            workflow.logger.warning("ignored a malformed write request: %s", error)
             return
         queued = QueuedWrite(request=parsed, received_s=workflow.time(), size_bytes=parsed.size_bytes)
-        if queued.identity in self._open or self._remembered.has_answered(parsed):
-            workflow.logger.info("ignored a signal that came again: request %s", parsed.request_id)
+        if queued.identity in self._unanswered or self._written.has_answered(parsed):
+            workflow.logger.info("ignored a repeated signal: request %s", parsed.request_id)
         elif queued.size_bytes > MAX_REQUEST_BYTES:
             reason = f"the request has {queued.size_bytes} bytes, the limit is {MAX_REQUEST_BYTES}: store large data "
             reason += "elsewhere and write its address"
-            self._tell(parsed, Answer(batch_id="", error=reason), count=0, batch_size=1)
-        elif self._is_in_trouble() and self._held_bytes() + queued.size_bytes > MAX_CARRIED_BYTES:
+            self._confirm(parsed, Answer(batch_id="", error=reason), count=0, batch_size=1)
+        elif self._may_not_drain() and self._held_bytes() + queued.size_bytes > MAX_CARRIED_BYTES:
             self._refuse(parsed)
         else:
-            self._open.add(queued.identity)
-            self._line.append(queued)
+            self._unanswered.add(queued.identity)
+            self._pending.append(queued)
 
     @workflow.signal
     def configure(self, limits: Any = None, *_rest: Any) -> None:
-        """The limits of the batcher worker that has just started: this workflow may be older than its settings. How
-        many confirmations may be sent at once changes with the next run.
+        """Take the limits of a batcher worker that has just started: this workflow may be older than its settings.
+
+        `confirmations_at_once` takes effect with the next run.
         """
         try:
             self._limits = value_to_type(BatcherLimits, limits)
-        except Exception as error:  # noqa: BLE001 - a handler must not raise, and a converter raises what it likes
-            workflow.logger.warning("ignored what are no limits: %s", error)
+        except Exception as error:  # noqa: BLE001 - a handler must not raise, and a converter may raise anything
+            workflow.logger.warning("ignored malformed limits: %s", error)
 
     @workflow.query
     def get_stats(self) -> BatcherStats:
-        """Figures for the monitor."""
+        """Return figures for the monitor."""
         return BatcherStats(
-            pending_writes=len(self._line) + len(self._in_flight),
+            pending_writes=len(self._pending) + len(self._in_flight),
             processed_batches=self._state.processed_batches + self._batches,
             session_signals_received=self._signals,
-            processed_request_ids_count=len(self._remembered),
+            processed_request_ids_count=len(self._written),
             continue_as_new_cycle=self._state.cycle,
             batch_size_limit=self._limits.max_items,
             is_continue_suggested=workflow.info().is_continue_as_new_suggested(),
@@ -145,43 +138,43 @@ class SignalBatcherWorkflow:
 
     @workflow.query
     def is_request_processed(self, request_id: Any = None, *_rest: Any) -> bool:
-        """Whether this id was written, as far as this workflow remembers; the write ledger remembers longer."""
-        return isinstance(request_id, str) and request_id in self._remembered
+        """Whether this id was written, as far as this workflow remembers. The write ledger remembers longer."""
+        return isinstance(request_id, str) and request_id in self._written
 
-    async def _until_there_is_work(self) -> None:
-        """Until a batch must be written, or a new run must take over. One timer for each batch that is not full, and
-        for each further attempt.
+    async def _wait_for_work(self) -> None:
+        """Return when a batch must be written or the run must end. It costs a timer per batch that is not full, and per
+        retry.
         """
-        if self._tried:
-            wait_s = self._tried.retry_at_s - workflow.time()
+        if self._batch:
+            wait_s = self._batch.retry_at_s - workflow.time()
             if wait_s > 0:
                 with contextlib.suppress(TimeoutError):
                     await workflow.wait_condition(
-                        self._must_give_way, timeout=wait_s, timeout_summary="next attempt to write the batch"
+                        self._must_continue_as_new, timeout=wait_s, timeout_summary="next attempt to write the batch"
                     )
             return
-        await workflow.wait_condition(lambda: len(self._line) > 0 or self._must_give_way())
-        while (closes_in := self._closes_in()) and not self._must_give_way():
+        await workflow.wait_condition(lambda: len(self._pending) > 0 or self._must_continue_as_new())
+        while (closes_in_s := self._closes_in_s()) and not self._must_continue_as_new():
             limits = self._limits
             try:
                 await workflow.wait_condition(
                     lambda limits=limits: (  # type: ignore[misc]
-                        self._closes_in() == 0 or self._limits != limits or self._must_give_way()
+                        self._closes_in_s() == 0 or self._limits != limits or self._must_continue_as_new()
                     ),
-                    timeout=closes_in,
+                    timeout=closes_in_s,
                     timeout_summary="age of the batch",
                 )
             except TimeoutError:
                 return
 
-    def _closes_in(self) -> float | None:
-        return self._line.closes_in(self._limits, workflow.time())
+    def _closes_in_s(self) -> float | None:
+        return self._pending.closes_in_s(self._limits, workflow.time())
 
-    def _take_a_batch(self) -> TriedBatch:
-        reason, self._in_flight = self._line.take(self._limits)
+    def _take_batch(self) -> BatchInFlight:
+        reason, self._in_flight = self._pending.take(self._limits)
         self._in_flight_bytes = _size_bytes(self._in_flight)
         info = workflow.info()
-        return TriedBatch(
+        return BatchInFlight(
             batch_id=f"{info.workflow_id}/{info.run_id[:8]}-{self._batches + 1}",
             flush_reason=reason,
             items=len(self._in_flight),
@@ -189,29 +182,32 @@ class SignalBatcherWorkflow:
             retry_at_s=0.0,
         )
 
-    async def _try_a_batch(self) -> None:
-        """Once. What cannot be written stays in flight."""
-        tried = self._tried = self._tried or self._take_a_batch()
-        queued = self._in_flight
-        answers = await self._answers(tried, tuple(one.request for one in queued))
+    async def _try_batch(self) -> None:
+        """Try once to write the batch in flight, or else the next one. If it fails, the batch stays in flight."""
+        batch = self._batch = self._batch or self._take_batch()
+        in_flight = self._in_flight
+        answers = await self._write(batch, tuple(queued.request for queued in in_flight))
         if answers is None:
             return
         count = sum(answer.error is None for answer in answers)
-        for one, answer in zip(queued, answers, strict=True):
-            self._open.discard(one.identity)
+        for queued, answer in zip(in_flight, answers, strict=True):
+            self._unanswered.discard(queued.identity)
             if answer.error is None:
-                self._remembered.add(one.request)
-            self._tell(one.request, answer, count=count, batch_size=len(queued))
+                self._written.add(queued.request)
+            self._confirm(queued.request, answer, count=count, batch_size=len(in_flight))
         self._in_flight = []
         self._in_flight_bytes = 0
-        self._tried = None
+        self._batch = None
         self._batches += 1
 
-    async def _answers(self, tried: TriedBatch, requests: tuple[SignalledWrite, ...]) -> list[Answer] | None:
-        """One for each request: written, refused, or given up after so many attempts. None: it must be tried again."""
-        attempts = tried.attempts + 1
+    async def _write(self, taken: BatchInFlight, requests: tuple[SignalledWrite, ...]) -> list[Answer] | None:
+        """Return an answer to each request: written, rejected, or given up after the last attempt.
+
+        None when the batch must be tried again.
+        """
+        attempts = taken.attempts + 1
         batch = SignalledBatch(
-            batch_id=tried.batch_id, flush_reason=tried.flush_reason, requests=requests, attempt=attempts
+            batch_id=taken.batch_id, flush_reason=taken.flush_reason, requests=requests, attempt=attempts
         )
         try:
             return await workflow.execute_activity_method(
@@ -219,7 +215,7 @@ class SignalBatcherWorkflow:
                 batch,
                 start_to_close_timeout=WRITE_TIMEOUT,
                 heartbeat_timeout=HEARTBEAT_TIMEOUT,
-                # It is tried again from here: the server's retries would hold up the end of a run for minutes.
+                # Retried by this workflow: retries by the server would hold up continue-as-new for minutes.
                 retry_policy=RetryPolicy(maximum_attempts=1),
             )
         except ActivityError as error:
@@ -227,7 +223,7 @@ class SignalBatcherWorkflow:
                 raise
             if attempts < self._limits.write_attempts:
                 retry_at_s = workflow.time() + retry_delay_s(attempts, workflow.random().random())
-                self._tried = replace(tried, attempts=attempts, retry_at_s=retry_at_s)
+                self._batch = replace(taken, attempts=attempts, retry_at_s=retry_at_s)
                 return None
             reason = f"given up after {attempts} attempts: {error.cause or error}"[:MAX_ERROR_CHARS]
         try:
@@ -245,16 +241,15 @@ class SignalBatcherWorkflow:
             return [unknown] * len(batch.requests)
 
     def _refuse(self, request: SignalledWrite) -> None:
-        reason = f"the batcher is full: {self._held_bytes()} bytes of requests wait for the database; this one is not "
-        reason += "written: look at the database, and ask again later"
+        reason = f"the batcher is full: {self._held_bytes()} bytes of requests wait for the database, and this one is "
+        reason += "not written; check the database, and try again later"
         if not request.requesting_workflow:
             workflow.logger.error("request %s, for which nobody waits, is lost: %s", request.request_id, reason)
-        # Whoever asks anew may have been written by an earlier try.
-        is_certain = request.request_id not in self._remembered
-        self._tell(request, Answer(batch_id="", error=reason, is_certain=is_certain), count=0, batch_size=1)
+        # A caller that asks again may have been written by an earlier attempt.
+        is_certain = request.request_id not in self._written
+        self._confirm(request, Answer(batch_id="", error=reason, is_certain=is_certain), count=0, batch_size=1)
 
-    def _tell(self, request: SignalledWrite, answer: Answer, *, count: int, batch_size: int) -> None:
-        """Confirm in the background: a caller that cannot be reached holds up nobody else."""
+    def _confirm(self, request: SignalledWrite, answer: Answer, *, count: int, batch_size: int) -> None:
         if not request.requesting_workflow:
             return
         confirmation = Confirmation(
@@ -266,77 +261,37 @@ class SignalBatcherWorkflow:
             error=answer.error,
             is_certain=answer.is_certain,
         )
-        self._confirm_soon(Untold(caller=request.requesting_workflow, confirmation=confirmation))
+        self._confirmations.send(UnsentConfirmation(caller=request.requesting_workflow, confirmation=confirmation))
 
-    def _confirm_soon(self, one: Untold) -> None:
-        self._untold.append(one)
-        self._untold_bytes += one.size_bytes
-        self._start_confirming()
-
-    def _start_confirming(self) -> None:
-        """As many at once as the limit allows. Those that a run need not begin before it ends are left to the next:
-        in a stream of refusals there would always be one on its way.
+    def _must_continue_as_new(self) -> bool:
+        """Whether a new run must take over. What is held must fit into its input: if it does not, requests are written
+        first, unless they may not drain.
         """
-        while self._untold and len(self._confirming) < self._confirmations_at_once:
-            if self._is_ending and self._untold_bytes <= MAX_CARRIED_CONFIRMATION_BYTES:
-                return
-            one = self._untold.popleft()
-            self._untold_bytes -= one.size_bytes
-            confirming = asyncio.create_task(self._confirm(one.caller, one.confirmation))
-            self._confirming.add(confirming)
-            confirming.add_done_callback(self._confirmed)
-
-    def _confirmed(self, confirming: asyncio.Task[None]) -> None:
-        self._confirming.discard(confirming)
-        self._start_confirming()
-
-    async def _confirm(self, caller: str, confirmation: Confirmation) -> None:
-        handle = workflow.get_external_workflow_handle(caller)
-        for attempt in range(1, CONFIRM_ATTEMPTS + 1):
-            try:
-                await handle.signal(CONFIRMATION_SIGNAL, confirmation)
-                return
-            except ApplicationError as error:
-                if error.type == CALLER_IS_GONE or attempt == CONFIRM_ATTEMPTS:
-                    workflow.logger.warning(
-                        "request %s is %s, but %s could not be told: %s",
-                        confirmation.request_id,
-                        confirmation.status.value,
-                        caller,
-                        error,
-                    )
-                    return
-            await workflow.sleep(CONFIRM_RETRY_S * 2.0 ** (attempt - 1) * workflow.random().uniform(0.5, 1.0))
-
-    def _must_give_way(self) -> bool:
-        """Whether a new run must take over. What is held must fit into its input, so that a line that is too long is
-        written first, unless that cannot be awaited.
-        """
-        return (self._held_bytes() <= MAX_CARRIED_BYTES or self._is_in_trouble()) and is_run_full(
+        return (self._held_bytes() <= MAX_CARRIED_BYTES or self._may_not_drain()) and is_run_full(
             suggested=workflow.info().is_continue_as_new_suggested(),
             signals=self._signals,
             limits=self._limits,
             idle_runs=self._idle_runs(),
         )
 
-    async def _prepare_to_end(self) -> None:
-        self._is_ending = True
-        while self._is_in_trouble() and self._held_bytes() > MAX_CARRIED_BYTES and len(self._line):
-            newest = self._line.drop_newest()
-            self._open.discard(newest.identity)
+    async def _prepare_to_continue_as_new(self) -> None:
+        self._confirmations.hold_back()
+        while self._may_not_drain() and self._held_bytes() > MAX_CARRIED_BYTES and len(self._pending):
+            newest = self._pending.drop_newest()
+            self._unanswered.discard(newest.identity)
             self._refuse(newest.request)
-        await workflow.wait_condition(lambda: not self._confirming and workflow.all_handlers_finished())
+        await workflow.wait_condition(lambda: not self._confirmations.is_sending and workflow.all_handlers_finished())
 
     def _held_bytes(self) -> int:
-        return self._line.size_bytes + self._in_flight_bytes
+        return self._pending.size_bytes + self._in_flight_bytes
 
-    def _is_in_trouble(self) -> bool:
-        """Whether the line may never get shorter, or not in time."""
-        is_failing = self._tried is not None and self._tried.attempts > 0
-        return is_failing or workflow.info().get_current_history_length() >= LONGEST_HISTORY
+    def _may_not_drain(self) -> bool:
+        """Whether the pending writes may never get fewer, or not before the server terminates this run."""
+        is_failing = self._batch is not None and self._batch.attempts > 0
+        return is_failing or workflow.info().get_current_history_length() >= MAX_HISTORY_EVENTS
 
     def _is_retry_due(self) -> bool:
-        return self._tried is not None and workflow.time() >= self._tried.retry_at_s
+        return self._batch is not None and workflow.time() >= self._batch.retry_at_s
 
     def _idle_runs(self) -> int:
         return 0 if self._signals or self._batches else self._state.idle_runs + 1
@@ -344,15 +299,15 @@ class SignalBatcherWorkflow:
     def _next_state(self) -> BatcherState:
         return BatcherState(
             limits=self._limits,
-            waiting=[*self._in_flight, *self._line.waiting()],
-            remembered=self._remembered.newest(),
+            waiting=[*self._in_flight, *self._pending.oldest_first()],
+            remembered=self._written.newest(),
             processed_batches=self._state.processed_batches + self._batches,
             cycle=self._state.cycle + 1,
             idle_runs=self._idle_runs(),
-            tried=self._tried,
-            untold=list(self._untold),
+            tried=self._batch,
+            untold=self._confirmations.unsent(),
         )
 
 
-def _size_bytes(queued: list[QueuedWrite]) -> int:
-    return sum(one.size_bytes for one in queued)
+def _size_bytes(queued_writes: list[QueuedWrite]) -> int:
+    return sum(queued.size_bytes for queued in queued_writes)

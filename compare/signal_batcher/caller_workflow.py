@@ -1,4 +1,4 @@
-"""The example caller: a business step, one write by way of a batcher workflow, a final business step."""
+"""The example caller: a business step, one write through a batcher workflow, a final business step."""
 
 import itertools
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
 from write_batcher import WriteFailed, WriteNotSubmitted, WriteOutcomeUnknown, WriteRejected
-from write_batcher.compare.caller_steps import BUSINESS_S, business_step
-from write_batcher.compare.signal_batcher.pending_writes import MAX_REQUEST_BYTES
+from write_batcher.compare.caller_steps import BUSINESS_STEP_S, business_step
+from write_batcher.compare.signal_batcher.batcher_limits import MAX_REQUEST_BYTES
 from write_batcher.compare.signal_batcher.wire import (
     CONFIRMATION_SIGNAL,
     SUBMIT_SIGNAL,
@@ -25,13 +25,13 @@ LONGEST_RETRY_S = 15.0
 
 
 class WriteNotConfirmed(WriteFailed):
-    """No confirmation came in time. Unlike with the queue, nothing is withdrawn: the write may have been made, or may
+    """No confirmation came in time. Unlike in the library, nothing is withdrawn: the write may have been made, or may
     still be made, once.
     """
 
 
 class CallerStatus(StrEnum):
-    """Where a caller is; the answer to its query `get_status`."""
+    """The step that a caller has reached; the answer to its query `get_status`."""
 
     PREPARING = "preparing"
     WRITING = "writing"
@@ -42,36 +42,41 @@ class CallerStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignalMainInput:
-    """What to write, and to which batchers: as many as their workers have. Durations in seconds."""
+    """What to write, and through which batchers. Durations are in seconds."""
 
     item: str
     cents: int
     queue: str = "default"
     batchers: int = 1
+    """Must be the `partitions` of the batcher worker."""
     submit_timeout_s: float = 600.0
     confirm_timeout_s: float = 120.0
-    business_s: float = BUSINESS_S
+    business_s: float = BUSINESS_STEP_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignalMainResult:
-    """The batch that wrote the row. `latency_ms` is the time from submitting it to having the confirmation."""
+    """The batch that wrote the row, and how long it took."""
 
     request_id: str
     batch_id: str | None
     batch_size: int | None
     latency_ms: int
+    """From submitting the request to having the confirmation."""
 
 
 @workflow.defn
 class SignalMainWorkflow:
-    """Fails with WriteRejected, WriteNotSubmitted, WriteNotConfirmed or WriteOutcomeUnknown when its write does."""
+    """Writes one row between two business steps.
+
+    Fails with `WriteRejected`, `WriteNotSubmitted`, `WriteNotConfirmed` or `WriteOutcomeUnknown`.
+    """
 
     @workflow.init
     def __init__(self, order: SignalMainInput) -> None:
         info = workflow.info()
         self._order = order
-        # The first execution run id survives a reset, after which the same write must not be made twice.
+        # The first execution run id survives a reset, which must not make the same write twice.
         self._request_id = f"{info.workflow_id}/{info.first_execution_run_id}"
         self._batcher = batcher_of(self._request_id, queue=order.queue, batchers=order.batchers)
         self._status = CallerStatus.PREPARING
@@ -79,13 +84,13 @@ class SignalMainWorkflow:
 
     @workflow.run
     async def run(self, order: SignalMainInput) -> SignalMainResult:
-        """The two business steps with the write between them."""
+        """Return the batch that wrote the row."""
         try:
             await business_step("prepare", seconds=order.business_s)
             self._status = CallerStatus.WRITING
             submitted = workflow.time()
             await self._submit({"workflow_id": workflow.info().workflow_id, "item": order.item, "cents": order.cents})
-            confirmation = await self._confirmed()
+            confirmation = await self._wait_for_confirmation()
             latency_ms = round((workflow.time() - submitted) * 1000)
             self._status = CallerStatus.FINISHING
             await business_step("finish", seconds=order.business_s)
@@ -102,25 +107,26 @@ class SignalMainWorkflow:
 
     @workflow.signal(name=CONFIRMATION_SIGNAL)
     def write_confirmation(self, confirmation: Any = None, *_rest: Any) -> None:
-        """What became of the write. Total, as the batcher's handlers are; the first confirmation counts."""
+        """Take the first confirmation of this write. Accepts any argument, as the batcher's handlers do."""
         try:
             parsed = Confirmation.parse(confirmation)
         except ValueError as error:
-            workflow.logger.warning("ignored what is no confirmation: %s", error)
+            workflow.logger.warning("ignored a malformed confirmation: %s", error)
             return
         if self._confirmation is None and parsed.request_id in (None, self._request_id):
             self._confirmation = parsed
 
     @workflow.query
     def get_status(self) -> CallerStatus:
-        """Where this workflow is."""
+        """Return the step that this workflow has reached."""
         return self._status
 
     async def _submit(self, data: dict[str, Any]) -> None:
-        """A signal straight from here costs one billable action; an activity that sends it would cost one more.
+        """Signal the batcher, again after each refusal.
 
-        Raises WriteNotSubmitted: a signal that was refused has not been delivered.
+        Raises `WriteNotSubmitted` when it is refused until `submit_timeout_s`: a refused signal was not delivered.
         """
+        # Sent by the workflow itself it is one billable action; by an activity it would be two.
         batcher = workflow.get_external_workflow_handle(self._batcher)
         deadline = workflow.time() + self._order.submit_timeout_s
         for attempt in itertools.count(1):
@@ -132,9 +138,9 @@ class SignalMainWorkflow:
                 delay_s *= workflow.random().uniform(0.5, 1.0)
                 if workflow.time() + delay_s > deadline:
                     raise WriteNotSubmitted(
-                        f"request {self._request_id} was refused {attempt} times by batcher {self._batcher!r} within "
-                        f"{self._order.submit_timeout_s:g}s: {error}; look whether "
-                        "`write-batcher signal-batcher worker batcher` runs, with as many --partitions as its callers"
+                        f"Request {self._request_id!r} was refused {attempt} times by batcher {self._batcher!r} within "
+                        f"{self._order.submit_timeout_s:g}s ({error}): check that `write-batcher signal-batcher worker "
+                        "batcher` runs, with the same --partitions as its callers."
                     ) from error
                 await workflow.sleep(delay_s)
             else:
@@ -150,16 +156,16 @@ class SignalMainWorkflow:
             submitted_at=workflow.now().isoformat(),
             attempt=attempt,
         )
-        # Temporal would fail the workflow task for ever over a signal that is far too large.
+        # A signal that is far too large would fail the workflow task again and again.
         [payload] = workflow.payload_converter().to_payloads([request])
         if len(payload.data) > MAX_REQUEST_BYTES:
             raise WriteNotSubmitted(
-                f"request {self._request_id} has {len(payload.data)} bytes, the limit is {MAX_REQUEST_BYTES}: "
-                "store large data elsewhere and write its address"
+                f"Request {self._request_id!r} has {len(payload.data)} bytes, the limit is {MAX_REQUEST_BYTES}: "
+                "store large data elsewhere and write its address."
             )
         return request
 
-    async def _confirmed(self) -> Confirmation:
+    async def _wait_for_confirmation(self) -> Confirmation:
         try:
             await workflow.wait_condition(
                 lambda: self._confirmation is not None,
@@ -168,17 +174,17 @@ class SignalMainWorkflow:
             )
         except TimeoutError:
             raise WriteNotConfirmed(
-                f"request {self._request_id} was not confirmed within {self._order.confirm_timeout_s:g}s by batcher "
-                f"{self._batcher!r}: it may be written all the same; look at the batcher workers and at the database, "
-                "and ask the table write_batcher_ledger for the request id"
+                f"Request {self._request_id!r} was not confirmed within {self._order.confirm_timeout_s:g}s by batcher "
+                f"{self._batcher!r}, and may still be written: check the batcher workers and the database, and look up "
+                "the request id in the table write_batcher_ledger."
             ) from None
         confirmation = self._confirmation
-        assert confirmation is not None  # noqa: S101 - waited for
+        assert confirmation is not None  # noqa: S101 - awaited above
         if confirmation.status is Status.SUCCESS:
             return confirmation
         reason = confirmation.error or f"batcher {self._batcher!r} reports failure and gives no reason"
         if not confirmation.is_certain:
             raise WriteOutcomeUnknown(
-                f"request {self._request_id}: {reason}; the database could not be asked whether it was written"
+                f"Request {self._request_id!r} may or may not be written, the database could not be asked: {reason}"
             )
-        raise WriteRejected(f"the write of request {self._request_id} failed: {reason}")
+        raise WriteRejected(f"Request {self._request_id!r} was rejected: {reason}")

@@ -1,4 +1,4 @@
-"""The two processes of this design, and the start of many callers: what a benchmark drives."""
+"""The two worker processes of this design, the start of its batchers, and the start of many callers."""
 
 import asyncio
 import logging
@@ -11,87 +11,89 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from write_batcher import ConfigurationError, PrunableSink, Sink, SinkUnavailable, SqlSink, connect_temporal, serve
-from write_batcher.compare.caller_steps import GRACE, work, workflow_runner
+from write_batcher.compare.caller_steps import SHUTDOWN_TIMEOUT, work, workflow_runner
 from write_batcher.compare.signal_batcher.batch_activities import BatchActivities
+from write_batcher.compare.signal_batcher.batcher_limits import MAX_BATCH_ITEMS, MAX_WAIT_S, BatcherLimits
+from write_batcher.compare.signal_batcher.batcher_state import BatcherState
 from write_batcher.compare.signal_batcher.batcher_workflow import TASK_TIMEOUT, SignalBatcherWorkflow
 from write_batcher.compare.signal_batcher.caller_workflow import SignalMainInput, SignalMainResult, SignalMainWorkflow
-from write_batcher.compare.signal_batcher.pending_writes import (
-    LONGEST_WAIT_S,
-    MAX_BATCH_ITEMS,
-    BatcherLimits,
-    BatcherState,
-)
 from write_batcher.compare.signal_batcher.wire import batcher_id
 from write_batcher.config import Settings, as_text, hide_password
 from write_batcher.workers.embedded.main_writes import MAIN_WRITES
-from write_batcher.workers.embedded.starter import START_CONCURRENCY, bounded
+from write_batcher.workers.embedded.starter import START_CONCURRENCY, gather_bounded
 
-TAKE_OVER_AFTER = timedelta(seconds=5)  # a workflow that a killed worker had in its cache waits for so long for it
-ENSURE_EVERY = timedelta(seconds=30)
+TAKE_OVER_AFTER = timedelta(seconds=5)  # a workflow in the cache of a worker that was killed waits for it this long
+CHECK_EVERY = timedelta(seconds=30)
 PRUNE_EVERY = timedelta(hours=1)
 
 logger = logging.getLogger(__name__)
 
 
 def make_main_worker(client: Client, settings: Settings) -> Worker:
-    """A worker of the main task queue; not started."""
+    """Return a worker for callers on the main task queue; not started."""
     return Worker(
         client,
         task_queue=settings.main_task_queue,
         workflows=[SignalMainWorkflow],
         activities=[work],
         workflow_runner=workflow_runner(),
-        graceful_shutdown_timeout=GRACE,
+        graceful_shutdown_timeout=SHUTDOWN_TIMEOUT,
     )
 
 
 def make_batcher_worker(client: Client, settings: Settings, sink: Sink) -> Worker:
-    """A worker of the batcher task queue, which writes to the first of `settings.tables`; not started."""
+    """Return a worker for batchers on the batcher task queue; not started.
+
+    It writes to the first of `settings.tables`.
+    """
     activities = BatchActivities(sink, table_of(settings))
     return Worker(
         client,
         task_queue=settings.batcher_task_queue,
         workflows=[SignalBatcherWorkflow],
         activities=[activities.write_batch, activities.settle_batch],
-        # The sandbox doubles the time that a signal takes. Up to 10,000 may have come while no worker ran, all in one
-        # workflow task, and the SDK fails a task that takes two seconds without a pause: for ever.
+        # The sandbox doubles the time that a signal takes. While no worker runs, up to 10,000 may come for one workflow
+        # task, and the SDK fails a task that takes two seconds without a pause: it would fail for ever.
         workflow_runner=UnsandboxedWorkflowRunner(),
         sticky_queue_schedule_to_start_timeout=TAKE_OVER_AFTER,
-        graceful_shutdown_timeout=GRACE,
+        graceful_shutdown_timeout=SHUTDOWN_TIMEOUT,
     )
 
 
 def table_of(settings: Settings) -> str:
-    """The table that a batcher worker writes to: requests of this design do not name one."""
+    """Return the table that a batcher worker writes to: requests of this design do not name one."""
     return settings.tables[0].split(":")[0]
 
 
 def limits_of(settings: Settings) -> BatcherLimits:
-    """Raises ConfigurationError for a batch that Temporal could not carry."""
+    """Return the limits of batchers with these settings.
+
+    Raises `ConfigurationError` when Temporal could not carry such a batch, or could not wait as long.
+    """
     if settings.max_items > MAX_BATCH_ITEMS:
         raise ConfigurationError(
-            f"max_items = {settings.max_items}: a batcher workflow can have 1 to {MAX_BATCH_ITEMS}, because Temporal "
-            "carries each of its batches (set by --max-items or WRITE_BATCHER_MAX_ITEMS)"
+            f"Setting max_items = {settings.max_items}: a batcher workflow can have 1 to {MAX_BATCH_ITEMS}, because "
+            "Temporal carries each of its batches (set by --max-items or WRITE_BATCHER_MAX_ITEMS)."
         )
-    if settings.max_wait.total_seconds() > LONGEST_WAIT_S:
+    if settings.max_wait.total_seconds() > MAX_WAIT_S:
         raise ConfigurationError(
-            f"max_wait = {as_text(settings.max_wait)}: a batcher workflow can have {LONGEST_WAIT_S}s at most (set by "
-            "--max-wait or WRITE_BATCHER_MAX_WAIT)"
+            f"Setting max_wait = {as_text(settings.max_wait)}: a batcher workflow can have {MAX_WAIT_S}s at most (set "
+            "by --max-wait or WRITE_BATCHER_MAX_WAIT)."
         )
     return BatcherLimits(max_items=settings.max_items, max_wait_s=settings.max_wait.total_seconds())
 
 
 async def start_batchers(client: Client, settings: Settings, limits: BatcherLimits | None = None) -> None:
-    """Start the batcher workflows that do not run yet, and tell all of them their limits."""
-    await _start_batchers(client, settings, limits or limits_of(settings), are_told=True)
+    """Start the batcher workflows that do not run, and signal their limits to all of them."""
+    await _start_batchers(client, settings, limits or limits_of(settings), send_limits=True)
 
 
 async def start_missing_batchers(client: Client, settings: Settings, limits: BatcherLimits) -> None:
-    """Start the batcher workflows that do not run. To those that do it costs no event."""
-    await _start_batchers(client, settings, limits, are_told=False)
+    """Start the batcher workflows that do not run. It adds no event to those that do."""
+    await _start_batchers(client, settings, limits, send_limits=False)
 
 
-async def _start_batchers(client: Client, settings: Settings, limits: BatcherLimits, *, are_told: bool) -> None:
+async def _start_batchers(client: Client, settings: Settings, limits: BatcherLimits, *, send_limits: bool) -> None:
     for number in range(settings.partitions):
         await client.start_workflow(
             SignalBatcherWorkflow.run,
@@ -99,14 +101,17 @@ async def _start_batchers(client: Client, settings: Settings, limits: BatcherLim
             id=batcher_id(settings.queue, number),
             task_queue=settings.batcher_task_queue,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            start_signal="configure" if are_told else None,
-            start_signal_args=[limits] if are_told else [],
+            start_signal="configure" if send_limits else None,
+            start_signal_args=[limits] if send_limits else [],
             task_timeout=TASK_TIMEOUT,
         )
 
 
 async def run_main_worker(settings: Settings) -> None:
-    """Work until SIGTERM or Ctrl-C. Raises ConfigurationError when Temporal cannot be reached at start."""
+    """Run a worker for callers until SIGTERM or Ctrl-C.
+
+    Raises `ConfigurationError` when Temporal cannot be reached at start.
+    """
     client = await connect_temporal()
     logger.info(
         "main worker of the signal batcher: task queue %s of namespace %s at %s",
@@ -118,7 +123,10 @@ async def run_main_worker(settings: Settings) -> None:
 
 
 async def run_batcher_worker(settings: Settings) -> None:
-    """Work until SIGTERM or Ctrl-C. Raises ConfigurationError when something is wrong or cannot be reached at start."""
+    """Run a worker for batchers until SIGTERM or Ctrl-C, and keep their workflows running.
+
+    Raises `ConfigurationError` when a setting is wrong, or when Temporal or the database cannot be reached at start.
+    """
     limits = limits_of(settings)
     async with AsyncExitStack() as stack:
         client = await connect_temporal()
@@ -133,7 +141,7 @@ async def run_batcher_worker(settings: Settings) -> None:
             table_of(settings),
             hide_password(settings.database_url),
         )
-        # The callers' own table is made here; an application's tables are made by whoever owns them.
+        # The table of the example callers is created here; an application creates its own tables.
         create = [MAIN_WRITES] if table_of(settings) == MAIN_WRITES.name else []
         sink = await stack.enter_async_context(
             SqlSink.open(settings.database_url, tables=settings.tables[:1], create=create)
@@ -141,16 +149,18 @@ async def run_batcher_worker(settings: Settings) -> None:
         await start_batchers(client, settings, limits)
         pruning = asyncio.create_task(_keep_pruned(sink, settings.ledger_retention), name="prune")
         stack.callback(pruning.cancel)
-        ensuring = asyncio.create_task(_keep_batchers(client, settings, limits), name="keep batchers")
-        stack.callback(ensuring.cancel)
+        checking = asyncio.create_task(_keep_batchers(client, settings, limits), name="keep batchers")
+        stack.callback(checking.cancel)
         await serve(make_batcher_worker(client, settings, sink))
 
 
 async def start_main_workflows(
     client: Client, settings: Settings, series: str, count: int, *, bad: int = 0, on_started: Callable[[], None]
 ) -> list[WorkflowHandle[SignalMainWorkflow, SignalMainResult]]:
-    """Start `count` callers whose ids begin with `series`; `bad` of them, evenly spread, write a record that the
-    database refuses. Wait for them with `workers.starter.wait_for`.
+    """Start `count` callers whose workflow ids begin with `series`.
+
+    `bad` of them, evenly spread, write a record that the database refuses. Wait for them with
+    `workers.embedded.starter.wait_for`.
     """
     every = count // bad if bad else 0
 
@@ -171,23 +181,23 @@ async def start_main_workflows(
         on_started()
         return handle
 
-    return await bounded(start, range(count), START_CONCURRENCY)
+    return await gather_bounded(start, range(count), START_CONCURRENCY)
 
 
 async def _keep_batchers(client: Client, settings: Settings, limits: BatcherLimits) -> None:
-    """Start batcher workflows again that have ended: somebody or the server terminated them."""
+    """Start batcher workflows again that were terminated."""
     while True:
-        await asyncio.sleep(ENSURE_EVERY.total_seconds())
+        await asyncio.sleep(CHECK_EVERY.total_seconds())
         try:
             await start_missing_batchers(client, settings, limits)
-        except Exception:  # the rim of this loop: whatever it is, the next check may succeed
+        except Exception:  # the edge of this loop: whatever failed, the next check may succeed
             logger.warning("batcher workflows could not be checked", exc_info=True)
 
 
 async def _keep_pruned(sink: PrunableSink, retention: timedelta) -> None:
     while True:
         try:
-            logger.info("the ledger has forgotten %d requests", await sink.prune(retention))
+            logger.info("%d requests were pruned from the ledger", await sink.prune(retention))
         except SinkUnavailable as error:
-            logger.warning("the ledger could not be pruned now: %s", error)
+            logger.warning("the ledger could not be pruned: %s", error)
         await asyncio.sleep(PRUNE_EVERY.total_seconds())

@@ -1,5 +1,6 @@
-"""What callers and batchers say to each other, and under which names: those of the original, so that either side may be
-replaced by one that knows only these.
+"""What callers and batchers send each other, under the names of the original design.
+
+Either side may be replaced by one that knows only these names.
 """
 
 import json
@@ -13,28 +14,31 @@ SUBMIT_SIGNAL = "add_write_request"
 CONFIRMATION_SIGNAL = "write_confirmation"
 FIRST_BATCHER = "batcher-main"
 
-# Temporal refuses a longer workflow id. For the batcher that would be worse than a refusal: a signal to such a caller
-# fails the whole workflow task, again and again.
+# Temporal refuses a longer workflow id. A batcher must not accept one either: a signal to such a caller would fail its
+# workflow task again and again.
 MAX_WORKFLOW_ID_BYTES = 1_000
 MAX_REQUEST_ID_BYTES = 1_100  # a workflow id and a run id
 MAX_SUBMITTED_AT_BYTES = 100
 
-FIELDS_BYTES = 200  # for the names of a request's fields, and for what the batcher notes of it
+FIELDS_BYTES = 200  # for the names of a request's fields, and for what the batcher adds to it
 
-# Python's encoder ends at some 300. A record that can be received but no longer be passed on would do the same harm.
+# Python's encoder fails beyond some 300 levels. A record that can be received but not be passed on would do the same
+# harm as too long an id.
 MAX_DEPTH = 100
 
 
 def batcher_id(queue: str, number: int = 0) -> str:
-    """The workflow id of one of the batchers of `queue`. Another queue than `default` comes first in its ids, with a
-    slash, which no name of a queue has: so no two queues share a batcher.
+    """Return the workflow id of the batcher `number` of `queue`.
+
+    A queue other than `default` is a prefix of its ids, followed by a slash. No name of a queue contains one, so no two
+    queues share a batcher.
     """
     name = FIRST_BATCHER if number == 0 else f"{FIRST_BATCHER}-{number}"
     return name if queue == "default" else f"{queue}/{name}"
 
 
 def batcher_of(key: str, *, queue: str, batchers: int) -> str:
-    """The workflow id of the batcher that writes what has this key; the same for everybody who knows their number."""
+    """Return the workflow id of the batcher for `key`, one of `batchers`; the same in every process."""
     return batcher_id(queue, crc32(key.encode("utf-8", "surrogatepass")) % batchers)
 
 
@@ -49,20 +53,22 @@ class Status(StrEnum):
 class SignalledWrite:
     """The one argument of the signal `add_write_request`.
 
-    `data` is the record, `workflow_id` says whose it is. `requesting_workflow` gets the confirmation; empty: nobody
-    waits. `submitted_at` and `attempt` tell one try of the same request id from another.
+    `submitted_at` and `attempt` tell apart the attempts to submit the same request id.
     """
 
     workflow_id: str
+    """The caller that the record belongs to."""
     data: dict[str, Any]
+    """The record."""
     requesting_workflow: str
+    """The workflow id that gets the confirmation; empty when nobody waits."""
     request_id: str
     submitted_at: str = ""
     attempt: int = 1
 
     @classmethod
     def parse(cls, argument: Any) -> Self:
-        """From what came with a signal. Raises ValueError for everything that cannot be a request."""
+        """Parse the argument of a signal, whatever it is. Raises `ValueError` when it is not a request."""
         fields = _fields(argument)
         data = fields.get("data")
         if not isinstance(data, dict):
@@ -74,7 +80,7 @@ class SignalledWrite:
             submitted_at = str(submitted_at)
         attempt = fields.get("attempt", 1)
         if not isinstance(attempt, int) or isinstance(attempt, bool) or not 0 <= attempt < 2**63:
-            raise ValueError(f"attempt is {_kind(attempt)}, not a number from 0 on")
+            raise ValueError(f"attempt is {_kind(attempt)}, not an integer from 0 to 2**63 - 1")
         return cls(
             workflow_id=_text("workflow_id", fields.get("workflow_id"), MAX_WORKFLOW_ID_BYTES),
             data=data,
@@ -87,20 +93,20 @@ class SignalledWrite:
         )
 
     @property
-    def this_try(self) -> str:
-        """The same when this very signal comes again, different when its caller asks anew."""
+    def attempt_key(self) -> str:
+        """The same when a signal is delivered twice, different when its caller submits again."""
         return f"{self.submitted_at}/{self.attempt}"
 
     @property
     def size_bytes(self) -> int:
-        """About as many as it takes in the input of an activity."""
-        # Temporal's converter would take eight times as long, and thousands of signals may come in one workflow task.
+        """Return an upper bound, close to the size that it takes in the input of an activity."""
+        # Temporal's converter takes eight times as long, and one workflow task may have thousands of signals.
         values = (self.data, self.workflow_id, self.requesting_workflow, self.request_id, self.submitted_at)
         return FIELDS_BYTES + len(json.dumps(values))
 
     @property
     def submitted_ms(self) -> int | None:
-        """`submitted_at` as milliseconds since the epoch, when it is an ISO time."""
+        """`submitted_at` in milliseconds since the epoch; None when it is not an ISO time."""
         try:
             at = datetime.fromisoformat(self.submitted_at)
             return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
@@ -112,24 +118,24 @@ class SignalledWrite:
 class Confirmation:
     """The one argument of the signal `write_confirmation`.
 
-    `count` is how many requests of the batch are in the database, `batch_size` how many it had. `batch_id` names the
-    batch that wrote the record, which for a request that was written before is an earlier one.
-
-    What follows is not the original's, and need not be there. `is_certain` is False when the database could not be
-    asked: a failed write may then have been made all the same.
+    The first four fields are those of the original; the others are optional.
     """
 
     status: Status
     count: int
+    """Requests of the batch that are in the database."""
     batch_id: str
+    """The batch that wrote the record: an earlier one for a request that was written before."""
     batch_size: int
+    """Requests of the batch."""
     request_id: str | None = None
     error: str | None = None
     is_certain: bool = True
+    """False when the database could not be asked: a write that is reported as failed may have been made."""
 
     @classmethod
     def parse(cls, argument: Any) -> Self:
-        """From what came with a signal. Raises ValueError for everything that cannot be a confirmation."""
+        """Parse the argument of a signal, whatever it is. Raises `ValueError` when it is not a confirmation."""
         fields = _fields(argument)
         count, batch_size = fields.get("count"), fields.get("batch_size")
         if not isinstance(count, int) or not isinstance(batch_size, int):
@@ -148,11 +154,13 @@ class Confirmation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatcherStats:
-    """The answer to the query `get_stats`. `pending_writes` wait, or are being written; the signals are of this run."""
+    """The answer to the query `get_stats`."""
 
     pending_writes: int
+    """Requests that wait or are being written."""
     processed_batches: int
     session_signals_received: int
+    """In this run."""
     processed_request_ids_count: int
     continue_as_new_cycle: int
     batch_size_limit: int
@@ -167,10 +175,10 @@ def _fields(argument: Any) -> dict[str, Any]:
 
 def _text(name: str, value: Any, max_bytes: int, *, may_be_empty: bool = False) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{name} is {_kind(value)}, not a text")
+        raise ValueError(f"{name} is {_kind(value)}, not a string")
     if not value and not may_be_empty:
         raise ValueError(f"{name} is empty")
-    # A lone surrogate cannot be encoded, which is a ValueError as well.
+    # A lone surrogate cannot be encoded: that raises a ValueError as well.
     if len(value.encode()) > max_bytes or "\0" in value:
         raise ValueError(f"{name} {value[:80]!r} has a NUL or more than {max_bytes} bytes")
     return value

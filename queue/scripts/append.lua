@@ -1,9 +1,9 @@
--- ARGV: id, reply, max_backlog, then the entry's fields and values.
--- Returns {1, entry} when appended, {0, entry} when the request is queued already, {-1, backlog} when the stream is full.
+-- ARGV: request id, reply, max_backlog, then the entry's fields and values.
+-- Returns {1, entry}: appended; {0, entry}: queued already; {-1, backlog}: the stream is full.
 --
--- A request id that is live AND whose entry still exists is not appended again: an outage would multiply the backlog.
--- The entry is looked up because Redis may have lost it while the marker survived, and because it may be the request of
--- an earlier attempt of the same workflow, whose answer does not bind this one.
+-- A request that is still queued is not appended again: during an outage, resubmissions would multiply the backlog. The
+-- marker in `live` is not enough: Redis may have lost the entry and kept the marker, or the entry may belong to an
+-- earlier attempt of the same workflow, whose outcome does not bind this one.
 local id, reply, max_backlog = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local known = redis.call('HGET', live, id)
 local found = known and redis.call('XRANGE', stream, known, known) or {}

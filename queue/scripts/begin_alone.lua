@@ -1,4 +1,4 @@
--- ARGV: entry. A script, so that it can be noted under maxmemory: refused, what is written alone would never be written,
--- and no memory would come free.
-redis.call('HDEL', alone, '')  -- the first write, which needs no memory
+-- ARGV: entry. A script, so that it works under maxmemory: if it were refused, the entry would never be written and no
+-- memory would be freed.
+redis.call('HDEL', alone, '')  -- a first write that needs no memory
 return redis.call('HINCRBY', alone, ARGV[1], 1)

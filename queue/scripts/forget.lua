@@ -1,6 +1,6 @@
--- Removes one entry and counts its outcome; returns 1 if it was still there, else 0.
--- The marker goes only when it names this entry; when the stream is empty every marker is stale. An entry that was
--- added without append.lua is counted as appended here, so that the counters add up.
+-- Removes one entry and counts its outcome. Returns 1 if the entry was still there, else 0.
+-- Its marker in `live` is removed only if it names this entry. When the stream is empty, every marker is stale.
+-- An entry that was added without append.lua is counted as appended here, so that the counters add up.
 local function forget(group, entry, id, outcome, counted)
   redis.call('XACK', stream, group, entry)
   local deleted = redis.call('XDEL', stream, entry)

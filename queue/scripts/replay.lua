@@ -1,5 +1,5 @@
--- ARGV: dead letter. Puts it back under its own id; `first` keeps the time of its first append. Returns the new entry's
--- id, or nothing when the dead letter is gone.
+-- ARGV: dead letter. Moves it back into the stream under its request id; `first` keeps the time of its first append.
+-- Returns the id of the new entry, or nothing when the dead letter is gone.
 local found = redis.call('XRANGE', dead, ARGV[1], ARGV[1])
 if #found == 0 then return false end
 local fields = found[1][2]

@@ -1,4 +1,4 @@
-"""Checked records into their tables: few statements, and a record that the database refuses costs only itself."""
+"""Inserting checked records with few statements, such that a record the database refuses costs no other one."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
@@ -10,15 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from write_batcher.sinks.sql.dialect import Dialect, Refusal
 from write_batcher.sinks.sql.tables import CheckedRecord
 
-SEARCHES = 5
-"""Refused records of a group that are searched for, in about 2 log n statements each; beyond, row by row needs fewer.
-"""
-
-SEARCHES_AGAIN = 1
-"""The same for what has been refused before: all of it may be accepted now, but when one is not, most are not."""
-
-MAX_SAVEPOINTS = 32
-"""Inside each other. PostgreSQL caches 64 subtransactions of a transaction; SQLite and it keep memory for each."""
+MAX_SEARCHES = 5  # for refused records of a group, about 2 log n statements each; for more, row by row is cheaper
+MAX_SEARCHES_ON_RETRY = 1  # of records that were refused before: either all are accepted now, or most are refused again
+MAX_SAVEPOINTS = 32  # nested. PostgreSQL caches 64 subtransactions; both databases need memory for each
 
 Group = list[CheckedRecord]
 
@@ -26,69 +20,71 @@ Group = list[CheckedRecord]
 async def insert_records(
     connection: AsyncConnection, dialect: Dialect, records: Sequence[CheckedRecord]
 ) -> dict[str, Refusal]:
-    """Write what the database accepts: inserts in order within each table and set of columns, upserts in order within
-    each key.
+    """Insert the records that the database accepts: inserts in order within each table and set of columns, upserts in
+    order within each primary key.
 
-    Returns why the others are refused, by request id. One refusal among n records costs at most 2 log n + 5 statements
-    more than none. Raises the driver's error when something else than a record is at fault.
+    Returns why the other records are refused, by request id. One refusal among n records costs at most 2 log n + 5
+    statements more than none. Raises the driver's error when something other than a record is at fault.
     """
     inserter = _Inserter(connection, dialect)
     final: dict[str, Refusal] = {}
     pending = list(records)
-    searches = SEARCHES
+    max_searches = MAX_SEARCHES
     while True:
         refusals: dict[str, Refusal] = {}
         for group in _groups(pending):
-            refusals |= await inserter.insert(group, searches)
-        searches = SEARCHES_AGAIN
-        again = _worth_another_try(pending, refusals)
+            refusals |= await inserter.insert(group, max_searches)
+        max_searches = MAX_SEARCHES_ON_RETRY
+        retried = _worth_retrying(pending, refusals)
         final |= refusals
-        if not again:
+        if not retried:
             return final
-        for record in again:
+        for record in retried:
             del final[record.request_id]
-        pending = again
+        pending = retried
 
 
-def _worth_another_try(written: Sequence[CheckedRecord], refusals: Mapping[str, Refusal]) -> list[CheckedRecord]:
-    """What a foreign key or a trigger looked for may have come later: grouping and searching change the order."""
-    if len(refusals) == len(written):
+def _worth_retrying(tried: Sequence[CheckedRecord], refusals: Mapping[str, Refusal]) -> list[CheckedRecord]:
+    """Refused records that may be accepted now: the row that a foreign key or a trigger looked for may have been
+    inserted later, because grouping and searching change the order.
+    """
+    if len(refusals) == len(tried):
         return []
-    again: list[CheckedRecord] = []
-    keys: set[Hashable] = set()
-    for record in reversed(written):
+    retried: list[CheckedRecord] = []
+    accepted_keys: set[Hashable] = set()
+    for record in reversed(tried):
         if record.request_id not in refusals:
-            keys.add(record.key)
-        elif not record.target.upsert or record.key not in keys:  # else it would overwrite a later one
-            again.append(record)
-    return again[::-1]
+            accepted_keys.add(record.key)
+        elif not record.target.upsert or record.key not in accepted_keys:  # else it would overwrite a later upsert
+            retried.append(record)
+    return retried[::-1]
 
 
 def _groups(records: Iterable[CheckedRecord]) -> list[Group]:
-    """Records that one statement can write. PostgreSQL updates no row twice in a statement, and the later upsert of a
-    row must win: each goes into a later group than the one before.
+    """Groups of records that one statement can write. PostgreSQL refuses to update a row twice in a statement, and the
+    later upsert of a row must win: each upsert of a row goes into a later group than the one before.
     """
     groups: dict[Any, Group] = {}
-    earlier: dict[Any, int] = {}
+    last_turns: dict[Any, int] = {}
     for record in records:
         turn = 0
         if record.target.upsert:
-            turn = earlier[record.key] = earlier.get(record.key, -1) + 1
+            turn = last_turns[record.key] = last_turns.get(record.key, -1) + 1
         groups.setdefault((turn, record.shape), []).append(record)
-    # Stable: tables keep the order of their first records.
+    # The sort is stable: tables stay in the order of their first records.
     return [groups[name] for name in sorted(groups, key=lambda name: name[0])]
 
 
 class _Inserter:
-    """Statements of one transaction, each of which can be undone alone."""
+    """Runs the statements of one transaction such that each can be undone alone."""
 
     def __init__(self, connection: AsyncConnection, dialect: Dialect) -> None:
         self._connection = connection
         self._dialect = dialect
         self._savepoints = 0
-        self._protected = False  # whether the latest savepoint has nothing behind it that must stay
+        self._savepoint_is_fresh = False  # nothing has been written since the latest savepoint
 
-    async def insert(self, group: Group, searches: int) -> dict[str, Refusal]:
+    async def insert(self, group: Group, max_searches: int) -> dict[str, Refusal]:
         statement = _statement(self._dialect, group[0])
         refusals: dict[str, Refusal] = {}
         rest = group
@@ -96,7 +92,7 @@ class _Inserter:
             refusal = await self._try(statement, rest)
             if refusal is None:
                 break
-            if len(refusals) == searches:
+            if len(refusals) == max_searches:
                 refusals |= await self._insert_one_by_one(statement, rest)
                 break
             accepted, refusal = await self._insert_up_to_first_refused(statement, rest, refusal)
@@ -111,9 +107,8 @@ class _Inserter:
     async def _insert_up_to_first_refused(
         self, statement: Executable, records: Group, refusal: Refusal
     ) -> tuple[int, Refusal]:
-        """Given that all records together are refused, insert those before the first that is at fault.
-
-        Returns its position and why it is refused.
+        """Given that `records` are refused together, insert those before the first that is at fault. Returns its
+        position and why it is refused.
         """
         accepted, refused = 0, len(records)
         while refused - accepted > 1:
@@ -126,10 +121,10 @@ class _Inserter:
         return accepted, refusal
 
     async def _try(self, statement: Executable, records: Group) -> Refusal | None:
-        await self._protect()
+        await self._set_savepoint()
         if self._dialect.locks_rows and records[0].target.upsert:
-            # Two transactions that update the same rows in opposite orders would deadlock. The result is the same:
-            # no row is updated twice in a statement.
+            # Two transactions that update the same rows in opposite orders would deadlock. Sorting does not change the
+            # result, because no row is updated twice in a statement.
             records = sorted(records, key=lambda record: repr(record.key))
         try:
             await self._connection.execute(statement, [record.values for record in records])
@@ -138,22 +133,24 @@ class _Inserter:
             if refusal is None:
                 raise
         else:
-            self._protected = False
+            self._savepoint_is_fresh = False
             return None
-        # Outside of `try`: on a connection that is gone this fails, and no record is blamed for it.
+        # Outside of `try`: on a lost connection this fails, and no record must be blamed for that.
         await self._connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT batch_{self._savepoints}")
         return refusal
 
-    async def _protect(self) -> None:
-        """Keep what has been written. Savepoints go inside each other, because releasing each is a statement more."""
-        if self._protected:
+    async def _set_savepoint(self) -> None:
+        """Protect what has been written from the next rollback. Savepoints are nested, because releasing each one would
+        cost another statement.
+        """
+        if self._savepoint_is_fresh:
             return
         if self._savepoints == MAX_SAVEPOINTS:
             await self._connection.exec_driver_sql("RELEASE SAVEPOINT batch_1")  # and all inside it
             self._savepoints = 0
         self._savepoints += 1
         await self._connection.exec_driver_sql(f"SAVEPOINT batch_{self._savepoints}")
-        self._protected = True
+        self._savepoint_is_fresh = True
 
 
 def _statement(dialect: Dialect, record: CheckedRecord) -> Executable:
@@ -165,6 +162,6 @@ def _statement(dialect: Dialect, record: CheckedRecord) -> Executable:
             insert = insert.on_conflict_do_update(index_elements=key, set_=changed)
         else:
             insert = insert.on_conflict_do_nothing(index_elements=key)
-    # RETURNING makes SQLAlchemy send rows as multi-row VALUES, cut at the limit of parameters.
+    # With RETURNING, SQLAlchemy sends the rows as multi-row VALUES, split at the limit of parameters.
     statement: Executable = insert.returning(literal_column("1", Integer))
     return statement

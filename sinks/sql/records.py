@@ -1,4 +1,4 @@
-"""A record against the columns of its table: what the database would refuse anyway, said before it is asked."""
+"""Checking a record against the columns of its table, so that most bad records never reach the database."""
 
 import json
 import math
@@ -14,17 +14,12 @@ from sqlalchemy import Column, Table
 
 from write_batcher.errors import InvalidRequest
 
-MAX_ERROR_LENGTH = 500
-"""Characters of an error in a receipt: it travels to a workflow, where histories are limited."""
+MAX_ERROR_CHARS = 500  # of an error in a receipt: it goes into a workflow's history, which is limited
+MAX_VALUE_CHARS = 80  # of a value that is quoted in an error
+INTEGER_BOUND = 2**63  # the largest integer type of SQLite and PostgreSQL has 64 bits, with a sign
 
-MAX_VALUE_LENGTH = 80
-"""Characters of a value quoted in an error."""
-
-INTEGER_BOUND = 2**63
-"""The largest integer type of SQLite and PostgreSQL has 64 bits, with a sign."""
-
+# Python types of columns that JSON values are checked for. Columns of other types are checked when values are bound.
 CHECKED_TYPES = frozenset({bool, int, float, str, bytes, Decimal, date, time, timedelta, UUID})
-"""Python types of columns that JSON can be checked for. What other types accept, they decide when they are bound."""
 
 # Strict, or the string "12" would be written as a number and 1 as a boolean. Bytes are base64 in JSON.
 STRICT = ConfigDict(strict=True, val_json_bytes="base64")
@@ -34,16 +29,17 @@ class RecordCheck:
     """Turns the JSON of a record into the values for one table."""
 
     def __init__(self, table: Table, *, key: Collection[str] = ()) -> None:
-        """A record must have the columns of `key` even if they have a default."""
+        """`key` names columns that a record must have even if they have a default."""
         self.table = table
         self._columns = {column.key: column for column in table.columns if _is_writable(column)}
         self._adapters = {key: _adapter(column) for key, column in self._columns.items()}
         self._required = [name for name, column in self._columns.items() if name in key or _is_required(column, table)]
 
     def values(self, record: dict[str, Any]) -> dict[str, Any]:
-        """The values to insert, as the column's Python types.
+        """Return the values to insert, as the Python types of their columns.
 
-        Raises `InvalidRequest`, which names the table and every column at fault, with its value.
+        Raises `InvalidRequest` when the record does not fit; it names the table and every column at fault with its
+        value.
         """
         if not record:
             raise InvalidRequest(f"The record for table {self.table.name!r} is empty; give it at least one column.")
@@ -57,9 +53,11 @@ class RecordCheck:
                 values[key] = self._value(key, value)
             except (ValueError, RecursionError) as error:
                 column = f"column {key!r} ({self._columns[key].type})"
-                problems.append(f"{column} cannot hold {_quoted(value)}: {_first_line(error)}")
+                problems.append(f"{column} cannot hold {_quoted(value)}: {_reason(error)}")
         if problems:
-            raise InvalidRequest(printable(f"The record does not fit table {self.table.name!r}: {'; '.join(problems)}"))
+            raise InvalidRequest(
+                printable(f"The record does not fit table {self.table.name!r}: {'; '.join(problems)}.")
+            )
         return values
 
     def _missing(self, record: dict[str, Any]) -> Iterator[str]:
@@ -71,9 +69,9 @@ class RecordCheck:
 
 
 def printable(text: str) -> str:
-    """`text` as any database and any log can hold it, cut to the length of an error."""
+    """Return `text` in a form that every database and log can hold, cut to 500 characters."""
     storable = text.replace("\0", "\\x00").encode(errors="backslashreplace").decode()
-    return storable if len(storable) <= MAX_ERROR_LENGTH else storable[: MAX_ERROR_LENGTH - 1] + "…"
+    return storable if len(storable) <= MAX_ERROR_CHARS else storable[: MAX_ERROR_CHARS - 1] + "…"
 
 
 def _is_writable(column: Column[Any]) -> bool:
@@ -87,8 +85,7 @@ def _is_required(column: Column[Any], table: Table) -> bool:
 
 def _adapter(column: Column[Any]) -> TypeAdapter[Any]:
     json_type = _json_type(column)
-    # An annotation at run time: a plain `json_type | None` for a type checker would be a type of its own.
-    accepted: Any = json_type | None if column.nullable else json_type
+    accepted: Any = json_type | None if column.nullable else json_type  # Any: the type is made at run time
     return TypeAdapter(accepted, config=STRICT)
 
 
@@ -106,9 +103,9 @@ def _json_type(column: Column[Any]) -> Any:
 
 
 def _timestamp(value: Any, *, with_timezone: bool) -> datetime:
-    """Read ISO 8601. Pydantic's own reading takes "20240101" for seconds since 1970.
+    """Parse ISO 8601; Pydantic would take "20240101" for seconds since 1970.
 
-    Timestamps are stored in UTC: SQLite would drop an offset, PostgreSQL would convert to the session's zone.
+    Timestamps are stored in UTC: SQLite would drop an offset, PostgreSQL would convert to the session's time zone.
     """
     if not isinstance(value, str):
         raise ValueError("expected a timestamp in ISO 8601")
@@ -123,13 +120,13 @@ def _timestamp(value: Any, *, with_timezone: bool) -> datetime:
 
 
 def _refuse_unstorable(value: Any) -> None:
-    """Refuse what JSON can carry and no database can hold, at any depth."""
+    """Refuse what JSON can hold but no database can store, at any depth."""
     pending = [value]
     while pending:
         match pending.pop():
             case str(text):
                 if "\0" in text:
-                    raise ValueError("a text may not contain the character NUL")
+                    raise ValueError("text may not contain NUL")
                 if not text.isascii():
                     text.encode()  # UnicodeEncodeError for a lone surrogate
             case float(number) if not math.isfinite(number):
@@ -144,12 +141,12 @@ def _refuse_unstorable(value: Any) -> None:
 def _quoted(value: Any) -> str:
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # integers of thousands of digits, values of a thousand levels
+    except (ValueError, RecursionError):  # integers of thousands of digits, values nested a thousand levels deep
         text = f"a value of type {type(value).__name__}"
-    return text if len(text) <= MAX_VALUE_LENGTH else text[: MAX_VALUE_LENGTH - 1] + "…"
+    return text if len(text) <= MAX_VALUE_CHARS else text[: MAX_VALUE_CHARS - 1] + "…"
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         return error.errors(include_url=False, include_input=False)[0]["msg"]
     return str(error)

@@ -1,4 +1,4 @@
-"""SQLite, by aiosqlite."""
+"""SQLite, through aiosqlite."""
 
 import asyncio
 import sqlite3
@@ -15,25 +15,29 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from write_batcher.errors import ConfigurationError
-from write_batcher.sinks.sql.dialect import LOCK_WAIT, POOL_WAIT, Dialect, shown
+from write_batcher.sinks.sql.dialect import LOCK_WAIT, POOL_WAIT, Dialect, redacted
 
-WAL_POLL_S = 0.01
+WAL_RETRY_S = 0.01
 
 
 class SqliteDialect(Dialect):
+    """SQLite."""
+
     driver = "sqlite+aiosqlite"
     taken_key_codes = frozenset({"SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"})
-    # The cursor of a cancelled statement would keep the write lock until the garbage collector finds it.
+    # The cursor of a cancelled statement would keep the write lock until it is garbage-collected.
     cancellable = False
     locks_rows = False
 
     def create_engine(self, url: URL) -> AsyncEngine:
         folder = Path(url.database or ".").parent
         if not folder.is_dir():
-            raise ConfigurationError(f"Database {shown(url)} cannot be opened: there is no folder {folder}; create it.")
+            raise ConfigurationError(
+                f"Database {redacted(url)} cannot be opened: there is no folder {folder}; create it."
+            )
         engine = create_async_engine(
             url,
-            # One writer at a time: a second connection would only wait in the database instead of here.
+            # SQLite has one writer at a time: a second connection would wait in the database instead of here.
             poolclass=AsyncAdaptedQueuePool,
             pool_size=1,
             max_overflow=0,
@@ -46,7 +50,8 @@ class SqliteDialect(Dialect):
         return engine
 
     def insert(self, table: Table) -> Any:
-        # OR ABORT: a conflict clause in the table's definition could drop a row silently, or end the transaction.
+        # OR ABORT overrides conflict clauses in the table's definition: they could silently drop a row, or end the
+        # transaction.
         return sqlite.insert(table).prefix_with("OR ABORT")
 
     def code(self, error: DBAPIError) -> str | None:
@@ -55,11 +60,11 @@ class SqliteDialect(Dialect):
     def blames_record(self, error: DBAPIError) -> bool:
         if isinstance(error, (IntegrityError, DataError)):
             return True
-        # A value of a type that the driver cannot bind: SQLite itself was not asked, so there is no code.
+        # The driver cannot bind a value of this type. SQLite was not asked, so there is no code.
         return isinstance(error.orig, sqlite3.ProgrammingError) and self.code(error) is None
 
     def may_blame_record(self, error: DBAPIError) -> bool:
-        # What has no code of its own: a function that a trigger or generated column calls, but also a missing table.
+        # The generic code: an error in a function that a trigger or generated column calls, but also a missing table.
         return self.code(error) == "SQLITE_ERROR"
 
     def is_busy(self, error: DBAPIError) -> bool:
@@ -74,30 +79,31 @@ class SqliteDialect(Dialect):
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    # The driver's own BEGIN would come after the first SAVEPOINT, which then commits on release.
+    # The driver would send its BEGIN after the first SAVEPOINT, which then commits when it is released.
     connection.isolation_level = None
     connection.run_async(_switch_to_wal)
     cursor = connection.cursor()
-    # In WAL mode the default may lose the last commits with the power; receipts must not outlive what they confirm.
+    # In WAL mode the default may lose the last commits in a power failure, after their receipts were sent.
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()
 
 
 async def _switch_to_wal(connection: aiosqlite.Connection) -> None:
-    # Of several processes that open a new file at once, all but one are refused here without being made to wait.
-    give_up = time.monotonic() + LOCK_WAIT.total_seconds()
+    # When several processes open a new file at once, SQLite refuses all but one here, without waiting for the lock.
+    deadline = time.monotonic() + LOCK_WAIT.total_seconds()
     while True:
         try:
             await connection.execute_fetchall("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
         else:
             return
-        await asyncio.sleep(WAL_POLL_S)
+        await asyncio.sleep(WAL_RETRY_S)
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # IMMEDIATE: a transaction that reads first and then must write is refused at once when another has written.
+    # IMMEDIATE takes the write lock first: a transaction that begins with a read is refused at its first write, without
+    # waiting, when another one has written in between.
     connection.exec_driver_sql("BEGIN IMMEDIATE")

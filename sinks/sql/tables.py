@@ -1,4 +1,4 @@
-"""The tables that records go to."""
+"""The tables that records are written to."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import JSON, Connection, MetaData, Table, inspect
 
 from write_batcher.errors import ConfigurationError
-from write_batcher.sinks.sql.dialect import Dialect, shown
+from write_batcher.sinks.sql.dialect import Dialect, redacted
 from write_batcher.sinks.sql.ledger import LEDGER
 
 INSERT, UPSERT = "insert", "upsert"
@@ -15,20 +15,21 @@ INSERT, UPSERT = "insert", "upsert"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetTable:
-    """A table and what happens to a record whose primary key is there already: refused, or with `upsert` updated."""
+    """A table that records are written to, and how: inserted, or with `upsert` also updated by their primary key."""
 
     table: Table
     upsert: bool = False
+    """A record whose primary key exists updates that row. Otherwise it is rejected."""
 
     @property
     def key(self) -> tuple[str, ...]:
-        """The columns that an upsert finds its row by."""
+        """The columns by which an upsert finds its row; none for inserts."""
         return tuple(column.key for column in self.table.primary_key.columns) if self.upsert else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedRecord:
-    """Values that fit the columns of their table."""
+    """A record whose values fit the columns of its table."""
 
     request_id: str
     target: TargetTable
@@ -36,12 +37,12 @@ class CheckedRecord:
 
     @property
     def shape(self) -> Hashable:
-        """Equal for records that the same statement writes."""
+        """Equal for records that one statement can write."""
         return self.target, frozenset(self.values)
 
     @property
     def key(self) -> Hashable:
-        """Equal for two upserts of one row; None for an insert."""
+        """Equal for upserts of the same row; None for an insert."""
         if not self.target.upsert:
             return None
         return self.target, *(repr(self.values[name]) for name in self.target.key)
@@ -50,12 +51,12 @@ class CheckedRecord:
 def prepare_tables(
     connection: Connection, dialect: Dialect, tables: Sequence[str | Table | TargetTable], create: Sequence[Table]
 ) -> list[TargetTable]:
-    """Make the tables of `create` and the ledger where they are missing, and look up the target tables.
+    """Create the ledger and the tables of `create` where they are missing, and return the target tables.
 
-    Raises `ConfigurationError` for a target table that is missing or cannot be written as wanted.
+    Raises `ConfigurationError` when a target table is missing or cannot be upserted, or SQLite is older than 3.35.
     """
     if not connection.dialect.insert_returning:
-        raise ConfigurationError("This SQLite has no RETURNING; use version 3.35 or newer.")
+        raise ConfigurationError("This SQLite has no RETURNING: use version 3.35 or newer.")
     _create(connection, dialect, create)
     targets = _look_up(connection, tables)
     _create(connection, dialect, [LEDGER])
@@ -63,7 +64,7 @@ def prepare_tables(
 
 
 def _create(connection: Connection, dialect: Dialect, tables: Sequence[Table]) -> None:
-    # Looked for first: a role that may write these tables need not be allowed to make any.
+    # Look first: a role that may write to these tables need not have the right to create any.
     if not all(inspect(connection).has_table(table.name, schema=table.schema) for table in tables):
         dialect.lock_definitions(connection)
         for table in tables:
@@ -73,28 +74,28 @@ def _create(connection: Connection, dialect: Dialect, tables: Sequence[Table]) -
 def _look_up(connection: Connection, wanted: Sequence[str | Table | TargetTable]) -> list[TargetTable]:
     names = {table.partition(":")[0] for table in wanted if isinstance(table, str)}
     found = MetaData()
-    # All at once: table by table it would be a dozen questions each.
+    # All in one go: table by table, each would take a dozen queries.
     found.reflect(connection, only=lambda name, _: name in names, views=True, resolve_fks=False)
     return [
-        _described(connection, table, found) if isinstance(table, str) else _as_it_is(connection, table)
+        _reflected(connection, table, found) if isinstance(table, str) else _given(connection, table)
         for table in wanted
     ]
 
 
-def _described(connection: Connection, wanted: str, found: MetaData) -> TargetTable:
+def _reflected(connection: Connection, wanted: str, found: MetaData) -> TargetTable:
     name, _, mode = wanted.partition(":")
     if mode not in ("", INSERT, UPSERT):
-        raise ConfigurationError(f"Table {wanted!r} names an unknown way to write; use {name!r} or '{name}:{UPSERT}'.")
+        raise ConfigurationError(f"Table {wanted!r} has an unknown mode {mode!r}: use {name!r} or '{name}:{UPSERT}'.")
     if name not in found.tables:
         raise _missing(connection, name, None)
     table = found.tables[name]
     for column in table.columns:
         if isinstance(column.type, JSON):
-            column.type.none_as_null = True  # otherwise null would be stored as the text "null"
+            column.type.none_as_null = True  # else null would be stored as JSON null, not as NULL
     return _checked(TargetTable(table=table, upsert=mode == UPSERT))
 
 
-def _as_it_is(connection: Connection, wanted: Table | TargetTable) -> TargetTable:
+def _given(connection: Connection, wanted: Table | TargetTable) -> TargetTable:
     target = wanted if isinstance(wanted, TargetTable) else TargetTable(table=wanted)
     if not inspect(connection).has_table(target.table.name, schema=target.table.schema):
         raise _missing(connection, target.table.name, target.table.schema)
@@ -104,13 +105,13 @@ def _as_it_is(connection: Connection, wanted: Table | TargetTable) -> TargetTabl
 def _checked(target: TargetTable) -> TargetTable:
     if target.upsert and not target.table.primary_key.columns:
         name = target.table.fullname
-        raise ConfigurationError(f"Table {name!r} has no primary key to upsert by; add one, or use plain {name!r}.")
+        raise ConfigurationError(f"Table {name!r} has no primary key to upsert by: add one, or use plain {name!r}.")
     return target
 
 
 def _missing(connection: Connection, name: str, schema: str | None) -> ConfigurationError:
     names = ", ".join(sorted(inspect(connection).get_table_names(schema=schema))) or "no tables"
     return ConfigurationError(
-        f"Table {name!r} is missing in database {shown(connection.engine.url)}, which has {names}; "
+        f"Table {name!r} is missing in database {redacted(connection.engine.url)}, which has {names}: "
         "create the table or correct the name."
     )

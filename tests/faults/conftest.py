@@ -1,4 +1,4 @@
-"""Servers of the fault tests' own, with their data on disk, so that they can be killed and come back."""
+"""Servers for the fault tests alone, with their data on disk, so that they can be killed and started again."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -14,16 +14,16 @@ from write_batcher.workers.embedded.redis_server import RedisServer
 from write_batcher.workers.embedded.temporal_server import TemporalServer
 
 FAULTS = Path(__file__).parent
-LIMIT_S = 300  # of one test; its own deadlines tell more about what did not happen, and must come first
+TEST_TIMEOUT_S = 300  # above all deadlines inside a test, whose messages say more about what did not happen
 
 OpenArena = Callable[..., AbstractAsyncContextManager[Arena]]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Most fault tests take ten seconds and more: they are left to `make faults`."""
+    """Mark all but the `fast` fault tests `thorough`: most take ten seconds and more, too long for `make test`."""
     for item in items:
         if FAULTS in item.path.parents:
-            item.add_marker(pytest.mark.timeout(LIMIT_S))
+            item.add_marker(pytest.mark.timeout(TEST_TIMEOUT_S))
             if item.get_closest_marker("fast") is None:
                 item.add_marker("thorough")
 
@@ -65,13 +65,13 @@ def target(request: pytest.FixtureRequest) -> Database:
 
 @pytest.fixture
 def confirm_by(target: Database) -> ConfirmBy:
-    """Each mode with one of the databases: what breaks depends on one of the two, not on the pair."""
+    """Test each mode with one database only: a failure depends on the mode or on the database, not on the pair."""
     return ConfirmBy.SIGNAL if isinstance(target, SqliteDatabase) else ConfirmBy.COMPLETION
 
 
 @pytest.fixture
 def open_arena(name: str, tmp_path: Path, kept_temporal: TemporalServer, kept_redis: RedisServer) -> OpenArena:
-    """`open_arena(database, ...)` opens an arena with these settings."""
+    """Open an arena on the session's servers: `open_arena(database, max_items=100, ...)`."""
 
     def opened(
         database: Database,

@@ -1,17 +1,17 @@
-"""Named points of the enqueue and of the drain at which a test ends the process, as SIGKILL would, or freezes it.
+"""Named points in a write's life at which a test kills the worker process or freezes it.
 
-They are wrapped around the product's own steps by the worker process of the tests: the product has nothing of them.
+The tests' own worker process wraps them around the product's methods, so the product contains no trace of them.
 
-| point            | where it is                                                                    |
+| point            | state when it is reached                                                       |
 |------------------|--------------------------------------------------------------------------------|
 | `before_append`  | the request is about to be appended                                            |
-| `after_append`   | it is in the stream; its activity has not answered, nor left its completion    |
-| `before_commit`  | all statements of a transaction are done                                       |
-| `after_commit`   | the batch is in the database; nobody has been told                             |
-| `mid_confirm`    | a caller of the batch has been told, others have not                           |
-| `before_ack`     | all callers of the batch have been told; its entries are still in the stream   |
+| `after_append`   | it is in the stream; its activity has not returned yet                         |
+| `before_commit`  | all statements of a batch's transaction have been executed                     |
+| `after_commit`   | the batch is in the database; no caller has been confirmed                     |
+| `mid_confirm`    | one caller of the batch has been confirmed, others have not                    |
+| `before_ack`     | all callers of the batch have been confirmed; its entries are still pending    |
 | `after_ack`      | its entries are gone                                                           |
-| `before_dead`    | a refused record's caller has been told; it is not a dead letter yet           |
+| `before_dead`    | the caller of a refused record has been told; the dead letter is not stored    |
 | `after_settle`   | the ledger has a withdrawal; the caller has not been told                      |
 """
 
@@ -39,7 +39,7 @@ Method = Callable[..., Awaitable[Any]]
 
 @dataclass
 class CrashPoint:
-    """Sends the process a signal at `point` when it is reached for the `times`-th time."""
+    """Sends the process the signal `sends` when `point` is reached for the `times`-th time."""
 
     point: str
     times: int = 1
@@ -47,10 +47,10 @@ class CrashPoint:
 
     @classmethod
     def parse(cls, text: str, *, sends: Signals = SIGKILL) -> Self:
-        """`after_commit`, or `after_commit:3` for the third time."""
+        """Parse `POINT`, or `POINT:3` for the third time it is reached."""
         point, _, times = text.partition(":")
         if point not in POINTS:
-            raise ValueError(f"there is no crash point {point!r}, only {', '.join(POINTS)}")
+            raise ValueError(f"Crash point {point!r} does not exist: use one of {', '.join(POINTS)}.")
         return cls(point=point, times=int(times or 1), sends=sends)
 
     def reached(self) -> None:
@@ -60,14 +60,14 @@ class CrashPoint:
 
 
 def arm(crash: CrashPoint) -> None:
-    """Wrap the step that the point is at."""
+    """Wrap the method in which the point lies."""
     match crash.point:
         case "before_append":
             _wrap(WriteQueue, "append", before=crash.reached)
         case "after_append":
             _wrap(WriteQueue, "append", after=crash.reached)
         case "before_commit":
-            _at_commit_of_a_batch(crash.reached)
+            _before_commit_of_a_batch(crash.reached)
         case "after_commit":
             _wrap(SqlSink, "write", after=crash.reached)
         case "mid_confirm":
@@ -82,8 +82,8 @@ def arm(crash: CrashPoint) -> None:
             _wrap(SqlSink, "settle", after=crash.reached)
 
 
-def _at_commit_of_a_batch(reached: Callable[[], None]) -> None:
-    # Not the transactions that look up the tables, settle or prune, which may go on at the same time.
+def _before_commit_of_a_batch(reached: Callable[[], None]) -> None:
+    # Not before commits of transactions that look up tables, settle or prune, which may run at the same time.
     writing = ContextVar("writing", default=False)
     _wrap(SqlSink, "write", before=lambda: writing.set(True))
     event.listen(Engine, "commit", lambda _connection: reached() if writing.get() else None)

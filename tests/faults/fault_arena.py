@@ -1,4 +1,4 @@
-"""Where the fault tests take place: real servers, a proxy before each, and worker processes that can be killed."""
+"""The setting of a fault test: real servers, a proxy in front of each, and worker processes that can be killed."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from sqlalchemy import make_url
 from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError
 
-from tests.faults.caller_audit import Handle, Told, check, told
+from tests.faults.caller_audit import CallerOutcomes, Handle, check, outcomes_of
 from tests.support.proxy import Proxy
 from tests.support.target_databases import Database, PostgresDatabase
 from tests.support.waiting import eventually
@@ -37,14 +37,16 @@ from write_batcher.workflows.main import MainInput, MainWorkflow
 
 ROOT = Path(__file__).parents[2]
 
-# Nobody submits anew: resubmission would hide what the drain has lost.
-NO_RESUBMISSION = timedelta(minutes=20)
-RESUBMITTING = timedelta(seconds=30)  # after half of it, callers submit anew: for what Redis itself has lost
+# Values of `confirm_timeout`, halfway through which a caller submits again.
+NO_RESUBMISSION = timedelta(minutes=20)  # longer than any test: resubmission would hide what the drain has lost
+RESUBMITTING = timedelta(seconds=30)  # for tests in which Redis itself loses data
+STOP_GRACE = timedelta(seconds=40)
+WAIT_S = 60  # for one step of a test
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A worker process, and the file with its log."""
+    """A worker process and its log file."""
 
     role: str
     process: asyncio.subprocess.Process
@@ -58,18 +60,26 @@ class Worker:
         os.kill(self.process.pid, number)
 
     async def kill(self) -> None:
-        """By SIGKILL."""
+        """End it by SIGKILL."""
         await processes.kill(self.process)
 
     async def stop(self) -> None:
-        """By SIGTERM, as a deploy does."""
-        await processes.stop(self.process, grace=timedelta(seconds=40))
+        """End it by SIGTERM, as a deploy does."""
+        await processes.stop(self.process, grace=STOP_GRACE)
 
-    async def ended(self) -> int:
+    async def exited(self) -> int:
+        """Wait for the process to exit, and return its status."""
         return await self.process.wait()
 
-    def says(self, text: str) -> bool:
+    def logged(self, text: str) -> bool:
         return text in self.log.read_text()
+
+    def drains_started(self) -> int:
+        return sum("drain of" in line and line.endswith("starts") for line in self.log.read_text().splitlines())
+
+    def is_frozen(self) -> bool:
+        status = Path(f"/proc/{self.process.pid}/stat").read_text()
+        return status.rpartition(")")[2].split()[0] == "T"
 
 
 @dataclass
@@ -89,11 +99,12 @@ class Arena:
     database_proxy: Proxy | None
     """None for SQLite, which is a file."""
     environment: dict[str, str] = field(default_factory=dict)
-    """Variables that its workers have beside those of its settings and servers."""
+    """Extra variables for its workers, beside those for settings and servers."""
     workers: list[Worker] = field(default_factory=list)
     handles: list[Handle] = field(default_factory=list)
+    """The callers whose outcomes are audited."""
     started: int = 0
-    """Callers; each has a number in its workflow id."""
+    """Callers started so far; the next one has this number in its workflow id."""
 
     @property
     def queue(self) -> WriteQueue:
@@ -108,8 +119,8 @@ class Arena:
     def batcher_workflow_id(self) -> str:
         return batcher_workflow_id(PartitionRef(queue=self.name, partition=0))
 
-    async def run(self, role: str, *options: str) -> Worker:
-        """Start a worker process, with the options of `tests.faults.fault_worker`."""
+    async def start_worker(self, role: str, *options: str) -> Worker:
+        """Start a worker process, with these options of `tests.faults.fault_worker`."""
         log = self.folder / f"{role}-{len(self.workers)}.log"
         command = [sys.executable, "-m", "tests.faults.fault_worker", role, *options]
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("TEMPORAL_", ENV_PREFIX))}
@@ -126,18 +137,33 @@ class Arena:
         self.workers.append(worker)
         return worker
 
-    async def run_both(self, *batcher_options: str) -> tuple[Worker, Worker]:
-        """A worker of the callers and one of the batcher, both ready: one that begins in an outage gives up."""
-        both = await self.run("main"), await self.run("batcher", *batcher_options)
-        await self.batcher_ready()
-        await eventually(lambda: both[0].says("main worker:"), within_s=60)
+    async def start_workers(self, *batcher_options: str) -> tuple[Worker, Worker]:
+        """Start a callers' worker and a batcher worker, and wait until both are ready: one that is still starting when
+        an outage begins exits.
+        """
+        both = await self.start_worker("main"), await self.start_worker("batcher", *batcher_options)
+        await self.until_batcher_ready()
+        await eventually(lambda: both[0].logged("main worker:"), within_s=WAIT_S)
         return both
 
+    async def until_batcher_ready(self) -> None:
+        """Wait until callers can append: earlier appends are retried, which only makes the test slower."""
+
+        async def is_announced() -> bool:
+            failed = [worker for worker in self.workers if worker.process.returncode]
+            assert not failed, failed[0].log.read_text()
+            try:
+                return await Partitions(self.redis, self.name).count() > 0
+            except QueueUnavailable:
+                return False
+
+        await eventually(is_announced, within_s=WAIT_S)
+
     async def pause(self) -> None:
-        """Return when nothing is drained any more; callers can still settle."""
+        """Pause the batcher, and wait until it drains nothing any more. Callers can still settle."""
         batcher = self.client.get_workflow_handle(self.batcher_workflow_id)
 
-        async def is_told() -> bool:
+        async def is_signalled() -> bool:
             with contextlib.suppress(RPCError):  # the worker announces its queue before it starts this workflow
                 await batcher.signal("pause")
                 return True
@@ -146,63 +172,57 @@ class Arena:
         async def is_paused() -> bool:
             return not (await batcher.describe()).raw_description.pending_activities
 
-        await eventually(is_told, within_s=60)
-        await eventually(is_paused, within_s=60)
+        await eventually(is_signalled, within_s=WAIT_S)
+        await eventually(is_paused, within_s=WAIT_S)
 
     async def resume(self) -> None:
         await self.client.get_workflow_handle(self.batcher_workflow_id).signal("resume")
 
-    async def queued(self, entries: int) -> None:
-        """Return when so many entries are in the stream."""
+    async def until_queued(self, entries: int) -> None:
+        """Wait until exactly this many entries are in the streams."""
 
         async def are_queued() -> bool:
             return await self.backlog() == entries
 
-        await eventually(are_queued, within_s=60)
+        await eventually(are_queued, within_s=WAIT_S)
 
-    async def appended(self, requests: int) -> None:
-        """Return when so many requests have been appended since the beginning."""
+    async def until_appended(self, requests: int) -> None:
+        """Wait until at least this many requests have ever been appended."""
 
         async def are_appended() -> bool:
             return (await self.queue.statistics()).counters.get("appended", 0) >= requests
 
-        await eventually(are_appended, within_s=60)
+        await eventually(are_appended, within_s=WAIT_S)
 
-    async def dead_letters(self, number: int) -> bool:
+    async def until_written(self, rows: int = 1) -> None:
+        """Wait until at least this many rows are in the database."""
+        await eventually(lambda: self.rows() >= rows, within_s=WAIT_S)
+
+    async def backlog(self) -> int:
+        """Count the entries queued or pending, in all partitions."""
+        return sum([(await queue.statistics()).backlog for queue in self.queues])
+
+    async def has_dead_letters(self, number: int) -> bool:
         return (await self.queue.statistics()).dead == number
+
+    def rows(self) -> int:
+        """Count the rows in the database; 0 while it cannot be asked."""
+        try:
+            return self.database.count("main_writes")
+        except (psycopg.OperationalError, sqlite3.OperationalError):  # down or locked
+            return 0
 
     def written_callers(self) -> set[str]:
         """The workflow ids that have a row."""
         return {workflow_id for (workflow_id,) in self.database.query("SELECT workflow_id FROM main_writes")}
 
-    async def ended(self, *, within_s: float = 90) -> Told:
-        """What all callers were told."""
-        return await told(self.handles, within_s=within_s)
+    async def is_failing(self, caller: Handle, text: str = "") -> bool:
+        """Whether an activity of this caller has failed, with this text in its message, and is being retried."""
+        pending = (await caller.describe()).raw_description.pending_activities
+        return any(activity.HasField("last_failure") and text in activity.last_failure.message for activity in pending)
 
-    async def failing(self, handle: Handle, text: str) -> bool:
-        """Whether an activity of this caller fails with such a text and is tried again."""
-        pending = (await handle.describe()).raw_description.pending_activities
-        return any(text in activity.last_failure.message for activity in pending)
-
-    async def written(self, rows: int = 1) -> None:
-        """Return when at least so many rows are in the database."""
-        await eventually(lambda: self.rows() >= rows, within_s=60)
-
-    async def batcher_ready(self) -> None:
-        """Callers' appends before that would be tried again, and only make the test slower."""
-
-        async def announced() -> bool:
-            dead = [worker for worker in self.workers if worker.process.returncode]
-            assert not dead, dead[0].log.read_text()
-            try:
-                return await Partitions(self.redis, self.name).count() > 0
-            except QueueUnavailable:
-                return False
-
-        await eventually(announced, within_s=60)
-
-    async def start(self, count: int, **changes: Any) -> list[Handle]:
-        """Start so many callers; `changes` are fields of `MainInput`."""
+    async def start_callers(self, count: int, **changes: Any) -> list[Handle]:
+        """Start `count` callers; `changes` are fields of `MainInput`."""
         first, self.started = self.started, self.started + count
         order: dict[str, Any] = {
             "item": "tea",
@@ -227,34 +247,21 @@ class Arena:
         self.handles += handles
         return handles
 
-    async def start_together(self, count: int) -> list[Handle]:
-        """Start so many callers whose requests are all in the stream before any is taken."""
-        await self.pause()
-        handles = await self.start(count)
-        await self.queued(count)
-        await self.resume()
-        return handles
+    async def outcomes(self, *, within_s: float = 90) -> CallerOutcomes:
+        """Wait for all callers, and return what they ended with."""
+        return await outcomes_of(self.handles, within_s=within_s)
 
-    async def backlog(self) -> int:
-        """Entries queued or pending, in all partitions."""
-        return sum([(await queue.statistics()).backlog for queue in self.queues])
+    async def audit(self, *, within_s: float = 90, counters: bool = True, runs: int = 1) -> CallerOutcomes:
+        """Wait for all callers, and check their outcomes against the database and the stream.
 
-    def rows(self) -> int:
-        try:
-            return self.database.count("main_writes")
-        except (psycopg.OperationalError, sqlite3.OperationalError):  # away, or somebody else has locked it
-            return 0
-
-    async def audit(self, *, within_s: float = 90, counters: bool = True, runs: int = 1) -> Told:
-        """Wait for all callers and check what they were told against the database and the stream. Without `counters`
-        when Redis has lost some; `runs` of each workflow id have written.
+        Leave out the counters when Redis has lost data. Each workflow id has had `runs` runs that wrote.
         """
-        told_them = await self.ended(within_s=within_s)
-        await check(self.database, self.redis, self.queues, told_them, counters=counters, runs=runs)
-        return told_them
+        outcomes = await self.outcomes(within_s=within_s)
+        await check(self.database, self.redis, self.queues, outcomes, counters=counters, runs=runs)
+        return outcomes
 
-    async def end(self) -> None:
-        """Kill what is left of the workers, and leave nothing running in Temporal, which other tests use too."""
+    async def close(self) -> None:
+        """Kill the remaining workers, and leave nothing running in Temporal, which other tests use too."""
         for worker in self.workers:
             if worker.alive:
                 worker.send(signal.SIGCONT)
@@ -266,7 +273,7 @@ class Arena:
 
 
 async def _terminate(handle: WorkflowHandle[Any, Any]) -> None:
-    with contextlib.suppress(RPCError):  # it has ended
+    with contextlib.suppress(RPCError):  # it has already ended
         await handle.terminate()
 
 
@@ -280,7 +287,10 @@ async def arena(
     database: Database,
     **settings: Any,
 ) -> AsyncIterator[Arena]:
-    """An arena on these servers, started when a test before has left them dead; `settings` as in `Settings`."""
+    """Open an arena on these servers, which are started again if an earlier test left them dead.
+
+    `settings` are fields of `Settings`.
+    """
     servers: list[Server] = [temporal_server, redis_server]
     if isinstance(database, PostgresDatabase):
         servers.append(database.server)
@@ -295,7 +305,7 @@ async def arena(
         if isinstance(database, PostgresDatabase):
             database_proxy = await stack.enter_async_context(Proxy(database.server.port))
             url = make_url(url).set(port=database_proxy.port).render_as_string(hide_password=False)
-        made = Arena(
+        opened = Arena(
             name=name,
             folder=folder,
             settings=Settings(
@@ -321,5 +331,5 @@ async def arena(
             redis_proxy=redis_proxy,
             database_proxy=database_proxy,
         )
-        stack.push_async_callback(made.end)
-        yield made
+        stack.push_async_callback(opened.close)
+        yield opened

@@ -1,8 +1,8 @@
 """Tries wrong variants of the product: `python -m tests.faults.mutants [NAME...]`.
 
-First each test must pass on the sources as they are. Then each mutant is applied to a copy of them, where its test has
-to fail, and to show what the mutant does: a test that fails for another reason has found nothing. A mutant that
-survives, or whose text is no longer in the sources, ends the command with status 1.
+First each test must pass on the unchanged sources. Then each mutant is applied to a copy of them, where its test must
+fail and show the mutant's symptom: a test that fails for another reason has not found it. The exit status is 1 when a
+mutant survives, or when its text is no longer in the sources.
 """
 
 import os
@@ -23,11 +23,11 @@ SOURCES = ("activities", "cli", "compare", "queue", "sinks", "tests", "workers",
 
 
 class Unusable(Exception):
-    """A test or a mutant that tells nothing."""
+    """A test that cannot run, or a mutant that cannot be applied."""
 
 
 def failure_of(test: str, mutants: Sequence[Mutant] = ()) -> str | None:
-    """What the test prints when it fails on a copy of the sources with these mutants in it; None when it passes."""
+    """Run the test on a copy of the sources with these mutants; return its output if it fails, None if it passes."""
     with tempfile.TemporaryDirectory(prefix="write-batcher-mutant-") as temporary:
         copy = Path(temporary) / "write_batcher"
         copy.mkdir()
@@ -40,10 +40,11 @@ def failure_of(test: str, mutants: Sequence[Mutant] = ()) -> str | None:
             text = source.read_text()
             if text.count(mutant.right) != 1:
                 raise Unusable(
-                    f"{mutant.file} has the text of {mutant.name!r} {text.count(mutant.right)} times, not once"
+                    f"{mutant.file} has the text of {mutant.name!r} {text.count(mutant.right)} times, not once: "
+                    "adapt the mutant."
                 )
             source.write_text(text.replace(mutant.right, mutant.wrong))
-        # The copy comes before the installed package, which is a link to the sources.
+        # The copy goes before the installed package, which links to the sources.
         path = os.pathsep.join([temporary, str(copy)])
         run = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "", test],
@@ -54,8 +55,8 @@ def failure_of(test: str, mutants: Sequence[Mutant] = ()) -> str | None:
             text=True,
             check=False,
         )
-        if run.returncode not in (0, 1) or " skipped" in run.stdout:  # no such test, or this machine cannot run it
-            raise Unusable(f"pytest ended with {run.returncode}:\n{run.stdout[-2000:]}")
+        if run.returncode not in (0, 1) or " skipped" in run.stdout:  # no such test, or one that this machine skips
+            raise Unusable(f"Pytest ended with {run.returncode}:\n{run.stdout[-2000:]}")
         return run.stdout if run.returncode else None
 
 
@@ -67,9 +68,7 @@ def verdict_on_mutant(mutant: Mutant) -> str:
     failure = failure_of(mutant.test, [mutant, *(other for other in MUTANTS if other.name == mutant.also)])
     if failure is None:
         return "SURVIVED"
-    return (
-        "killed" if mutant.symptom in failure else f"FAILED OTHERWISE, without {mutant.symptom!r}:\n{failure[-2000:]}\n"
-    )
+    return "killed" if mutant.symptom in failure else f"FAILED WITHOUT {mutant.symptom!r}:\n{failure[-2000:]}\n"
 
 
 def main() -> None:
@@ -79,12 +78,12 @@ def main() -> None:
     work = [(partial(verdict_on_test, test), test) for test in tests]
     work += [(partial(verdict_on_mutant, mutant), f"{mutant.name}  {mutant.test}") for mutant in mutants]
     verdicts: Counter[str] = Counter()
-    for look, name in work:
+    for judge, name in work:
         begun = time.monotonic()
         try:
-            verdict = look()
+            verdict = judge()
         except Unusable as error:
-            verdict = f"UNUSABLE, {error}\n"
+            verdict = f"UNUSABLE: {error}\n"
         verdicts[verdict] += 1
         print(f"{verdict:8}  {time.monotonic() - begun:4.0f} s  {name}", flush=True)  # noqa: T201
     print(f"{verdicts['sound']} of {len(tests)} tests sound, {verdicts['killed']} of {len(mutants)} mutants killed")  # noqa: T201

@@ -1,7 +1,8 @@
-"""Random faults on everything while workflows run: `python -m tests.faults.soak --minutes 30 [--seed 1]`.
+"""Random faults everywhere while workflows run: `python -m tests.faults.soak --minutes 30 [--seed 1]`.
 
-In the first sixth of the time nothing is broken, so that a leak would show. Prints each fault, and at the end the audit
-and the figures. The seed decides which faults come and when; how the processes then race does not repeat.
+Nothing is broken during the first sixth of the time, so that a memory leak would show. Prints each fault, and at the
+end the figures and the verdict of the audit. The seed decides which faults come and when; how the processes then race
+is not reproducible.
 """
 
 import argparse
@@ -19,12 +20,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped] # it has none
+import psutil  # type: ignore[import-untyped]
 from redis.exceptions import RedisError
 from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.service import RPCError, RPCStatusCode
 
-from tests.faults.caller_audit import Handle, Told, check, lost_and_doubled, rows_of_callers, told
+from tests.faults.caller_audit import CallerOutcomes, Handle, check, lost_and_doubled, outcomes_of, rows_by_caller
 from tests.faults.fault_arena import Arena, arena
 from tests.faults.soak_faults import Faults, say
 from tests.faults.soak_memory import REDIS, Memory
@@ -37,13 +38,14 @@ from write_batcher.workers.embedded.temporal_server import TemporalServer
 from write_batcher.workflows.main import MainWorkflow
 
 CALLERS_AT_ONCE = 60
-BAD_EVERY = 50  # callers, of which one has a record that the database refuses
-QUIET_SHARE = 1 / 6
+BAD_EVERY = 50  # callers; one of them has a record that the database refuses
+QUIET_SHARE = 1 / 6  # of the time, at the beginning
 SAMPLE_EVERY_S = 2.0
-ENDS_WITHIN_S = 900.0  # a caller: its timeouts to submit, to confirm and to settle, and outages of Temporal
-OUT_OF_TIME = ("WriteNotConfirmed", "WriteOutcomeUnknown")  # in outages that are longer than callers wait
-FAILING_SHARE = 0.01  # of the good callers
-BOTH = (ConfirmBy.SIGNAL, ConfirmBy.COMPLETION)
+START_RETRY_S = 0.5
+CALLER_TIMEOUT_S = 900.0  # above a caller's own timeouts to submit, confirm and settle, plus outages of Temporal
+TIMED_OUT = ("WriteNotConfirmed", "WriteOutcomeUnknown")  # failures allowed when an outage outlasts a caller's timeouts
+MAX_FAILING_SHARE = 0.01  # of the good callers
+MODES = (ConfirmBy.SIGNAL, ConfirmBy.COMPLETION)
 
 
 @dataclass
@@ -51,46 +53,47 @@ class Soak:
     arena: Arena
     servers: Mapping[str, Server]
     faults: Faults
-    told: Told = field(default_factory=Told)
+    outcomes: CallerOutcomes = field(default_factory=CallerOutcomes)
     bad: set[str] = field(default_factory=set)
+    """Callers whose record the database refuses."""
     memory: Memory = field(default_factory=Memory)
 
     async def run(self) -> None:
-        """Return when the time is over and all callers have ended. Raises what ended the supervision or measuring."""
-        beside = [asyncio.create_task(self.faults.supervise()), asyncio.create_task(self._measure())]
-        await self.arena.batcher_ready()
-        work = asyncio.gather(self.faults.run(), *(self._call() for _ in range(CALLERS_AT_ONCE)))
-        first: set[asyncio.Future[Any]] = {work, *beside}
+        """Run for the whole time, wait for all callers, and audit them. Fails when supervising or measuring fails."""
+        background = [asyncio.create_task(self.faults.supervise()), asyncio.create_task(self._measure())]
+        await self.arena.until_batcher_ready()
+        work = asyncio.gather(self.faults.run(), *(self._run_callers() for _ in range(CALLERS_AT_ONCE)))
+        running: set[asyncio.Future[Any]] = {work, *background}
         try:
-            ended, _ = await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            ended, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for future in ended:
                 future.result()
-            say("no more faults; the audit waits for what is left")
-            await self._find_the_others()
+            say("no more faults; waiting for the remaining callers")
+            await self._find_unanswered_starts()
             await self._audit()
         finally:
-            for future in first:
+            for future in running:
                 future.cancel()
 
-    async def _call(self) -> None:
-        """One caller after the other."""
+    async def _run_callers(self) -> None:
+        """Start one caller after the other."""
         while not self.faults.over:
             number = self.arena.started
-            changes: dict[str, Any] = {"confirm_by": BOTH[number % 2]}
+            changes: dict[str, Any] = {"confirm_by": MODES[number % 2]}
             if number % BAD_EVERY == 0:
                 self.bad.add(f"{self.arena.name}-{number}")
                 changes["cents"] = -1
             try:
-                [handle] = await self.arena.start(1, **changes)
-            except RPCError:  # Temporal is away; whether this caller was started, it is asked at the end
-                await asyncio.sleep(0.5)
+                [handle] = await self.arena.start_callers(1, **changes)
+            except RPCError:  # Temporal is down: whether it started this caller is looked up at the end
+                await asyncio.sleep(START_RETRY_S)
                 continue
-            await self._note(handle)
+            await self._collect(handle)
 
-    async def _find_the_others(self) -> None:
-        """Callers whose start had no answer are waited for too, if there are such."""
+    async def _find_unanswered_starts(self) -> None:
+        """Wait also for callers that were started by a call that failed."""
         names = {f"{self.arena.name}-{number}" for number in range(self.arena.started)}
-        for name in sorted(names - self.told.results.keys() - self.told.failures.keys()):
+        for name in sorted(names - self.outcomes.results.keys() - self.outcomes.failures.keys()):
             handle = self.arena.client.get_workflow_handle_for(MainWorkflow.run, name)
             try:
                 await handle.describe()
@@ -98,40 +101,40 @@ class Soak:
                 if error.status is RPCStatusCode.NOT_FOUND:
                     continue
                 raise
-            await self._note(handle)
+            await self._collect(handle)
 
-    async def _note(self, handle: Handle) -> None:
-        one = await told([handle], within_s=ENDS_WITHIN_S)
-        self.told.results.update(one.results)
-        self.told.failures.update(one.failures)
+    async def _collect(self, handle: Handle) -> None:
+        outcome = await outcomes_of([handle], within_s=CALLER_TIMEOUT_S)
+        self.outcomes.results.update(outcome.results)
+        self.outcomes.failures.update(outcome.failures)
 
     async def _measure(self) -> None:
         while True:
             processes = [(name, server.pid) for name, server in self.servers.items()]
-            processes += [(f"{worker.role} worker", worker.process.pid) for worker in self.faults.workers]
+            processes += [(f"{worker.role} worker", worker.process.pid) for worker in self.faults.live_workers]
             quiet = self.faults.quiet
             for name, pid in processes:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     used = psutil.Process(pid).memory_info().rss
-                    self.memory.note(name, used, writes=self.told.completed, quiet=quiet)
-            with contextlib.suppress(RedisError, OSError):  # it may have been killed in this moment
+                    self.memory.note(name, used, writes=self.outcomes.completed, quiet=quiet)
+            with contextlib.suppress(RedisError, OSError):  # Redis may be down
                 await self._measure_redis(quiet=quiet)
             await asyncio.sleep(SAMPLE_EVERY_S)
 
     async def _measure_redis(self, *, quiet: bool) -> None:
         used = (await self.arena.redis.info("memory"))["used_memory_dataset"]
-        self.memory.note(REDIS, used, writes=self.told.completed, quiet=quiet)
+        self.memory.note(REDIS, used, writes=self.outcomes.completed, quiet=quiet)
 
     async def _audit(self) -> None:
-        await check(self.arena.database, self.arena.redis, self.arena.queues, self.told, counters=True)
-        written = self.bad & self.told.results.keys()
-        assert not written, f"records that the database refuses, and that were written: {written}"
-        rejected = {caller for caller, (kind, _) in self.told.failures.items() if kind == "WriteRejected"}
+        await check(self.arena.database, self.arena.redis, self.arena.queues, self.outcomes, counters=True)
+        written = self.bad & self.outcomes.results.keys()
+        assert not written, f"written although the database refuses their records: {written}"
+        rejected = {caller for caller, (kind, _) in self.outcomes.failures.items() if kind == "WriteRejected"}
         assert rejected <= self.bad, f"rejected although their records are good: {rejected - self.bad}"
-        failed = {caller: failure for caller, failure in self.told.failures.items() if caller not in self.bad}
-        strange = {caller: failure for caller, failure in failed.items() if failure[0] not in OUT_OF_TIME}
-        assert not strange, f"failed by something else than time: {strange}"
-        assert len(failed) <= FAILING_SHARE * self.told.completed, f"{len(failed)} good callers failed"
+        failed = {caller: failure for caller, failure in self.outcomes.failures.items() if caller not in self.bad}
+        unexpected = {caller: failure for caller, failure in failed.items() if failure[0] not in TIMED_OUT}
+        assert not unexpected, f"failed by something other than a timeout: {unexpected}"
+        assert len(failed) <= MAX_FAILING_SHARE * self.outcomes.completed, f"{len(failed)} good callers failed"
         await self._measure_redis(quiet=False)
         self.memory.check()
 
@@ -141,35 +144,35 @@ class Soak:
             counters.update((await queue.statistics()).counters)
         faults = ", ".join(f"{number} {name}" for name, number in sorted(self.faults.counts.items()))
         return (
-            f"workflows {self.told.completed + len(self.told.failures)}, writes {self.arena.rows()}, "
-            f"failed {dict(self.told.kinds)}\n"
+            f"workflows {self.outcomes.completed + len(self.outcomes.failures)}, writes {self.arena.rows()}, "
+            f"failed {dict(self.outcomes.failure_types)}\n"
             f"faults {self.faults.counts.total()}: {faults}\n"
             f"redeliveries absorbed {counters['duplicate']}, withdrawn {counters['withdrawn']}, "
             f"confirmations retried {counters['confirmations_retried']}\n{self.memory}"
         )
 
     async def verdict(self) -> str:
-        lost, doubled = lost_and_doubled(rows_of_callers(self.arena.database), self.told)
-        lives = [await self._life_s(caller) for caller in self.told.failures]
+        lost, doubled = lost_and_doubled(rows_by_caller(self.arena.database), self.outcomes)
+        lifetimes = [await self._lifetime_s(caller) for caller in self.outcomes.failures]
         return (
-            f"longest wait of a caller for its receipt {self.told.latest_ms / 1000:.1f} s, "
-            f"longest life of one that was told otherwise {max(lives, default=0.0):.1f} s\n"
-            f"callers with a receipt {self.told.completed}, lost {lost.total()}, doubled {doubled.total()}"
+            f"longest wait for a receipt {self.outcomes.max_latency_ms / 1000:.1f} s, "
+            f"longest lifetime of a caller that failed {max(lifetimes, default=0.0):.1f} s\n"
+            f"callers with a receipt {self.outcomes.completed}, lost {lost.total()}, doubled {doubled.total()}"
         )
 
-    async def _life_s(self, caller: str) -> float:
-        """From its start to its end: a failure does not say how long its caller has waited."""
-        life = await self.arena.client.get_workflow_handle(caller).describe()
-        return ((life.close_time or life.start_time) - life.start_time).total_seconds()
+    async def _lifetime_s(self, caller: str) -> float:
+        """From its start to its end: a failure does not say how long its caller waited."""
+        execution = await self.arena.client.get_workflow_handle(caller).describe()
+        return ((execution.close_time or execution.start_time) - execution.start_time).total_seconds()
 
 
 @asynccontextmanager
-async def opened(folder: Path, *, seconds: float, seed: int) -> AsyncIterator[Soak]:
+async def open_soak(folder: Path, *, seconds: float, seed: int) -> AsyncIterator[Soak]:
     async with AsyncExitStack() as stack:
         temporal = await stack.enter_async_context(TemporalServer(folder))
         redis = await stack.enter_async_context(RedisServer(folder))
         postgres = await stack.enter_async_context(PostgresServer(folder))
-        made = await stack.enter_async_context(
+        soak_arena = await stack.enter_async_context(
             arena(
                 name="soak",
                 folder=folder,
@@ -182,24 +185,28 @@ async def opened(folder: Path, *, seconds: float, seed: int) -> AsyncIterator[So
                 confirm_timeout=timedelta(minutes=2),
             )
         )
-        assert made.database_proxy
+        assert soak_arena.database_proxy
         servers: dict[str, Server] = {"Redis": redis, "Temporal": temporal, "PostgreSQL": postgres}
-        proxies = {"Redis": made.redis_proxy, "Temporal": made.temporal_proxy, "PostgreSQL": made.database_proxy}
+        proxies = {
+            "Redis": soak_arena.redis_proxy,
+            "Temporal": soak_arena.temporal_proxy,
+            "PostgreSQL": soak_arena.database_proxy,
+        }
         begin = time.monotonic() + seconds * QUIET_SHARE
-        faults = Faults(made, servers, proxies, seed, begin, end=time.monotonic() + seconds)
-        yield Soak(made, servers, faults)
+        faults = Faults(soak_arena, servers, proxies, seed, begin, end=time.monotonic() + seconds)
+        yield Soak(soak_arena, servers, faults)
 
 
 async def run(minutes: float, seed: int) -> None:
     say(f"seed {seed}, {minutes:g} minutes")
     with tempfile.TemporaryDirectory(prefix="write-batcher-soak-") as folder:
-        async with opened(Path(folder), seconds=minutes * 60, seed=seed) as soak:
+        async with open_soak(Path(folder), seconds=minutes * 60, seed=seed) as soak:
             try:
                 await soak.run()
             finally:
                 say(await soak.summary())
-                say(await soak.verdict())  # after what can be told while a server is away
-    say("the audit has found everything in order")
+                say(await soak.verdict())  # last, because it fails while a server is down
+    say("the audit passed: everything is in order")
 
 
 def main() -> None:
@@ -207,7 +214,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
     arguments = parser.parse_args()
-    # The SDK tells of every call that it repeats while a server is away.
+    # Otherwise the SDK logs every call that it retries while a server is down.
     quiet = LoggingConfig(filter=TelemetryFilter(core_level="ERROR", other_level="ERROR"))
     Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=quiet)))
     asyncio.run(run(arguments.minutes, arguments.seed))

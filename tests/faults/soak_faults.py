@@ -1,4 +1,4 @@
-"""What a soak breaks: worker processes, servers and networks, each on a track of its own, so that faults meet."""
+"""What a soak breaks: worker processes, servers and networks. Each kind has its own track, so that faults overlap."""
 
 import asyncio
 import contextlib
@@ -20,20 +20,20 @@ from write_batcher.workers.embedded.server import Server
 
 FAULT_EVERY_S = (5.0, 25.0)  # on each track
 DOWN_S = (1.0, 8.0)
-LONG_S = (30.0, 90.0)  # beyond most limits of the product's own
+LONG_DOWN_S = (30.0, 90.0)  # beyond most of the product's limits
 LONG_SHARE = 0.05
 SLOW_S = 0.5  # added to each reply
-RESTART_S = 1.0
+SUPERVISE_EVERY_S = 1.0
 CRASHING_SHARE = 1 / 3  # of the workers that replace dead ones
-LATEST_CRASH = 30  # the point is reached at most so many times
+MAX_CRASH_TIMES = 30  # of a crash point: how often it is reached before it takes effect
 WORKERS = Counter({"main": 2, "batcher": 2})
 POINTS = {
     "main": ("before_append", "after_append"),
     "batcher": ("before_commit", "after_commit", "mid_confirm", "before_ack", "after_ack", "before_dead"),
 }
 
+# Takes a number from 0 to 1 that picks a process, and the seconds that the fault lasts.
 Fault = Callable[[float, float], Awaitable[None]]
-"""Takes which of the processes it is for, from 0 to 1, and how many seconds it lasts."""
 
 
 def say(text: str) -> None:
@@ -42,7 +42,10 @@ def say(text: str) -> None:
 
 @dataclass
 class Faults:
-    """From `begin` to `end`, on the monotonic clock. The seed decides which faults come and when."""
+    """Random faults from `begin` to `end`, seconds on the monotonic clock.
+
+    The seed decides which faults come and when.
+    """
 
     arena: Arena
     servers: Mapping[str, Server]
@@ -61,12 +64,11 @@ class Faults:
         return time.monotonic() > self.end
 
     @property
-    def workers(self) -> list[Worker]:
-        """Those that live."""
+    def live_workers(self) -> list[Worker]:
         return [worker for worker in self.arena.workers if worker.alive]
 
     async def supervise(self) -> None:
-        """Start a worker for each one that ended, as a service manager does: some of them with a crash point."""
+        """Replace each worker that ended, as a service manager does, by one that may have a crash point."""
         chance = random.Random(f"{self.seed}/workers")
         noted: set[Path] = set()
         while True:
@@ -74,22 +76,22 @@ class Faults:
                 if not worker.alive and worker.log not in noted:
                     noted.add(worker.log)
                     self._note_end(worker)
-            for role in (WORKERS - Counter(worker.role for worker in self.workers)).elements():
+            for role in (WORKERS - Counter(worker.role for worker in self.live_workers)).elements():
                 options: tuple[str, ...] = ()
                 if not self.quiet and not self.over and chance.random() < CRASHING_SHARE:
-                    options = "--crash", f"{chance.choice(POINTS[role])}:{chance.randint(1, LATEST_CRASH)}"
+                    options = "--crash", f"{chance.choice(POINTS[role])}:{chance.randint(1, MAX_CRASH_TIMES)}"
                     self.counts[f"{role} worker with a crash point"] += 1
-                await self.arena.run(role, *options)
-            await asyncio.sleep(RESTART_S)
+                await self.arena.start_worker(role, *options)
+            await asyncio.sleep(SUPERVISE_EVERY_S)
 
     def _note_end(self, worker: Worker) -> None:
-        if worker.process.returncode not in (0, -SIGKILL):  # neither asked to end nor killed, as crash points do too
-            last = worker.log.read_text().strip().rpartition("\n")[2]
-            say(f"a {worker.role} worker ended with status {worker.process.returncode}: {last}")
+        if worker.process.returncode not in (0, -SIGKILL):  # neither stopped nor killed, also by a crash point
+            last_line = worker.log.read_text().strip().rpartition("\n")[2]
+            say(f"a {worker.role} worker ended with status {worker.process.returncode}: {last_line}")
             self.counts[f"{worker.role} worker ended by itself"] += 1
 
     async def run(self) -> None:
-        """Return when all faults are over and everything is up again."""
+        """Break things until the end. Returns when everything is up again."""
         await asyncio.sleep(max(self.begin - time.monotonic(), 0))
         say("from now on things break")
         processes: dict[str, Fault] = {
@@ -116,18 +118,17 @@ class Faults:
     async def _follow(self, track: str, faults: Mapping[str, Fault]) -> None:
         chance = random.Random(f"{self.seed}/{track}")
         while not self.over:
-            # All is drawn whatever is then made of it: the next fault must not depend on how many workers live now.
+            # Always draw every number: the next fault must not depend on how many workers are alive now.
             gap_s, name, pick = chance.uniform(*FAULT_EVERY_S), chance.choice(list(faults)), chance.random()
-            seconds = chance.uniform(*(LONG_S if chance.random() < LONG_SHARE else DOWN_S))
+            seconds = chance.uniform(*(LONG_DOWN_S if chance.random() < LONG_SHARE else DOWN_S))
             await asyncio.sleep(gap_s)
-            say(f"{name}, for {seconds:.0f} s where it lasts")
+            say(f"{name}, for {seconds:.0f} s if it lasts")
             self.counts[name] += 1
             await faults[name](pick, seconds)
 
     def _picked(self, pick: float) -> Worker | None:
-        """One of those that live, if there are any now."""
-        living = self.workers
-        return living[int(pick * len(living))] if living else None
+        workers = self.live_workers
+        return workers[int(pick * len(workers))] if workers else None
 
     async def _kill_worker(self, pick: float, _seconds: float) -> None:
         if worker := self._picked(pick):
@@ -139,11 +140,11 @@ class Faults:
 
     async def _replace_worker(self, pick: float, _seconds: float) -> None:
         if worker := self._picked(pick):
-            await self.arena.run(worker.role)
+            await self.arena.start_worker(worker.role)
             await worker.stop()
 
     async def _terminate_batcher(self, _pick: float, _seconds: float) -> None:
-        with contextlib.suppress(RPCError):  # Temporal is away, or nobody has started it again yet
+        with contextlib.suppress(RPCError):  # Temporal is down, or the workflow has not been started again yet
             await self.arena.client.get_workflow_handle(self.arena.batcher_workflow_id).terminate()
 
 
@@ -158,7 +159,7 @@ async def _freeze_server(server: Server, _pick: float, seconds: float) -> None:
 
 
 async def _freeze(pid: int, seconds: float) -> None:
-    with contextlib.suppress(ProcessLookupError):  # a crash point came first
+    with contextlib.suppress(ProcessLookupError):  # a crash point was faster
         os.kill(pid, SIGSTOP)
         await asyncio.sleep(seconds)
         os.kill(pid, SIGCONT)

@@ -4,25 +4,25 @@ import statistics
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-LEAK_BYTES = 4_000  # per write; less is lost in what Python's memory goes up and down by
+LEAK_BYTES = 4_000  # per write; a smaller leak is hidden by the ups and downs of Python's memory
 NOISE_MB = 3.0
-WRITES_TO_JUDGE = 300  # a soak of a few minutes makes fewer, while workers still warm up
+MIN_WRITES = 300  # a soak of a few minutes makes fewer, while workers still warm up
 WORKERS = ("main worker", "batcher worker")
-WORKERS_OF_A_ROLE = 2  # which share the writes
+WORKERS_PER_ROLE = 2  # which share the writes
 REDIS = "data in Redis"
-REDIS_GROWTH_MB = 2.0  # over the whole soak; dead letters stay
+MAX_REDIS_GROWTH_MB = 2.0  # over the whole soak; dead letters stay
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     mb: float
     writes: int
-    """That had been made by then."""
+    """Made until then."""
 
 
 @dataclass
 class Memory:
-    """Samples by name of process, or of the data in Redis: while nothing is broken, and later."""
+    """Samples by process name, or `REDIS`: while nothing is broken, and later."""
 
     quiet: dict[str, list[Sample]] = field(default_factory=lambda: defaultdict(list))
     later: dict[str, list[Sample]] = field(default_factory=lambda: defaultdict(list))
@@ -31,20 +31,21 @@ class Memory:
         (self.quiet if quiet else self.later)[name].append(Sample(used_bytes / 1e6, writes))
 
     def check(self) -> None:
-        """Raises AssertionError when workers grew in the quiet time, after they had warmed up, or Redis until the end,
-        when its streams are empty. A short soak cannot tell of workers.
+        """Fail if workers grew in the quiet time after warming up, or Redis until the end, when its streams are empty.
+
+        A soak too short for `MIN_WRITES` does not judge workers.
         """
         for name in WORKERS:
             grown_mb, writes = self._growth(name)
-            if writes < WRITES_TO_JUDGE:
+            if writes < MIN_WRITES:
                 continue
-            limit_mb = max(NOISE_MB, LEAK_BYTES * writes / WORKERS_OF_A_ROLE / 1e6)
+            limit_mb = max(NOISE_MB, LEAK_BYTES * writes / WORKERS_PER_ROLE / 1e6)
             assert grown_mb < limit_mb, f"a {name} grew by {grown_mb:.1f} MB in {writes} writes"
         before, after = max(sample.mb for sample in self.quiet[REDIS]), self.later[REDIS][-1].mb
-        assert after < before + REDIS_GROWTH_MB, f"{REDIS} grew from {before:.1f} to {after:.1f} MB"
+        assert after < before + MAX_REDIS_GROWTH_MB, f"{REDIS} grew from {before:.1f} to {after:.1f} MB"
 
     def _growth(self, name: str) -> tuple[float, float]:
-        """Megabytes, and writes, from the second third of the quiet time to the last."""
+        """Megabytes and writes by which the last third of the quiet time exceeds the second."""
         samples = self.quiet[name]
         third = max(len(samples) // 3, 1)
         thirds = samples[third : 2 * third] or samples, samples[-third:]

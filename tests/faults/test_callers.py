@@ -1,4 +1,4 @@
-"""What befalls callers: they are cancelled, terminated, reset, run out of time, and are sent nonsense."""
+"""Callers are cancelled, terminated, timed out, reset, or sent malformed signals."""
 
 import json
 import uuid
@@ -10,7 +10,7 @@ import pytest
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 
-from tests.faults.caller_audit import Handle, Told
+from tests.faults.caller_audit import CallerOutcomes, Handle
 from tests.faults.conftest import OpenArena
 from tests.faults.fault_arena import RESUBMITTING, Arena
 from tests.support.order_callers import finished_tasks
@@ -20,9 +20,9 @@ from write_batcher.workers.embedded.temporal_server import TemporalServer
 from write_batcher.workflows.main import MainWorkflow
 
 CALLERS = 4
-MOST_SIGNALS = 10  # that one run may receive where a test lowers it; Temporal's own limit is 10,000
+MAX_SIGNALS = 10  # to one run; Temporal's default is 10,000
 
-NONSENSE: list[list[Any]] = [
+MALFORMED_SIGNALS: list[list[Any]] = [
     [],
     [None],
     [7],
@@ -36,36 +36,36 @@ NONSENSE: list[list[Any]] = [
 ]
 
 
-async def test_caller_that_is_cancelled_withdraws_and_one_that_is_terminated_does_not(
+async def test_cancelled_caller_withdraws_and_terminated_caller_does_not(
     open_arena: OpenArena, target: Database, confirm_by: ConfirmBy
 ) -> None:
     async with open_arena(target, confirm_by=confirm_by) as arena:
-        await arena.run_both()
+        await arena.start_workers()
         await arena.pause()
-        await arena.start(CALLERS)
-        await arena.queued(CALLERS)
+        await arena.start_callers(CALLERS)
+        await arena.until_queued(CALLERS)
         cancelled, terminated, *_ = arena.handles
         await cancelled.cancel()
         await terminated.terminate()
         await arena.resume()
-        told = await arena.audit()
-        assert told.kinds == {"CancelledError": 1, "TerminatedError": 1}
+        outcomes = await arena.audit()
+        assert outcomes.failure_types == {"CancelledError": 1, "TerminatedError": 1}
         assert arena.written_callers() == {handle.id for handle in arena.handles if handle is not cancelled}
 
 
 @pytest.mark.parametrize("crash", [(), ("--crash", "after_settle")], ids=["", "settling crashes"])
-async def test_caller_whose_time_is_up_has_not_written_and_writes_when_it_is_reset(
+async def test_timed_out_caller_has_not_written_and_writes_after_a_reset(
     open_arena: OpenArena, target: Database, confirm_by: ConfirmBy, crash: tuple[str, ...]
 ) -> None:
     async with open_arena(target, confirm_by=confirm_by, confirm_timeout=timedelta(seconds=4)) as arena:
-        _, batcher = await arena.run_both(*crash)
+        _, batcher = await arena.start_workers(*crash)
         await arena.pause()
-        await arena.start(CALLERS)
+        await arena.start_callers(CALLERS)
         if crash:
-            await batcher.ended()
-            await arena.run("batcher")
-        told = await arena.ended()
-        assert told.kinds == {"WriteNotConfirmed": CALLERS}
+            await batcher.exited()
+            await arena.start_worker("batcher")
+        outcomes = await arena.outcomes()
+        assert outcomes.failure_types == {"WriteNotConfirmed": CALLERS}
         await arena.resume()
         await arena.audit()
         assert arena.rows() == 0
@@ -74,12 +74,12 @@ async def test_caller_whose_time_is_up_has_not_written_and_writes_when_it_is_res
         assert arena.rows() == CALLERS
 
 
-async def test_caller_that_has_written_and_is_reset_gets_the_receipt_of_its_first_write(
+async def test_reset_caller_that_has_written_gets_its_first_receipt_again(
     open_arena: OpenArena, target: Database, confirm_by: ConfirmBy
 ) -> None:
     async with open_arena(target, confirm_by=confirm_by) as arena:
-        await arena.run_both()
-        await arena.start(CALLERS)
+        await arena.start_workers()
+        await arena.start_callers(CALLERS)
         first = await arena.audit()
         arena.handles = [await _reset(arena, handle) for handle in arena.handles]
         second = await arena.audit()
@@ -88,70 +88,68 @@ async def test_caller_that_has_written_and_is_reset_gets_the_receipt_of_its_firs
         assert len(_receipts(first)) == arena.rows() == CALLERS
 
 
-async def test_request_id_that_others_use_for_their_records_writes_the_first_one_and_rejects_theirs(
+async def test_request_id_reused_for_another_record_is_rejected(
     open_arena: OpenArena, target: Database, confirm_by: ConfirmBy
 ) -> None:
     async with open_arena(target, confirm_by=confirm_by) as arena:
-        await arena.run("main", "--request-id", f"{arena.name}-0/order/1")
-        await arena.run("batcher")
-        await arena.batcher_ready()
+        await arena.start_worker("main", "--request-id", f"{arena.name}-0/order/1")
+        await arena.start_worker("batcher")
+        await arena.until_batcher_ready()
         await arena.pause()
-        [first] = await arena.start(1)
-        await arena.queued(1)
-        await arena.start(CALLERS)
-        await arena.queued(1 + CALLERS)
+        [first] = await arena.start_callers(1)
+        await arena.until_queued(1)
+        await arena.start_callers(CALLERS)
+        await arena.until_queued(1 + CALLERS)
         await arena.resume()
-        told = await arena.ended()
-        assert told.results.keys() == {first.id}
-        assert [kind for kind, message in told.failures.values() if "used for another record" in message] == (
+        outcomes = await arena.outcomes()
+        assert outcomes.results.keys() == {first.id}
+        assert [kind for kind, message in outcomes.failures.values() if "used for another record" in message] == (
             ["WriteRejected"] * CALLERS
         )
-        arena.handles = [first]  # nothing of the others is in the database, nor in its ledger
+        arena.handles = [first]  # the others have left nothing in the database, nor in its ledger
         await arena.audit()
-        assert await arena.dead_letters(CALLERS)
+        assert await arena.has_dead_letters(CALLERS)
 
 
-async def test_caller_is_not_confused_by_nonsense(open_arena: OpenArena, sqlite_target: Database) -> None:
+async def test_caller_ignores_malformed_signals(open_arena: OpenArena, sqlite_target: Database) -> None:
     async with open_arena(sqlite_target) as arena:
-        await arena.run_both()
+        await arena.start_workers()
         await arena.pause()
-        await arena.start(CALLERS)
-        await arena.queued(CALLERS)
+        await arena.start_callers(CALLERS)
+        await arena.until_queued(CALLERS)
         for handle in arena.handles:
-            for arguments in NONSENSE:
+            for arguments in MALFORMED_SIGNALS:
                 await handle.signal(CONFIRMATION_SIGNAL, args=arguments)
         await arena.resume()
         assert (await arena.audit()).completed == CALLERS
 
 
-async def test_workflow_id_that_is_used_again_is_a_write_of_its_own(
-    open_arena: OpenArena, sqlite_target: Database
-) -> None:
+async def test_reused_workflow_id_writes_again(open_arena: OpenArena, sqlite_target: Database) -> None:
     async with open_arena(sqlite_target) as arena:
-        await arena.run_both()
-        await arena.start(CALLERS)
+        await arena.start_workers()
+        await arena.start_callers(CALLERS)
         first = await arena.audit()
         arena.handles.clear()
         arena.started = 0
-        await arena.start(CALLERS)
+        await arena.start_callers(CALLERS)
         second = await arena.audit(runs=2)
         assert second.completed == CALLERS
-        ids = {result.request_id for told in (first, second) for result in told.results.values()}
+        ids = {result.request_id for outcomes in (first, second) for result in outcomes.results.values()}
         assert len(ids) == 2 * CALLERS
 
 
-async def test_workflow_id_that_is_used_again_is_not_confused_by_receipts_of_its_first_run(
+async def test_reused_workflow_id_ignores_receipts_of_its_first_run(
     open_arena: OpenArena, sqlite_target: Database
 ) -> None:
     async with open_arena(sqlite_target) as arena:
-        await arena.run_both()
-        await arena.start(CALLERS)
+        await arena.start_workers()
+        await arena.start_callers(CALLERS)
         first = await arena.audit()
         arena.handles.clear()
         arena.started = 0
         await arena.pause()
-        await arena.start(CALLERS)
-        await arena.queued(CALLERS)
+        await arena.start_callers(CALLERS)
+        await arena.until_queued(CALLERS)
         second_ids = await _queued_ids(arena)
         for handle in arena.handles:
             old, new = first.results[handle.id].request_id, second_ids[handle.id]
@@ -165,45 +163,47 @@ async def test_workflow_id_that_is_used_again_is_not_confused_by_receipts_of_its
         second = await arena.audit(runs=2)
         assert second.completed == CALLERS
         assert {caller: result.request_id for caller, result in second.results.items()} == second_ids
-        receipts = {result.request_id: result.batch_id for told in (first, second) for result in told.results.values()}
+        receipts = {
+            result.request_id: result.batch_id for outcomes in (first, second) for result in outcomes.results.values()
+        }
         assert dict(arena.database.ledger("request_id, batch_id")) == receipts
 
 
-async def test_caller_that_the_server_lets_nobody_signal_any_more_learns_the_outcome_by_settling(
+async def test_caller_that_can_receive_no_more_signals_learns_by_settling(
     open_arena: OpenArena, sqlite_target: Database, tmp_path: Path
 ) -> None:
-    limit = ("--dynamic-config-value", f"history.maximumSignalsPerExecution={MOST_SIGNALS}")
+    limit = ("--dynamic-config-value", f"history.maximumSignalsPerExecution={MAX_SIGNALS}")
     async with (
         TemporalServer(tmp_path / "limited", in_memory=True, extra=limit) as limited,
         open_arena(sqlite_target, temporal_server=limited, confirm_timeout=RESUBMITTING) as arena,
     ):
-        _, batcher = await arena.run_both()
+        _, batcher = await arena.start_workers()
         await arena.pause()
-        await arena.start(CALLERS)
-        await arena.queued(CALLERS)
-        deaf = arena.handles[0]
-        for _ in range(MOST_SIGNALS):
-            await deaf.signal(CONFIRMATION_SIGNAL, "nonsense")
+        await arena.start_callers(CALLERS)
+        await arena.until_queued(CALLERS)
+        full = arena.handles[0]
+        for _ in range(MAX_SIGNALS):
+            await full.signal(CONFIRMATION_SIGNAL, "malformed")
         await arena.resume()
-        told = await arena.audit()
-        assert told.completed == CALLERS
-        assert told.results[deaf.id].outcome is Outcome.WRITTEN
-        assert batcher.says(f"caller {deaf.id} cannot be reached")
-        assert (await arena.queue.statistics()).counters["without_caller"] == 2  # when it asked, and asked again
+        outcomes = await arena.audit()
+        assert outcomes.completed == CALLERS
+        assert outcomes.results[full.id].outcome is Outcome.WRITTEN
+        assert batcher.logged(f"caller {full.id} cannot be reached")
+        assert (await arena.queue.statistics()).counters["without_caller"] == 2  # for its first submit and its second
 
 
-def _receipts(told: Told) -> dict[str, tuple[str, str | None]]:
-    return {caller: (result.request_id, result.batch_id) for caller, result in told.results.items()}
+def _receipts(outcomes: CallerOutcomes) -> dict[str, tuple[str, str | None]]:
+    return {caller: (result.request_id, result.batch_id) for caller, result in outcomes.results.items()}
 
 
 async def _queued_ids(arena: Arena) -> dict[str, str]:
-    """The request id of each caller that has an entry in the stream."""
+    """The request id of each caller in the stream, by workflow id."""
     entries: Any = await arena.redis.xrange(arena.queue.stream_key)
     return {json.loads(fields[b"reply"])["workflow_id"]: fields[b"id"].decode() for _, fields in entries}
 
 
 async def _reset(arena: Arena, handle: Handle) -> Handle:
-    """As an operator does, to before the submit."""
+    """Reset a caller to before its submit, as an operator does."""
     answer = await arena.client.workflow_service.reset_workflow_execution(
         ResetWorkflowExecutionRequest(
             namespace=arena.client.namespace,

@@ -1,4 +1,4 @@
-"""Redis loses the tail of its file, its data, the group, or what its replica lacks: callers submit anew."""
+"""Redis loses the tail of its file, its data, its group, or what its replica lacks: callers submit again."""
 
 import os
 from datetime import timedelta
@@ -20,84 +20,85 @@ from write_batcher.workers.embedded.server import HOST
 CALLERS = 12
 
 
-async def test_what_redis_lost_with_the_tail_of_its_file_is_submitted_anew(
+async def test_requests_lost_with_the_tail_of_the_file_are_submitted_again(
     open_arena: OpenArena, target: Database, confirm_by: ConfirmBy
 ) -> None:
     async with open_arena(target, confirm_by=confirm_by, confirm_timeout=RESUBMITTING) as arena:
-        _, batcher = await arena.run_both()
+        _, batcher = await arena.start_workers()
         await batcher.stop()
-        await arena.start(CALLERS)
-        await arena.queued(CALLERS)
+        await arena.start_callers(CALLERS)
+        await arena.until_queued(CALLERS)
         await arena.redis_server.kill()
-        os.truncate(_log_of(arena), _log_of(arena).stat().st_size - 1_000)
+        os.truncate(_append_only_file(arena), _append_only_file(arena).stat().st_size - 1_000)
         await arena.redis_server.start()
         assert await arena.backlog() < CALLERS
-        await arena.run("batcher")
+        await arena.start_worker("batcher")
         assert (await arena.audit(counters=False)).completed == CALLERS
 
 
-async def test_what_comes_back_because_redis_lost_its_acknowledgement_is_answered_from_the_ledger(
+async def test_redelivery_after_lost_acknowledgements_is_answered_by_the_ledger(
     open_arena: OpenArena, target: Database, confirm_by: ConfirmBy
 ) -> None:
     async with open_arena(target, confirm_by=confirm_by) as arena:
-        _, batcher = await arena.run_both()
+        _, batcher = await arena.start_workers()
         await arena.pause()
-        await arena.start(CALLERS)
-        await arena.queued(CALLERS)
-        size = await _logged(arena)
+        await arena.start_callers(CALLERS)
+        await arena.until_queued(CALLERS)
+        size = await _complete_file_size(arena)
         await arena.resume()
         assert (await arena.audit()).completed == CALLERS
         await batcher.stop()
         await arena.redis_server.kill()
-        os.truncate(_log_of(arena), size + 10)  # in the middle of what came after it
+        os.truncate(_append_only_file(arena), size + 10)  # in the middle of a later command
         await arena.redis_server.start()
         assert await arena.backlog() == CALLERS
-        await arena.run("batcher")
+        await arena.start_worker("batcher")
         await arena.audit()
         assert (await arena.queue.statistics()).counters["duplicate"] == CALLERS
 
 
-def _log_of(arena: Arena) -> Path:
+def _append_only_file(arena: Arena) -> Path:
     [file] = arena.redis_server.folder.glob("redis/appendonlydir/*.incr.aof")
     return file
 
 
-async def _logged(arena: Arena) -> int:
-    """How long the append-only file is when all that was done is in it."""
+async def _complete_file_size(arena: Arena) -> int:
+    """The size of the append-only file, once every command so far is in it."""
 
-    async def is_all_there() -> bool:
+    async def is_written_out() -> bool:
         return bool((await arena.redis.info("persistence"))["aof_buffer_length"] == 0)
 
-    await eventually(is_all_there)
-    return _log_of(arena).stat().st_size
+    await eventually(is_written_out)
+    return _append_only_file(arena).stat().st_size
 
 
 @pytest.mark.parametrize("forgetting", ["FLUSHALL", "DEL"])
-async def test_requests_that_redis_forgets_are_submitted_anew(
+async def test_requests_that_redis_forgets_are_submitted_again(
     open_arena: OpenArena, target: Database, confirm_by: ConfirmBy, forgetting: str
 ) -> None:
     async with open_arena(target, confirm_by=confirm_by, confirm_timeout=RESUBMITTING) as arena:
-        _, batcher = await arena.run_both()
+        _, batcher = await arena.start_workers()
         await batcher.stop()
-        await arena.start(CALLERS)
-        await arena.queued(CALLERS)
+        await arena.start_callers(CALLERS)
+        await arena.until_queued(CALLERS)
         await _forget(arena, forgetting)
         assert await arena.backlog() == 0
-        await arena.run("batcher")
+        await arena.start_worker("batcher")
         assert (await arena.audit(counters=False)).completed == CALLERS
 
 
 @pytest.mark.parametrize("forgetting", ["FLUSHALL", "DEL", "XGROUP DESTROY"])
-async def test_batcher_whose_stream_is_forgotten_while_it_reads_keeps_its_batch_and_goes_on(
+async def test_drain_whose_stream_is_forgotten_keeps_its_batch_and_goes_on(
     open_arena: OpenArena, sqlite_target: Database, forgetting: str
 ) -> None:
     async with open_arena(sqlite_target, max_wait=timedelta(seconds=3)) as arena:
-        await arena.run_both()
-        await arena.start(CALLERS)
-        await arena.written()  # the first batch, by its size; the others wait for more, in the hand of the drain
+        await arena.start_workers()
+        await arena.start_callers(CALLERS)
+        # The first batch was closed by its size; the drain keeps the other requests and waits for more.
+        await arena.until_written()
         await eventually(partial(_all_are_taken, arena, CALLERS))
         await _forget(arena, forgetting)
-        await arena.start(CALLERS)
+        await arena.start_callers(CALLERS)
         assert (await arena.audit(counters=False)).completed == 2 * CALLERS
 
 
@@ -116,38 +117,38 @@ async def _forget(arena: Arena, forgetting: str) -> None:
             await arena.redis.xgroup_destroy(arena.queue.stream_key, GROUP)
 
 
-async def test_group_that_somebody_destroyed_misses_nothing_that_was_appended_before_it_is_back(
+async def test_recreated_group_delivers_what_was_appended_before_it(
     open_arena: OpenArena, sqlite_target: Database
 ) -> None:
     async with open_arena(sqlite_target) as arena:
-        _, batcher = await arena.run_both()
+        _, batcher = await arena.start_workers()
         await batcher.stop()
-        await arena.start(CALLERS)
-        await arena.queued(CALLERS)
+        await arena.start_callers(CALLERS)
+        await arena.until_queued(CALLERS)
         await arena.redis.xgroup_destroy(arena.queue.stream_key, GROUP)
-        await arena.run("batcher")
+        await arena.start_worker("batcher")
         assert (await arena.audit()).completed == CALLERS
 
 
-async def test_redis_without_a_file_that_restarts_is_refilled_by_the_callers(
+async def test_redis_that_restarts_without_a_file_is_refilled_by_its_callers(
     open_arena: OpenArena, sqlite_target: Database, tmp_path: Path
 ) -> None:
     async with (
         RedisServer(tmp_path / "forgetful", extra=("--appendonly", "no")) as forgetful,
         open_arena(sqlite_target, redis_server=forgetful, confirm_timeout=RESUBMITTING) as arena,
     ):
-        _, batcher = await arena.run_both()
+        _, batcher = await arena.start_workers()
         await batcher.stop()
-        await arena.start(CALLERS)
-        await arena.queued(CALLERS)
+        await arena.start_callers(CALLERS)
+        await arena.until_queued(CALLERS)
         await forgetful.kill()
         await forgetful.start()
         assert await arena.backlog() == 0
-        await arena.run("batcher")
+        await arena.start_worker("batcher")
         assert (await arena.audit(counters=False)).completed == CALLERS
 
 
-async def test_failover_to_a_replica_that_lags_loses_nothing_that_callers_wait_for(
+async def test_failover_to_a_lagging_replica_loses_no_awaited_request(
     open_arena: OpenArena, sqlite_target: Database, tmp_path: Path
 ) -> None:
     async with (
@@ -157,17 +158,17 @@ async def test_failover_to_a_replica_that_lags_loses_nothing_that_callers_wait_f
         open_arena(sqlite_target, redis_server=primary, confirm_timeout=RESUBMITTING) as arena,
         open_arena(sqlite_target, redis_server=replica) as on_replica,
     ):
-        _, batcher = await arena.run_both()
+        _, batcher = await arena.start_workers()
         await batcher.stop()
-        await arena.start(CALLERS)
-        await on_replica.queued(CALLERS)
+        await arena.start_callers(CALLERS)
+        await on_replica.until_queued(CALLERS)
         replication.become(Network.SILENT)
-        await arena.start(CALLERS)
-        await arena.queued(2 * CALLERS)
+        await arena.start_callers(CALLERS)
+        await arena.until_queued(2 * CALLERS)
         await primary.kill()
         await on_replica.redis.slaveof()
         assert await on_replica.backlog() == CALLERS
         arena.redis_proxy.target_port = replica.port
         arena.redis = on_replica.redis
-        await arena.run("batcher")
+        await arena.start_worker("batcher")
         assert (await arena.audit(counters=False)).completed == 2 * CALLERS

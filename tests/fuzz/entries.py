@@ -1,13 +1,13 @@
 """Coverage-guided fuzzing of the decoder of stream entries: `make fuzz SECONDS=60`.
 
-The first byte chooses what the others are: a reply address, a payload, a request id, or a whole entry.
+The first byte chooses what the remaining bytes are: one field of a valid entry, such as its payload, or a whole entry.
 """
 
 import asyncio
 import contextlib
 import sys
 
-import atheris  # type: ignore[import-untyped] # installed by `make fuzz` alone
+import atheris  # type: ignore[import-untyped] # installed only by `make fuzz`
 
 with atheris.instrument_imports():
     from temporalio.converter import DataConverter
@@ -15,7 +15,7 @@ with atheris.instrument_imports():
     from write_batcher.errors import InvalidEntry
     from write_batcher.models import WriteRequest
     from write_batcher.queue.codec import Codec
-    from write_batcher.queue.stream import StreamEntry
+    from write_batcher.queue.stream_entry import StreamEntry
 
 CODEC = Codec(DataConverter.default)
 LOOP = asyncio.new_event_loop()

@@ -1,4 +1,4 @@
-"""Stand-ins that do what the real thing does: a queue, a sink, Temporal as the drain sees it."""
+"""Stand-ins that behave like the real thing: a queue, a sink, Temporal as the drain sees it."""
 
 import asyncio
 from collections import Counter
@@ -20,8 +20,8 @@ def written(request_id: str) -> WriteReceipt:
 
 
 class FakeQueue:
-    """The activity `enqueue_write` without a stream. It keeps what is submitted, and gives the caller the receipt that
-    `answer` makes of its request, the way the caller asked for.
+    """The activity `enqueue_write` without a stream. It records submissions, and confirms each with the receipt that
+    `answer` returns for it, the way the caller asked for; with none when that is None.
     """
 
     def __init__(self, answer: Callable[[WriteRequest], WriteReceipt | None] = lambda _: None) -> None:
@@ -47,7 +47,7 @@ class FakeQueue:
 
 class MemorySink:
     """A sink with a ledger, both in memory: `written` is final, a rejection or withdrawal binds its attempt. `refuse`
-    says why a request is rejected.
+    returns why a request is rejected, None to accept it.
     """
 
     def __init__(self, refuse: Callable[[WriteRequest], str | None] = lambda _: None) -> None:
@@ -72,11 +72,11 @@ class MemorySink:
         return receipt
 
     def refuse_all(self, reason: str | None) -> None:
-        """Reject every new request with this reason; None: reject no more. Rejections that were told still stand."""
+        """Reject every new request with this reason; with None, no more. Earlier rejections still stand."""
         self._refuse = lambda _: reason
 
     def repair(self) -> None:
-        """Reject no more and forget the rejections, as an operator does who repairs a cause and replays."""
+        """Reject no more and forget all rejections, like an operator who repairs the cause and replays."""
         self.refuse_all(None)
         self._bound = {key: bound for key, bound in self._bound.items() if bound.outcome is not Outcome.REJECTED}
 
@@ -98,7 +98,7 @@ class MemorySink:
         return self._written[request_id]
 
     def _bound_by(self, request: WriteRequest) -> WriteReceipt | None:
-        """As the real ledger does: its own outcome binds an attempt, and that of a later attempt of its workflow."""
+        """What binds the attempt, as in the ledger: its own outcome, or that of a later attempt of its workflow."""
         if bound := self._bound.get((request.request_id, request.attempt)):
             return bound
         for key, asker in self._askers.items():
@@ -115,8 +115,8 @@ class MemorySink:
 
 
 class FakeTemporal:
-    """What the drain needs of a Temporal client: it keeps signals and completions, and fails or holds those to named
-    callers. An activity is named by its id.
+    """What the drain needs of a Temporal client. It records signals and completions, and can fail or hold those to a
+    caller: a workflow by its id, an activity by its activity id.
     """
 
     namespace = "fake"
@@ -127,7 +127,8 @@ class FakeTemporal:
         self.completions: list[tuple[str, str, str, WriteReceipt]] = []
         self.rpc_timeouts: list[timedelta | None] = []
         self.attempts: Counter[str] = Counter()
-        self.waiting = 0
+        self.held = 0
+        """How many calls are being held."""
         self._failures: dict[str, Iterator[Exception]] = {}
         self._gates: dict[str, asyncio.Event] = {}
 
@@ -135,19 +136,19 @@ class FakeTemporal:
     def client(self) -> Client:
         return cast(Client, self)
 
-    def fail(self, workflow_id: str, error: Exception, *, times: int | None = None) -> None:
-        """Fail the next `times` signals to one caller, or all of them."""
-        self._failures[workflow_id] = repeat(error) if times is None else repeat(error, times)
+    def fail(self, caller: str, error: Exception, *, times: int | None = None) -> None:
+        """Fail the next `times` calls to one caller; with None, all of them."""
+        self._failures[caller] = repeat(error) if times is None else repeat(error, times)
 
-    def hold(self, workflow_id: str) -> None:
-        """Let signals to one caller wait until `let_go`."""
-        self._gates[workflow_id] = asyncio.Event()
+    def hold(self, caller: str) -> None:
+        """Hold calls to one caller until `release`."""
+        self._gates[caller] = asyncio.Event()
 
-    def let_go(self, workflow_id: str) -> None:
-        self._gates[workflow_id].set()
+    def release(self, caller: str) -> None:
+        self._gates[caller].set()
 
     def receipts(self, workflow_id: str) -> list[WriteReceipt]:
-        """All that one caller has received."""
+        """All receipts that a workflow has been sent by signal."""
         return [receipt for caller, receipts in self.signals if caller == workflow_id for receipt in receipts]
 
     def get_workflow_handle(self, workflow_id: str) -> "_FakeHandle":
@@ -160,9 +161,9 @@ class FakeTemporal:
         self.attempts[caller] += 1
         self.rpc_timeouts.append(rpc_timeout)
         if gate := self._gates.get(caller):
-            self.waiting += 1
+            self.held += 1
             await gate.wait()
-            self.waiting -= 1
+            self.held -= 1
         for error in self._failures.get(caller, ()):
             raise error
 

@@ -1,4 +1,4 @@
-"""Callers that several tests use: workflows with the whole of BatchedWrites, their worker, and a drain beside it."""
+"""Workflows that submit orders, for several tests, with their worker and a batcher."""
 
 import asyncio
 import uuid
@@ -28,20 +28,21 @@ from write_batcher.models import ConfirmBy, PartitionRef, WriteReceipt
 from write_batcher.queue.dead_letters import DeadLetters
 from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.stream import WriteQueue
-from write_batcher.workflows.batched_writes import BatchedWrites, OnRejected, WriteOptions
+from write_batcher.workflows.batched_writes import BatchedWrites
 from write_batcher.workflows.batcher import BatcherInput, BatcherWorkflow, batcher_workflow_id
+from write_batcher.workflows.write_options import OnRejected, WriteOptions
 
-if TYPE_CHECKING:  # the sandbox of a replay loads this module, and cannot load what makes certificates
+if TYPE_CHECKING:  # the sandbox of a replay loads this module, and cannot load the library for certificates
     from tests.support.redis_kinds import AnyRedis
 
 RESULT_TIMEOUT_S = 20
-BOTH = [ConfirmBy.SIGNAL, ConfirmBy.COMPLETION]
+CONFIRMING_MODES = [ConfirmBy.SIGNAL, ConfirmBy.COMPLETION]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """Each of `items` is submitted to each of `queues`, all at once or `one_by_one`; then the workflow continues as
-    new.
+    """Each of `items` is submitted to each of `queues`, all at once or `one_by_one`; then the workflow continues as new
+    while `continue_as_new` is above 0.
     """
 
     queues: tuple[str, ...] = ("default",)
@@ -91,8 +92,8 @@ class Orders:
 
 
 @workflow.defn
-class Impatient:
-    """Cancels its write as often as it is told to; ends with what the cancellation says, or with the outcome."""
+class CancellingCaller:
+    """Cancels its submit at every signal `give_up`; returns the message of the cancellation, or the outcome."""
 
     @workflow.init
     def __init__(self, order: Order) -> None:
@@ -114,8 +115,8 @@ class Impatient:
 
 
 @workflow.defn
-class Hurried:
-    """Gives its write one second; ends with what the cancellation says, or with the outcome."""
+class TimedCaller:
+    """Gives its submit one second; returns the message of the timeout, or the outcome."""
 
     @workflow.init
     def __init__(self, order: Order) -> None:
@@ -131,12 +132,12 @@ class Hurried:
 
 
 Handle = WorkflowHandle[Orders, list[WriteReceipt]]
-WORKFLOWS = [Orders, Impatient, Hurried]
+WORKFLOWS = [Orders, CancellingCaller, TimedCaller]
 
 
 @asynccontextmanager
 async def caller(client: Client, name: str, *activities: Callable[..., Any], cached: int = 1000) -> AsyncIterator[None]:
-    """A worker of the callers; `cached` is the number of workflows that it need not replay at every step."""
+    """A worker of the callers; `cached` is the number of workflows that it does not replay at every step."""
     # Unsandboxed: a sandbox would load this module and pytest anew for every workflow.
     async with Worker(
         client,
@@ -184,7 +185,7 @@ async def events_of(handle: WorkflowHandle[Any, Any]) -> list[HistoryEvent]:
 
 
 async def kinds_of(handle: WorkflowHandle[Any, Any]) -> list[str]:
-    """The kinds of its events, without those of workflow tasks."""
+    """The types of the workflow's events, but for those of workflow tasks."""
     names = [
         EventType.Name(event.event_type).removeprefix("EVENT_TYPE_").lower().replace("_", " ")
         for event in await events_of(handle)
@@ -193,20 +194,20 @@ async def kinds_of(handle: WorkflowHandle[Any, Any]) -> list[str]:
 
 
 async def replays(handle: WorkflowHandle[Any, Any]) -> None:
-    """Fails when the workflow does not follow its own history."""
+    """Replay the workflow; fails when it does not follow its own history."""
     replayer = Replayer(workflows=WORKFLOWS, workflow_runner=UnsandboxedWorkflowRunner())
     async with asyncio.timeout(RESULT_TIMEOUT_S):
         await replayer.replay_workflow(await handle.fetch_history())
 
 
 async def finished_tasks(handle: WorkflowHandle[Any, Any]) -> list[int]:
-    """The events that ended its workflow tasks: a reset to one of them runs the workflow on from there."""
+    """The events that completed its workflow tasks: a reset to one of them continues the workflow from there."""
     completed = EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
     return [event.event_id for event in await events_of(handle) if event.event_type == completed]
 
 
 async def reset(client: Client, handle: Handle, task: int) -> Handle:
-    """Reset as an operator does, to the workflow task that ended with event `task`; returns the new run."""
+    """Reset a workflow like an operator, to the workflow task that completed with event `task`; returns the new run."""
     run_id = (await handle.describe()).run_id
     answer = await client.workflow_service.reset_workflow_execution(
         ResetWorkflowExecutionRequest(
@@ -225,7 +226,7 @@ async def reset(client: Client, handle: Handle, task: int) -> Handle:
 async def batcher(
     client: Client, name: str, redis: Redis, redis_server: "AnyRedis", sink: MemorySink
 ) -> AsyncIterator[str]:
-    """A worker of the batcher; its task queue. Nothing is drained until `start_draining`, but callers can settle."""
+    """A batcher worker; yields its task queue. Nothing is drained until `start_draining`, but callers can settle."""
     limits = BatchLimits(max_items=10, max_bytes=10_000, max_wait=timedelta(milliseconds=50))
     drains = DrainActivities(
         queue=name, redis_url=redis_server.url, redis=redis, sink=sink, limits=limits, partitions=1
@@ -254,7 +255,7 @@ async def start_draining(client: Client, name: str) -> None:
 
 @dataclass
 class Stack:
-    """A queue that a real drain empties once it is told to, and the order of its callers."""
+    """A queue, the order that its callers submit, and a real drain that runs once it is told to."""
 
     client: Client
     redis: Redis
@@ -278,7 +279,7 @@ class Stack:
         return caller(self.client, self.name, self.enqueue.enqueue_write, cached=cached)
 
     async def start(self, **changes: Any) -> Handle:
-        """Start a caller with the order, changed so."""
+        """Start a caller with the order and these changes."""
         return await start(self.client, self.name, replace(self.order, **changes))
 
     async def drain(self) -> None:

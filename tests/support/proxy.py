@@ -1,4 +1,4 @@
-"""A TCP proxy between a worker and a server, which breaks connections in the ways networks do."""
+"""A TCP proxy between a worker and a server that breaks connections in the ways networks do."""
 
 import asyncio
 import contextlib
@@ -13,32 +13,33 @@ CHUNK = 65_536
 
 
 class Network(Enum):
-    """What the proxy does with what it is given."""
+    """How the proxy treats connections."""
 
     UP = "up"
     REFUSING = "refusing"
-    """New connections are closed at once; those there were are cut."""
+    """Existing connections are cut, new ones are closed at once."""
     SILENT = "silent"
-    """Connections stay open and nothing passes: a firewall that drops, a server that hangs."""
+    """Connections stay open and nothing passes, as with a firewall that drops packets or a server that hangs."""
     DEAF = "deaf"
-    """Requests pass, replies do not: what was asked is done, and nobody learns of it."""
+    """Requests pass, replies do not: the server does what it is asked, and the client never learns of it."""
 
 
 @dataclass
 class Proxy:
-    """Passes bytes on to `target_port` of this machine, which may change; `delay_s` holds back every reply."""
+    """A proxy to a server on this machine. Its fields may be changed while it runs."""
 
     target_port: int
     network: Network = Network.UP
     delay_s: float = 0.0
+    """By which every reply is held back."""
     delayed_s: float = 0.0
-    """How long replies were held back, all together."""
+    """By which replies have been held back so far, in total."""
     swallowed: int = 0
     """Bytes of replies that were not passed on."""
     loses_reply_to: bytes | None = None
-    """A request with these bytes is passed on and done; instead of its reply the connection is cut."""
+    """A request that contains these bytes is passed on, and the connection is cut instead of passing its reply."""
     losses: int = 1
-    """How many such replies are still to be lost."""
+    """How many more such replies are to be lost."""
     _connections: set[asyncio.StreamWriter] = field(default_factory=set)
 
     async def __aenter__(self) -> Self:
@@ -52,13 +53,13 @@ class Proxy:
         await self._server.wait_closed()
 
     def become(self, network: Network) -> None:
-        """Change the network. Connections that were silent or deaf are cut: their bytes would be out of step."""
+        """Change the network. Connections that were silent or deaf are cut: bytes are missing from them."""
         before, self.network = self.network, network
         if network is Network.REFUSING or before in (Network.SILENT, Network.DEAF):
             self.cut()
 
     def cut(self) -> None:
-        """End all connections, as a reset does."""
+        """Abort all connections, as a TCP reset does."""
         for writer in self._connections:
             writer.transport.abort()
         self._connections.clear()
@@ -74,9 +75,9 @@ class Proxy:
             return
         self._connections |= {writer, server_writer}
         try:
-            doomed = asyncio.Event()
-            requests = asyncio.create_task(self._pass_requests(reader, server_writer, doomed))
-            replies = asyncio.create_task(self._pass_replies(server_reader, writer, doomed))
+            reply_is_lost = asyncio.Event()
+            requests = asyncio.create_task(self._pass_requests(reader, server_writer, reply_is_lost))
+            replies = asyncio.create_task(self._pass_replies(server_reader, writer, reply_is_lost))
             await asyncio.wait({requests, replies}, return_when=asyncio.FIRST_COMPLETED)
             for task in (requests, replies):
                 task.cancel()
@@ -86,7 +87,7 @@ class Proxy:
                 end.transport.abort()
 
     async def _pass_requests(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reply_is_lost: asyncio.Event
     ) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(CHUNK):
@@ -94,20 +95,20 @@ class Proxy:
                     continue
                 if self.losses and self.loses_reply_to and self.loses_reply_to in data:
                     self.losses -= 1
-                    doomed.set()
+                    reply_is_lost.set()
                 writer.write(data)
                 await writer.drain()
 
     async def _pass_replies(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reply_is_lost: asyncio.Event
     ) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(CHUNK):
                 if self.delay_s:
-                    came = time.monotonic()
+                    received = time.monotonic()
                     await asyncio.sleep(self.delay_s)
-                    self.delayed_s += time.monotonic() - came
-                if doomed.is_set():
+                    self.delayed_s += time.monotonic() - received
+                if reply_is_lost.is_set():
                     self.swallowed += len(data)
                     return
                 if self.network is Network.DEAF:

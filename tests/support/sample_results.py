@@ -1,4 +1,4 @@
-"""A comparison as it might come out, made by hand: for tests of the report, and not a measurement."""
+"""Made-up results of a comparison, for tests of the report: not a measurement."""
 
 import math
 import random
@@ -8,13 +8,18 @@ from typing import Any
 from write_batcher.compare.results import Contender, Results, Run, Scenario
 
 WORKFLOWS = 400
-LIMIT = 20  # connections
+CONNECTION_LIMIT = 20
 ACTIONS = {Contender.DIRECT: 1.0, Contender.SIGNAL: 3.05, Contender.QUEUE: 3.02, Contender.QUEUE_COMPLETION: 1.07}
 EVENTS = {Contender.DIRECT: 6.0, Contender.SIGNAL: 14.2, Contender.QUEUE: 12.1, Contender.QUEUE_COMPLETION: 6.1}
 LATENCY_MS = {Contender.DIRECT: 900, Contender.SIGNAL: 2600, Contender.QUEUE: 1500, Contender.QUEUE_COMPLETION: 1300}
-PER_SECOND = {Contender.DIRECT: 60, Contender.SIGNAL: 190, Contender.QUEUE: 2900, Contender.QUEUE_COMPLETION: 3000}
+WRITES_PER_S = {Contender.DIRECT: 60, Contender.SIGNAL: 190, Contender.QUEUE: 2900, Contender.QUEUE_COMPLETION: 3000}
 DOWN_S = {Contender.DIRECT: 1.0, Contender.SIGNAL: 4.0, Contender.QUEUE: 2.4, Contender.QUEUE_COMPLETION: 2.2}
-IDLE_PER_DAY = {Contender.DIRECT: 0, Contender.SIGNAL: 24, Contender.QUEUE: 17_300, Contender.QUEUE_COMPLETION: 17_280}
+IDLE_ACTIONS = {
+    Contender.DIRECT: 0,
+    Contender.SIGNAL: 24,
+    Contender.QUEUE: 17_300,
+    Contender.QUEUE_COMPLETION: 17_280,
+}
 
 
 def sample_results(
@@ -25,7 +30,7 @@ def sample_results(
     databases: Sequence[str] = ("sqlite", "postgresql"),
     seed: int = 7,
 ) -> Results:
-    """The same results for the same arguments."""
+    """Return plausible results; the same arguments give the same results."""
     chance = random.Random(seed)
     runs = [
         _run(scenario, contender, database, number, chance)
@@ -46,7 +51,7 @@ def sample_results(
 
 
 def run(scenario: Scenario, contender: Contender, *, database: str = "sqlite", round: int = 1, **figures: Any) -> Run:  # noqa: A002
-    """A run with these figures; `samples` and `notes` are taken out of them."""
+    """Return a run with these figures; `samples` and `notes` among them become those of the run."""
     samples, notes = figures.pop("samples", {}), figures.pop("notes", [])
     return Run(
         scenario=scenario,
@@ -60,7 +65,7 @@ def run(scenario: Scenario, contender: Contender, *, database: str = "sqlite", r
 
 
 def results_of(*runs: Run) -> Results:
-    """A comparison of just these runs."""
+    """Return a comparison that consists of these runs."""
     return Results(
         started_at="2026-03-04T05:06:07+00:00", seconds=12.0, machine={}, versions={}, settings={}, runs=list(runs)
     )
@@ -98,14 +103,14 @@ def _load(contender: Contender, database: str, chance: random.Random) -> dict[st
         "writes_per_s": round(completed / seconds, 1),
         "transactions": transactions,
         "connections_opened": completed + failed if is_direct else 2,
-        "connections_peak": LIMIT if is_direct else 1,
+        "connections_peak": CONNECTION_LIMIT if is_direct else 1,
         "database_errors": failed * 3,
         "events_per_write": EVENTS[contender] + chance.uniform(0, 0.3),
         "bytes_per_write": EVENTS[contender] * 310,
         "actions_per_write": ACTIONS[contender] + chance.uniform(0, 0.05),
         "server_cpu_ms_per_write": EVENTS[contender] * chance.uniform(0.8, 1.0),
         "worker_cpu_ms_per_write": chance.uniform(4, 7),
-        "connection_limit": LIMIT,
+        "connection_limit": CONNECTION_LIMIT,
         "samples": {"latency_ms": latency},
         "notes": [f"{failed} workflows failed: OperationalError (too many clients)"] if failed else [],
     }
@@ -133,7 +138,7 @@ def _growth(contender: Contender, _: str, chance: random.Random) -> dict[str, An
 
 
 def _ceiling(contender: Contender, _: str, chance: random.Random) -> dict[str, Any]:
-    rate = PER_SECOND[contender] * chance.uniform(0.9, 1.1)
+    rate = WRITES_PER_S[contender] * chance.uniform(0.9, 1.1)
     is_signal = contender is Contender.SIGNAL
     points, rows = [], 0.0
     for second in range(31):
@@ -159,11 +164,11 @@ def _ceiling(contender: Contender, _: str, chance: random.Random) -> dict[str, A
 def _crash(contender: Contender, _: str, chance: random.Random) -> dict[str, Any]:
     killed, restarted, ended = 8.0, 10.0, 25.0
     recovery = 2.0 + DOWN_S[contender] * chance.uniform(0.9, 1.2)
-    doubled = 2 if contender is Contender.DIRECT else 0
+    duplicates = 2 if contender is Contender.DIRECT else 0
     points, rows = [], 0
     for half in range(int(ended * 2) + 1):
         second = half / 2
-        points.append({"s": second, "rows": min(rows, WORKFLOWS) if second < ended else WORKFLOWS + doubled})
+        points.append({"s": second, "rows": min(rows, WORKFLOWS) if second < ended else WORKFLOWS + duplicates})
         if second < killed or second >= killed + recovery:
             per_half_second = 9 if contender is Contender.DIRECT else 11
             rows += max(0, int(per_half_second * chance.uniform(0.6, 1.5)))
@@ -171,8 +176,8 @@ def _crash(contender: Contender, _: str, chance: random.Random) -> dict[str, Any
         "workflows": WORKFLOWS,
         "completed": WORKFLOWS,
         "failed": 0,
-        "rows": WORKFLOWS + doubled,
-        "duplicates": doubled,
+        "rows": WORKFLOWS + duplicates,
+        "duplicates": duplicates,
         "lost": 0,
         "failed_written": 0,
         "recovery_s": round(recovery, 2),
@@ -185,21 +190,21 @@ def _crash(contender: Contender, _: str, chance: random.Random) -> dict[str, Any
 
 def _poison(contender: Contender, _: str, __: random.Random) -> dict[str, Any]:
     bad = 8
-    spoilt = 74 if contender is Contender.SIGNAL else 0
+    failed_good = 74 if contender is Contender.SIGNAL else 0
     return {
         "workflows": WORKFLOWS,
         "bad": bad,
-        "completed": WORKFLOWS - bad - spoilt,
-        "failed": bad + spoilt,
-        "failed_good": spoilt,
+        "completed": WORKFLOWS - bad - failed_good,
+        "failed": bad + failed_good,
+        "failed_good": failed_good,
         "failed_written": 0,
-        "rows": WORKFLOWS - bad - spoilt,
+        "rows": WORKFLOWS - bad - failed_good,
         "duplicates": 0,
     }
 
 
 def _idle(contender: Contender, _: str, chance: random.Random) -> dict[str, Any]:
-    per_day = IDLE_PER_DAY[contender] * chance.uniform(0.98, 1.02)
+    per_day = IDLE_ACTIONS[contender] * chance.uniform(0.98, 1.02)
     return {
         "seconds": 120.0,
         "actions": round(per_day / 720),

@@ -1,4 +1,4 @@
-"""What the tests of the signal batcher share: batchers with their worker, requests and callers made by hand."""
+"""What the tests of the signal batcher share: batchers with their worker, and callers of the original design."""
 
 import asyncio
 import itertools
@@ -12,7 +12,7 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from tests.support.target_databases import SqliteDatabase
-from write_batcher.compare.signal_batcher.pending_writes import BatcherLimits
+from write_batcher.compare.signal_batcher.batcher_limits import BatcherLimits
 from write_batcher.compare.signal_batcher.roles import make_batcher_worker, start_batchers
 from write_batcher.compare.signal_batcher.wire import BatcherStats, batcher_id
 from write_batcher.config import Settings
@@ -26,7 +26,7 @@ SIGNALS_AT_ONCE = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FourFields:
-    """All that the original knows of a confirmation."""
+    """A confirmation with the fields of the original only."""
 
     status: str
     count: int
@@ -35,9 +35,9 @@ class FourFields:
 
 
 def request(number: int, *, caller: str = "", cents: int = 100, request_id: str = "", **changes: Any) -> dict[str, Any]:
-    """A request as the original sends it, for the table `orders`."""
+    """Return a request as the original sends it, for the table `orders`."""
     return {
-        "workflow_id": caller or f"someone-{number}",
+        "workflow_id": caller or f"caller-{number}",
         "data": {"order_id": number, "cents": cents},
         "requesting_workflow": caller,
         "request_id": request_id or f"order-{number:05}",
@@ -49,8 +49,9 @@ def request(number: int, *, caller: str = "", cents: int = 100, request_id: str 
 
 @workflow.defn
 class OriginalCaller:
-    """Knows the names of the original and nothing else. Sends its requests, and ends with all the confirmations that
-    it has when as many have come.
+    """A caller that knows only the names of the original.
+
+    It sends its requests, waits for `wanted` confirmations and returns all that have come.
     """
 
     def __init__(self) -> None:
@@ -77,7 +78,7 @@ Caller = WorkflowHandle[OriginalCaller, list[FourFields]]
 
 @dataclass
 class Batching:
-    """Batchers of a queue that run, and a worker for callers made by hand."""
+    """Running batchers of a queue, and a worker for callers of the original."""
 
     client: Client
     settings: Settings
@@ -86,7 +87,7 @@ class Batching:
         return self.client.get_workflow_handle(batcher_id(self.settings.queue, number))
 
     async def signal(self, *requests: Any, number: int = 0) -> None:
-        """Send requests, many at once, in no particular order."""
+        """Send requests concurrently, in no particular order."""
         slots = asyncio.Semaphore(SIGNALS_AT_ONCE)
 
         async def send(one: Any) -> None:
@@ -100,20 +101,20 @@ class Batching:
         return stats
 
     async def is_idle(self, number: int = 0) -> bool:
-        """Whether nothing waits. A row is in the database a moment before the batcher hears of it."""
+        """Whether nothing is pending. A row is in the database a moment before its batcher knows."""
         return (await self.stats(number)).pending_writes == 0
 
     async def start_caller(self, name: str, *requests: dict[str, Any], wanted: int = 1) -> Caller:
-        """A caller `name` that sends these requests and waits for so many confirmations."""
+        """Start a caller `name` that sends these requests and waits for `wanted` confirmations."""
         return await self.client.start_workflow(
             OriginalCaller.run,
             args=[self.batcher().id, list(requests), wanted],
             id=name,
-            task_queue=_callers_of(self.settings),
+            task_queue=_caller_task_queue(self.settings),
         )
 
     async def call(self, numbers: Iterable[int], **changes: Any) -> list[Caller]:
-        """A caller for each number, with a request of that number."""
+        """Start a caller for each number, with one request of that number."""
         names = {number: f"{self.settings.queue}-{number}" for number in numbers}
         return [
             await self.start_caller(name, request(number, caller=name, **changes)) for number, name in names.items()
@@ -121,13 +122,14 @@ class Batching:
 
 
 async def confirmations_of(callers: Iterable[Caller]) -> list[FourFields]:
-    """All that they got, in the order of the callers."""
+    """Wait for the callers and return all their confirmations, in the order of the callers."""
     async with asyncio.timeout(RESULT_TIMEOUT_S):
         results = await asyncio.gather(*(caller.result() for caller in callers))
     return list(itertools.chain.from_iterable(results))
 
 
 def limits(**changes: Any) -> BatcherLimits:
+    """Return limits whose batches close after 0.3 s."""
     return BatcherLimits(**{"max_wait_s": 0.3, **changes})
 
 
@@ -135,10 +137,11 @@ def limits(**changes: Any) -> BatcherLimits:
 async def batching(
     client: Client, settings: Settings, sink: Sink, batcher_limits: BatcherLimits | None = None
 ) -> AsyncIterator[Batching]:
+    """Start the batchers of a queue, and run their worker and one for callers of the original."""
     await start_batchers(client, settings, batcher_limits or limits())
     callers = Worker(
         client,
-        task_queue=_callers_of(settings),
+        task_queue=_caller_task_queue(settings),
         workflows=[OriginalCaller],
         workflow_runner=UnsandboxedWorkflowRunner(),
     )
@@ -146,12 +149,12 @@ async def batching(
         yield Batching(client, settings)
 
 
-def _callers_of(settings: Settings) -> str:
-    return f"{settings.main_task_queue}-by-hand"
+def _caller_task_queue(settings: Settings) -> str:
+    return f"{settings.main_task_queue}-original"
 
 
 def settings_of(name: str, database: SqliteDatabase, **changes: Any) -> Settings:
-    """A queue `name` of its own, that writes to `orders`."""
+    """Return settings for a queue `name` that writes to `orders`."""
     return Settings(
         **{
             "queue": name,
@@ -165,7 +168,7 @@ def settings_of(name: str, database: SqliteDatabase, **changes: Any) -> Settings
 
 
 class FailingSink:
-    """Writes with `sink`; `before` and `after` a write, and before it settles, something may go wrong."""
+    """Writes with `sink`, and counts it. `before` and `after` a write, and before `settling`, a hook may raise."""
 
     def __init__(
         self,

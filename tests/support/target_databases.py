@@ -1,4 +1,4 @@
-"""Target databases of both kinds for the tests of the sink, and what is written to them."""
+"""Target databases of both kinds, requests for their tables, and statements to watch or to hold."""
 
 import asyncio
 import sqlite3
@@ -45,7 +45,7 @@ TABLES = ("orders", "items", "audits", "nodes", "stock:upsert")
 
 
 class Database:
-    """A target database with `SCHEMA`, and a way to it that isn't the sink's."""
+    """A target database with `SCHEMA`, and access to it that bypasses the sink."""
 
     kind: ClassVar[str]
     url: str
@@ -102,7 +102,7 @@ class PostgresDatabase(Database):
 
     @classmethod
     def fresh(cls, server: PostgresServer) -> Self:
-        """The server's own database, emptied: a new one for each test would take three times as long."""
+        """The default database of the server, emptied: creating one for each test takes three times as long."""
         database = cls(server)
         database.execute(f"DROP SCHEMA public CASCADE; CREATE SCHEMA public; {SCHEMA}")
         return database
@@ -149,19 +149,19 @@ def outcomes(receipts: list[WriteReceipt]) -> list[Outcome]:
 
 @contextmanager
 def statements() -> Iterator[list[tuple[str, Any]]]:
-    """What is sent to any database, with its parameters. What the drivers send on their own isn't seen: COMMIT, and
-    PostgreSQL's BEGIN.
+    """The statements sent to any database, with their parameters, without those that drivers send themselves: COMMIT,
+    and PostgreSQL's BEGIN.
     """
     sent: list[tuple[str, Any]] = []
 
-    def count(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         sent.append((statement, parameters))
 
-    event.listen(Engine, "before_cursor_execute", count)
+    event.listen(Engine, "before_cursor_execute", note)
     try:
         yield sent
     finally:
-        event.remove(Engine, "before_cursor_execute", count)
+        event.remove(Engine, "before_cursor_execute", note)
 
 
 def verbs(sent: list[tuple[str, Any]]) -> list[str]:
@@ -170,21 +170,21 @@ def verbs(sent: list[tuple[str, Any]]) -> list[str]:
 
 @dataclass
 class Held:
-    """A statement that was executed, and whose transaction goes no further until it is released."""
+    """A transaction that is held after one of its statements, until it is released."""
 
     reached: asyncio.Event = field(default_factory=asyncio.Event)
     released: asyncio.Event = field(default_factory=asyncio.Event)
     failure: Exception | None = None
-    """Raised in the held transaction when it is released."""
+    """If set, raised in the held transaction when it is released."""
 
 
 @asynccontextmanager
-async def held_after(statement_start: str) -> AsyncIterator[Held]:
-    """Hold the first transaction that executes such a statement."""
+async def held_after(statement_part: str) -> AsyncIterator[Held]:
+    """Hold the first transaction that executes a statement with `statement_part` in it."""
     held = Held()
 
     def hold(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if held.reached.is_set() or statement_start not in statement:
+        if held.reached.is_set() or statement_part not in statement:
             return
         held.reached.set()
         await_only(held.released.wait())

@@ -1,4 +1,4 @@
-"""Waiting for what must become true, by looking again and again."""
+"""Waiting for what must become true, by polling."""
 
 import asyncio
 import inspect
@@ -10,18 +10,18 @@ import pytest
 
 
 async def eventually(check: Callable[[], int | Awaitable[int]], *, within_s: float = 20.0) -> None:
-    """Wait until `check` holds; fail when it does not within the deadline."""
+    """Wait until `check` is true; fail the test when it is not within `within_s` seconds."""
     deadline = time.monotonic() + within_s
     while True:
-        held = check()
-        if inspect.isawaitable(held):
-            held = await held
-        if held:
+        result = check()
+        if inspect.isawaitable(result):
+            result = await result
+        if result:
             return
         if time.monotonic() > deadline:
-            pytest.fail(f"did not become true within {within_s:g}s: {_shown(check)}")
+            pytest.fail(f"did not become true within {within_s:g}s: {_source_of(check)}")
         await asyncio.sleep(0.02)
 
 
-def _shown(check: Callable[..., object]) -> str:
+def _source_of(check: Callable[..., object]) -> str:
     return repr(check) if isinstance(check, partial) else inspect.getsource(check).strip()

@@ -23,7 +23,7 @@ REPLY_FIELD = b'{"workflow_id": "order-7", "run_id": "run-1", "mode": "signal"}'
 
 
 class Scrambler(PayloadCodec):
-    """Stands for an encrypting codec: nothing that goes in is readable in what comes out."""
+    """Stands in for an encrypting codec: its output shows nothing of its input."""
 
     async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
         return [Payload(data=base64.b85encode(payload.SerializeToString())) for payload in payloads]
@@ -33,7 +33,7 @@ class Scrambler(PayloadCodec):
 
 
 class KeyServerAway(Scrambler):
-    """Fails with `error`; without one it never answers."""
+    """Fails with `error`, or never answers when that is None."""
 
     def __init__(self, error: Exception | None) -> None:
         self._error = error
@@ -54,7 +54,7 @@ def payload(data: bytes, encoding: bytes = b"json/plain") -> bytes:
 
 
 def entry(**fields: bytes | None) -> Fields:
-    """A valid entry but for `fields`; None leaves one out."""
+    """A valid entry with `fields` replaced; None leaves a field out."""
     body = payload(b'{"table": "orders", "record": {"cents": 250}}')
     whole = {"v": b"1", "id": b"order-7/1", "reply": REPLY_FIELD, "payload": body} | fields
     return {name.encode(): value for name, value in whole.items() if value is not None}
@@ -75,7 +75,7 @@ async def test_request_survives_the_round_trip(request_: WriteRequest) -> None:
     assert await PLAIN.decode(await PLAIN.encode(request_)) == request_
 
 
-async def test_entry_is_what_the_wire_format_documents() -> None:
+async def test_encoded_entry_has_the_documented_wire_form() -> None:
     fields = await PLAIN.encode(REQUEST)
     body = Payload.FromString(fields[b"payload"])
     assert (fields[b"v"], fields[b"id"]) == (b"1", b"order-7/1")
@@ -96,7 +96,7 @@ async def test_entry_of_another_language_is_decoded() -> None:
     assert await PLAIN.decode(entry()) == REQUEST
 
 
-async def test_waiting_activity_is_named_in_the_reply() -> None:
+async def test_reply_names_the_activity_to_complete() -> None:
     reply = dataclasses.replace(REPLY, attempt="a1b2", mode=ConfirmBy.COMPLETION, activity_id="5")
     fields = await PLAIN.encode(dataclasses.replace(REQUEST, reply=reply))
     assert json.loads(fields[b"reply"]) == {
@@ -110,7 +110,7 @@ async def test_waiting_activity_is_named_in_the_reply() -> None:
     assert decode_reply(fields) == reply
 
 
-async def test_requests_of_two_attempts_differ_in_their_reply_alone() -> None:
+async def test_requests_of_two_attempts_differ_only_in_their_reply() -> None:
     first = await PLAIN.encode(REQUEST)
     second = await PLAIN.encode(dataclasses.replace(REQUEST, reply=dataclasses.replace(REPLY, attempt="run-2")))
     assert [name for name in first if first[name] != second[name]] == [b"reply"]
@@ -134,28 +134,28 @@ async def test_payload_codec_hides_table_and_record() -> None:
     assert await codec.decode(fields) == REQUEST
 
 
-async def test_entry_that_is_encoded_by_a_codec_is_invalid_without_one() -> None:
+async def test_encrypted_entry_is_invalid_without_its_payload_codec() -> None:
     with pytest.raises(InvalidEntry):
         await PLAIN.decode(await codec_with(Scrambler()).encode(REQUEST))
 
 
-async def test_entry_that_its_codec_decodes_to_no_request_is_invalid() -> None:
+async def test_encrypted_entry_that_holds_no_request_is_invalid() -> None:
     [scrambled] = await Scrambler().encode([Payload(metadata={"encoding": b"json/plain"}, data=b"[")])
-    with pytest.raises(InvalidEntry, match="payload cannot be decoded"):
+    with pytest.raises(InvalidEntry, match=r"^The payload cannot be decoded"):
         await codec_with(Scrambler()).decode(entry(payload=scrambled.SerializeToString()))
 
 
 @pytest.mark.parametrize(
     "error", [TimeoutError("key"), FileNotFoundError("key"), Exception("key"), ValueError("key")], ids=repr
 )
-async def test_payload_codec_that_cannot_be_asked_refuses_no_entry(error: Exception) -> None:
+async def test_payload_codec_that_fails_makes_no_entry_invalid(error: Exception) -> None:
     codec = codec_with(KeyServerAway(error))
     with pytest.raises(CodecUnavailable, match="key"):
         await codec.decode(await codec.encode(REQUEST))
 
 
-async def test_payload_codec_that_hangs_refuses_no_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec_module, "CODEC_LIMIT", timedelta(milliseconds=20))
+async def test_payload_codec_that_hangs_makes_no_entry_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec_module, "CODEC_TIMEOUT", timedelta(milliseconds=20))
     codec = codec_with(KeyServerAway(None))
     with pytest.raises(CodecUnavailable, match="TimeoutError"):
         await codec.decode(await codec.encode(REQUEST))
@@ -237,8 +237,8 @@ field_names = st.sampled_from([b"v", b"id", b"reply", b"payload", b"control"]) |
 
 @given(st.dictionaries(field_names, field_values, max_size=6), st.booleans())
 @settings(max_examples=100)
-async def test_any_fields_are_a_request_or_an_invalid_entry(fields: Fields, complete: bool) -> None:
-    if complete:
+async def test_any_fields_are_a_request_or_an_invalid_entry(fields: Fields, has_all_fields: bool) -> None:
+    if has_all_fields:
         fields = entry() | fields
     try:
         request = await PLAIN.decode(fields)
@@ -250,7 +250,7 @@ async def test_any_fields_are_a_request_or_an_invalid_entry(fields: Fields, comp
 
 @given(field_values)
 @settings(max_examples=100)
-def test_any_reply_is_an_address_or_none_or_an_invalid_entry(value: bytes) -> None:
+def test_any_reply_is_an_address_or_empty_or_an_invalid_entry(value: bytes) -> None:
     try:
         address = decode_reply({b"reply": value})
     except InvalidEntry:
@@ -259,8 +259,8 @@ def test_any_reply_is_an_address_or_none_or_an_invalid_entry(value: bytes) -> No
 
 
 @pytest.mark.parametrize("request_id", ["", "x" * (MAX_REQUEST_ID_BYTES + 1), "é" * 257, "\ud800"])
-async def test_request_id_that_no_entry_can_carry_is_refused(request_id: str) -> None:
-    with pytest.raises(InvalidRequest, match="request id"):
+async def test_request_id_that_no_entry_can_hold_is_refused(request_id: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"^Request id "):
         await PLAIN.encode(dataclasses.replace(REQUEST, request_id=request_id))
 
 
@@ -273,5 +273,5 @@ def nested(levels: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("record", [{"thing": object()}, {("a", 1): 2}, nested(10_000)])
 async def test_record_that_cannot_be_encoded_is_refused_with_its_request_id(record: dict[str, Any]) -> None:
-    with pytest.raises(InvalidRequest, match=r"record of request order-7/1 cannot be encoded"):
+    with pytest.raises(InvalidRequest, match=r"^The record of request 'order-7/1' cannot be encoded: .*\.$"):
         await PLAIN.encode(dataclasses.replace(REQUEST, record=record))

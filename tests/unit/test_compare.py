@@ -11,22 +11,22 @@ from sqlalchemy.pool import NullPool
 from write_batcher.cli.compare_commands import (
     ADDRESSES,
     TargetDatabase,
-    chosen_of,
     ignored_variables,
-    scenarios_of,
-    settings_without,
+    parse_names,
+    parse_scenarios,
+    settings_inheriting,
 )
-from write_batcher.compare.action_counter import parse_actions, settled
-from write_batcher.compare.audit import CallerEnd, audit
+from write_batcher.compare.action_counter import parse_actions, read_settled
+from write_batcher.compare.audit import CallerOutcome, audit
 from write_batcher.compare.contenders.design import Order
 from write_batcher.compare.database_meter import DatabaseMeter, DatabaseUse
 from write_batcher.compare.histories import HistorySize
-from write_batcher.compare.resource_usage import Baseline, Spent
+from write_batcher.compare.resource_usage import Baseline, ResourceUsage
 from write_batcher.compare.results import Contender, Scenario
 from write_batcher.compare.scale import Scale, left_out, steps
 from write_batcher.compare.scenarios import settings_of
 from write_batcher.compare.scenarios.crash import recovery_s
-from write_batcher.compare.scenarios.load import figures
+from write_batcher.compare.scenarios.load import load_figures
 from write_batcher.config import load_settings
 from write_batcher.errors import ConfigurationError
 
@@ -40,27 +40,27 @@ action_other{namespace="default"} 99
 """
 
 
-def end(number: int, *, failure: tuple[str, str] | None = None, cents: int = 1) -> CallerEnd:
+def outcome(number: int, *, failure: tuple[str, str] | None = None, cents: int = 1) -> CallerOutcome:
     order = Order(workflow_id=f"caller-{number}", item="tea", cents=cents)
-    return CallerEnd(order=order, failure=failure, latency_ms=None if failure else 10 * number)
+    return CallerOutcome(order=order, failure=failure, latency_ms=None if failure else 10 * number)
 
 
-def test_actions_are_those_of_the_namespace_alone() -> None:
+def test_only_actions_of_the_namespace_are_counted() -> None:
     assert parse_actions(METRICS, "default") == 22
     assert parse_actions("", "default") == 0
 
 
 async def test_counter_is_read_until_it_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("write_batcher.compare.action_counter.SETTLED_AFTER", timedelta(milliseconds=1))
+    monkeypatch.setattr("write_batcher.compare.action_counter.READ_INTERVAL", timedelta(milliseconds=1))
     answers = iter([1, 5, 9, 9, 30])
 
     async def read() -> int:
         return next(answers)
 
-    assert await settled(read) == 9
+    assert await read_settled(read) == 9
 
 
-def test_order_of_contenders_is_drawn_anew_in_each_round_and_the_same_for_a_seed() -> None:
+def test_order_of_contenders_differs_by_round_and_follows_from_the_seed() -> None:
     scale = Scale(scenarios=(Scenario.LOAD,), databases=("sqlite",), rounds=8, seed=7)
     rounds = [[step.contenders[0] for step in steps(scale) if step.round == number] for number in range(8)]
     assert all(sorted(contenders) == sorted(Contender) for contenders in rounds)
@@ -69,7 +69,7 @@ def test_order_of_contenders_is_drawn_anew_in_each_round_and_the_same_for_a_seed
     assert steps(scale) != steps(Scale(scenarios=(Scenario.LOAD,), databases=("sqlite",), rounds=8, seed=8))
 
 
-def test_steps_leave_out_what_shows_nothing_and_let_all_idle_together() -> None:
+def test_steps_leave_out_what_shows_nothing_and_measure_idle_at_once() -> None:
     found = steps(Scale())
     of = {scenario: [step for step in found if step.scenario is scenario] for scenario in Scenario}
     assert {step.database for step in of[Scenario.LOAD]} == {"sqlite", "postgresql"}
@@ -80,7 +80,7 @@ def test_steps_leave_out_what_shows_nothing_and_let_all_idle_together() -> None:
     assert left_out(Scale(scenarios=(Scenario.LOAD,))) == []
 
 
-def test_meter_counts_transactions_but_no_savepoints_and_begins_anew(tmp_path: Path) -> None:
+def test_meter_counts_transactions_not_savepoints_and_starts_again(tmp_path: Path) -> None:
     engine = create_engine(f"sqlite:///{tmp_path / 'target.db'}", poolclass=NullPool)
     meter = DatabaseMeter()
     try:
@@ -96,29 +96,29 @@ def test_meter_counts_transactions_but_no_savepoints_and_begins_anew(tmp_path: P
         meter.stop()
 
 
-def test_audit_tells_lost_doubled_and_failed_apart() -> None:
-    ends = [
-        end(1),
-        end(2),
-        end(3),
-        end(4, failure=("WriteRejected", "check"), cents=-1),
-        end(5, failure=("Timeout", "late")),
+def test_audit_tells_lost_duplicated_and_failed_writes_apart() -> None:
+    outcomes = [
+        outcome(1),
+        outcome(2),
+        outcome(3),
+        outcome(4, failure=("WriteRejected", "check"), cents=-1),
+        outcome(5, failure=("Timeout", "late")),
     ]
-    found = audit(ends, {"caller-1": 1, "caller-2": 3, "caller-5": 1})
+    found = audit(outcomes, {"caller-1": 1, "caller-2": 3, "caller-5": 1})
     assert found.figures() == {"completed": 3, "failed": 2, "rows": 5, "duplicates": 2, "lost": 1, "failed_written": 1}
     assert (found.failed_good, found.failed_written, found.written) == (1, 1, 3)
     assert found.notes() == [
         "1 callers failed with WriteRejected: check",
         "1 callers failed with Timeout: late",
         "1 callers failed although their row is in the database",
-        "2 rows are in the database once too often",
-        "1 callers were told that their row is written, and it is not there",
+        "2 rows in the database are duplicates",
+        "1 callers were told that their row was written, but it is missing",
     ]
 
 
 def test_load_figures_are_those_of_the_write_alone() -> None:
-    found = audit([end(1), end(2)], {"caller-1": 1, "caller-2": 1})
-    spent = Spent(
+    found = audit([outcome(1), outcome(2)], {"caller-1": 1, "caller-2": 1})
+    usage = ResourceUsage(
         database=DatabaseUse(transactions=1, connections_opened=0, connections_peak=1, errors=0),
         batcher_history=HistorySize(events=4, bytes=400),
         actions=12,
@@ -127,7 +127,7 @@ def test_load_figures_are_those_of_the_write_alone() -> None:
     )
     histories = HistorySize(events=58, bytes=9000)
     baseline = Baseline(actions=3.0, events=17.0, bytes=2000.0)
-    assert figures(found, spent, histories, baseline, workflows=2, seconds=4.0) == {
+    assert load_figures(found, usage, histories, baseline, workflows=2, seconds=4.0) == {
         "workflows": 2,
         "completed": 2,
         "failed": 0,
@@ -149,13 +149,13 @@ def test_load_figures_are_those_of_the_write_alone() -> None:
     }
 
 
-def test_load_figures_of_foreign_servers_say_none_instead_of_a_number() -> None:
-    found = audit([end(1, failure=("Timeout", "late"))], {})
-    spent = Spent(
+def test_load_figures_of_existing_servers_are_none_where_they_do_not_tell() -> None:
+    found = audit([outcome(1, failure=("Timeout", "late"))], {})
+    usage = ResourceUsage(
         database=DatabaseUse(), batcher_history=HistorySize(), actions=None, server_cpu_s=None, worker_cpu_s=1.0
     )
     baseline = Baseline(actions=None, events=17.0, bytes=2000.0)
-    told = figures(found, spent, HistorySize(events=17), baseline, workflows=1, seconds=1.0)
+    told = load_figures(found, usage, HistorySize(events=17), baseline, workflows=1, seconds=1.0)
     assert told["actions_per_write"] is None
     assert told["server_cpu_ms_per_write"] is None
     assert told["events_per_write"] is None  # nothing was written
@@ -167,7 +167,7 @@ def test_recovery_is_until_the_first_row_after_the_kill() -> None:
     assert recovery_s(points[:3], killed_s=2.0, rows_at_kill=50) is None
 
 
-def test_crash_has_several_batches_however_few_callers_there_are() -> None:
+def test_crash_has_several_batches_however_few_callers() -> None:
     settings = load_settings()
     assert settings_of(Scenario.CRASH, settings, Scale(workflows=100)).max_items == 10
     assert settings_of(Scenario.CRASH, settings, Scale(workflows=5)).max_items == 1
@@ -177,33 +177,33 @@ def test_crash_has_several_batches_however_few_callers_there_are() -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "wanted"),
     [
-        (Scenario, "lood", "no scenario 'lood'; choose from load, growth"),
-        (Contender, "que", "no contender 'que'; choose from direct, signal, queue"),
-        (TargetDatabase, "", "no database ''; choose from sqlite, postgresql"),
+        (Scenario, "lood", "no scenario 'lood': choose from load, growth"),
+        (Contender, "que", "no contender 'que': choose from direct, signal, queue"),
+        (TargetDatabase, "", "no database '': choose from sqlite, postgresql"),
     ],
 )
-def test_unknown_name_is_refused_with_those_there_are(kind: type[Scenario], name: str, wanted: str) -> None:
+def test_unknown_name_is_refused_with_the_known_ones(kind: type[Scenario], name: str, wanted: str) -> None:
     with pytest.raises(ConfigurationError, match=wanted):
-        chosen_of(kind, [name], kind.__name__.lower().replace("targetdatabase", "database"))
+        parse_names(kind, [name], kind.__name__.lower().replace("targetdatabase", "database"))
 
 
 def test_names_are_chosen_once_in_the_order_given() -> None:
-    assert chosen_of(Contender, ["queue", " direct", "queue"], "contender") == (Contender.QUEUE, Contender.DIRECT)
+    assert parse_names(Contender, ["queue", " direct", "queue"], "contender") == (Contender.QUEUE, Contender.DIRECT)
 
 
-def test_all_are_all_scenarios_whatever_else_is_named() -> None:
-    assert scenarios_of(["all"]) == scenarios_of(["load", "all"]) == tuple(Scenario)
-    assert scenarios_of(["load"]) == (Scenario.LOAD,)
+def test_all_stands_for_all_scenarios_whatever_else_is_named() -> None:
+    assert parse_scenarios(["all"]) == parse_scenarios(["load", "all"]) == tuple(Scenario)
+    assert parse_scenarios(["load"]) == (Scenario.LOAD,)
     with pytest.raises(ConfigurationError, match="no scenario 'lood'"):
-        scenarios_of(["all", "lood"])
+        parse_scenarios(["all", "lood"])
 
 
-def test_environment_sets_nothing_but_the_addresses_of_own_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_sets_only_the_addresses_of_existing_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WRITE_BATCHER_TABLES", "orders:upsert")
     monkeypatch.setenv("WRITE_BATCHER_MAX_BACKLOG", "many")
     monkeypatch.setenv("WRITE_BATCHER_DATABASE_URL", "sqlite+aiosqlite:///mine.db")
     nothing: frozenset[str] = frozenset()
-    settings = settings_without(nothing, max_items=7)
+    settings = settings_inheriting(nothing, max_items=7)
     assert (settings.tables, settings.max_backlog, settings.max_items) == (("main_writes",), 100_000, 7)
     assert settings.database_url != "sqlite+aiosqlite:///mine.db"
     assert ignored_variables(nothing) == [
@@ -211,6 +211,6 @@ def test_environment_sets_nothing_but_the_addresses_of_own_servers(monkeypatch: 
         "WRITE_BATCHER_MAX_BACKLOG",
         "WRITE_BATCHER_TABLES",
     ]
-    assert settings_without(ADDRESSES).database_url == "sqlite+aiosqlite:///mine.db"
-    assert settings_without(ADDRESSES).tables == ("main_writes",)
+    assert settings_inheriting(ADDRESSES).database_url == "sqlite+aiosqlite:///mine.db"
+    assert settings_inheriting(ADDRESSES).tables == ("main_writes",)
     assert ignored_variables(ADDRESSES) == ["WRITE_BATCHER_MAX_BACKLOG", "WRITE_BATCHER_TABLES"]

@@ -1,4 +1,4 @@
-"""Medians, spreads and totals over rounds, and who is best."""
+"""Medians, spreads and sums over rounds, and which contender is best."""
 
 import math
 from typing import Any
@@ -32,13 +32,13 @@ def test_harm_is_summed_because_a_median_would_hide_it() -> None:
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, "3", True])
-def test_figure_that_is_no_number_is_not_measured(value: object) -> None:
+def test_figure_that_is_not_a_finite_number_counts_as_not_measured(value: object) -> None:
     figures = Figures(results_of(run(LOAD, QUEUE, actions_per_write=value)))
     assert figures.spread(ACTIONS, QUEUE) is None
     assert figures.total(LOAD, "actions_per_write", QUEUE) is None
 
 
-def test_latencies_are_measured_values_by_nearest_rank() -> None:
+def test_latency_quantiles_are_measured_values() -> None:
     figures = Figures(results_of(run(LOAD, QUEUE, rows=4, samples={"latency_ms": [40, 10, 30, 20]})))
     p50, p99 = (figures.spread(measure(LOAD, name), QUEUE) for name in ("latency_p50", "latency_p99"))
     assert p50 is not None
@@ -47,13 +47,13 @@ def test_latencies_are_measured_values_by_nearest_rank() -> None:
     assert quantile([1.0], 0.0) == 1.0
 
 
-def test_transactions_are_counted_per_row_that_was_written() -> None:
+def test_transactions_are_divided_by_written_rows() -> None:
     figures = Figures(results_of(run(LOAD, QUEUE, transactions=3, rows=250), run(LOAD, SIGNAL, transactions=3, rows=0)))
     row = measure(LOAD, "transactions_per_100")
     assert [round(spread.middle, 2) for spread in figures.spreads(row).values()] == [1.2]
 
 
-def test_best_is_who_has_the_least_or_the_most() -> None:
+def test_best_has_the_least_or_the_most() -> None:
     figures = Figures(
         results_of(
             run(LOAD, SIGNAL, actions_per_write=3.0, writes_per_s=90),
@@ -64,7 +64,7 @@ def test_best_is_who_has_the_least_or_the_most() -> None:
     assert figures.best(measure(LOAD, "writes_per_s")) == [SIGNAL]
 
 
-def test_best_are_all_that_chance_cannot_tell_apart() -> None:
+def test_best_are_all_whose_difference_may_be_chance() -> None:
     runs = [
         run(LOAD, contender, round=number, actions_per_write=value)
         for contender, values in {DIRECT: (1.0, 1.4), COMPLETION: (1.3, 1.6), SIGNAL: (3.0, 3.1)}.items()
@@ -73,14 +73,14 @@ def test_best_are_all_that_chance_cannot_tell_apart() -> None:
     assert Figures(results_of(*runs)).best(ACTIONS) == [DIRECT, COMPLETION]
 
 
-def test_best_is_nobody_where_all_are_alike_or_neither_is_better() -> None:
+def test_best_is_nobody_where_all_are_equal_or_neither_is_better() -> None:
     figures = Figures(results_of(*(run(LOAD, one, actions_per_write=1.0, failed=0) for one in Contender)))
     assert figures.best(ACTIONS) == []
     assert figures.best(FAILED) == []
     assert figures.best(measure(Scenario.CEILING, "offered")) == []
 
 
-def test_best_is_nobody_who_failed_a_workflow() -> None:
+def test_contender_that_failed_a_workflow_is_not_best() -> None:
     figures = Figures(
         results_of(
             run(LOAD, DIRECT, actions_per_write=1.0, failed=9), run(LOAD, QUEUE, actions_per_write=3.0, failed=0)
@@ -90,7 +90,7 @@ def test_best_is_nobody_who_failed_a_workflow() -> None:
     assert figures.best(FAILED) == [QUEUE]
 
 
-def test_best_is_nowhere_who_broke_a_promise_of_this_library() -> None:
+def test_contender_that_broke_a_promise_of_this_library_is_best_nowhere() -> None:
     figures = Figures(
         results_of(
             run(LOAD, QUEUE, actions_per_write=1.0),
@@ -125,7 +125,7 @@ def crash(*rows: int, **figures: Any) -> Run:
     return run(Scenario.CRASH, DIRECT, recovery_s=0.5, samples={"points": points}, **known | figures)
 
 
-def test_writes_are_caught_up_when_the_last_row_is_there() -> None:
+def test_catching_up_takes_until_the_last_row() -> None:
     figures = Figures(results_of(crash(0, 3, 3, 5, 5, 9)))
     spread = figures.spread(measure(Scenario.CRASH, "caught_up_s"), DIRECT)
     assert spread is not None
@@ -140,13 +140,13 @@ def test_writes_are_caught_up_when_the_last_row_is_there() -> None:
         results_of(crash(0, 3, 9)),  # before the writer was back: nothing was interrupted
         results_of(run(Scenario.CRASH, DIRECT, recovery_s=1.0)),
     ],
-    ids=["a row is missing", "one is there twice and another missing", "all were there before", "not looked at"],
+    ids=["row missing", "row missing and another duplicated", "all rows before the restart", "no samples"],
 )
-def test_writes_are_never_caught_up_when(results: Results) -> None:
+def test_time_to_catch_up_is_unknown(results: Results) -> None:
     assert Figures(results).spread(measure(Scenario.CRASH, "caught_up_s"), DIRECT) is None
 
 
-def test_rates_hold_every_row_also_those_that_came_at_once_in_the_end() -> None:
+def test_rates_count_every_row_even_a_burst_at_the_end() -> None:
     points = [(0.0, 0.0), (0.9, 15.0), (1.6, 60.0), (8.7, 75.0), (9.4, 150.0)]
     rates = list(rates_of(points, start=1.7))
     (second, _), (third, _) = rates[0], rates[1]

@@ -1,4 +1,4 @@
-"""The page and its pictures: complete without a network, safe with foreign text, possible with any subset."""
+"""The page and its pictures: self-contained, safe with foreign text, drawn from any subset of runs."""
 
 import json
 import re
@@ -13,8 +13,8 @@ from rich.console import Console
 
 from tests.support.sample_results import results_of, run, sample_results
 from write_batcher.compare.report.page import load_results, write_report
-from write_batcher.compare.report.rendering import VARIABLES
 from write_batcher.compare.report.summary import BEST_MARK, print_summary, summarize
+from write_batcher.compare.report.theme import CSS_VARIABLES
 from write_batcher.compare.results import FILE_NAME, Contender, Results, Scenario
 from write_batcher.errors import ConfigurationError
 
@@ -53,7 +53,7 @@ def page(folder: Path) -> str:
     return (folder / "report.html").read_text()
 
 
-def test_page_shows_every_chart_twice_for_wide_and_for_narrow_windows(page: str) -> None:
+def test_page_has_every_chart_for_wide_and_for_narrow_windows(page: str) -> None:
     svgs = Elements(page).named("svg")
     assert len(svgs) == 2 * len(CHARTS)
     assert all(svg["role"] == "img" and svg["aria-label"] for svg in svgs)
@@ -74,17 +74,17 @@ def test_page_says_when_it_was_measured_and_with_what(page: str) -> None:
     assert "a processor of the sample" in page
 
 
-def test_ids_are_unique_and_references_have_their_target(page: str) -> None:
+def test_ids_are_unique_and_references_have_a_target(page: str) -> None:
     ids = [attributes["id"] for _, attributes in Elements(page).all if "id" in attributes]
     assert sorted(ids, key=str) == sorted(set(ids), key=str)
     assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
 
 
-def test_charts_take_every_colour_from_the_page_so_that_dark_ones_exist(page: str) -> None:
+def test_charts_take_every_colour_from_a_css_variable(page: str) -> None:
     charts = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
-    assert set(re.findall(r"var\(--([\w-]+)\)", charts)) == set(VARIABLES.values()) - {"paper"}
+    assert set(re.findall(r"var\(--([\w-]+)\)", charts)) == set(CSS_VARIABLES.values()) - {"paper"}
     assert re.findall(r'(?:fill|stroke)="(#[0-9a-fA-F]+|black|white)"', charts) == []
-    assert all(page.count(f"--{name}: #") == 2 for name in VARIABLES.values())
+    assert all(page.count(f"--{name}: #") == 2 for name in CSS_VARIABLES.values())
 
 
 def test_tables_have_captions_and_scopes(page: str) -> None:
@@ -93,13 +93,13 @@ def test_tables_have_captions_and_scopes(page: str) -> None:
     assert all("scope" in heading for heading in elements.named("th"))
 
 
-def test_every_chart_has_what_to_see_and_its_data(page: str) -> None:
+def test_every_chart_has_a_finding_and_its_data(page: str) -> None:
     elements = Elements(page)
-    assert page.count('class="sees"') == len(CHARTS)
+    assert page.count('class="finding"') == len(CHARTS)
     assert len(elements.named("details")) == len(CHARTS)
 
 
-def test_pictures_are_pngs_of_twice_the_size(folder: Path) -> None:
+def test_pictures_are_pngs_of_double_resolution(folder: Path) -> None:
     pictures = sorted(folder.glob("*.png"))
     assert [picture.stem for picture in pictures] == CHARTS
     for picture in pictures:
@@ -110,7 +110,7 @@ def test_pictures_are_pngs_of_twice_the_size(folder: Path) -> None:
         assert 250 < height < 2600
 
 
-def test_foreign_text_is_text(tmp_path: Path) -> None:
+def test_foreign_text_is_escaped(tmp_path: Path) -> None:
     evil = '<script>alert("1")</script><img src=x onerror=alert(1)>'
     results = sample_results(rounds=1, databases=("sqlite", evil), scenarios=[Scenario.LOAD])
     results = replace(
@@ -146,18 +146,18 @@ def test_any_subset_can_be_drawn(results: Results, tmp_path: Path) -> None:
     assert "How it was measured" in page
 
 
-def test_alarm_stands_before_everything_else(tmp_path: Path) -> None:
+def test_alarm_comes_before_everything_else(tmp_path: Path) -> None:
     results = results_of(run(Scenario.CRASH, Contender.QUEUE, lost=3), run(Scenario.CRASH, Contender.SIGNAL, lost=0))
     page = write_report(results, tmp_path).read_text()
     assert 'role="alert"' in page
     assert page.index("queue broke its promise: lost 3 rows") < page.index("<h1")
 
 
-def test_curve_of_callers_that_never_got_a_receipt_stays_below_the_top(page: str) -> None:
+def test_curve_ends_below_100_percent_when_callers_got_no_receipt(page: str) -> None:
     assert re.search(r"direct on postgresql ends at 8\d(\.\d)?%", page)
 
 
-def test_summary_marks_the_best_and_what_went_wrong() -> None:
+def test_summary_marks_the_best_and_the_harm() -> None:
     columns, sections = summarize(sample_results())
     assert columns == list(Contender)
     load = next(section for section in sections if section.title == "Load, postgresql")
@@ -172,7 +172,7 @@ def test_summary_is_printed(*, is_terminal: bool) -> None:
     console = Console(file=output, force_terminal=is_terminal, width=120, color_system=None)
     print_summary(console, sample_results())
     text = output.getvalue()
-    assert "Warning: direct doubled 6 rows" in text
+    assert "Warning: direct duplicated 6 rows" in text
     assert "When many workflows write at once, choose queue-completion." in text
     assert f"48.1/s {BEST_MARK}" not in text
     assert ("┃" in text) is is_terminal
@@ -191,7 +191,7 @@ def test_results_are_read_back(tmp_path: Path) -> None:
 
 
 def test_folder_without_results_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=rf"{tmp_path}/results.json is not there: give the folder"):
+    with pytest.raises(ConfigurationError, match=rf"{tmp_path}/results.json does not exist: give the folder"):
         load_results(tmp_path)
 
 
@@ -226,7 +226,7 @@ def test_broken_runs_are_refused(change: dict[str, object], tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe"])
-def test_file_that_holds_no_results_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_file_without_results_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_bytes(content)
     with pytest.raises(ConfigurationError, match=r"results\.json is broken"):
         load_results(tmp_path)

@@ -1,12 +1,13 @@
-"""What the report says follows from the figures, whatever they say."""
+"""The verdict follows from the figures, whatever they are."""
 
 from typing import Any
 
 import pytest
 
 from tests.support.sample_results import results_of, run, sample_results
+from write_batcher.compare.report.advice import ANY, Advice
 from write_batcher.compare.report.prices import LIST_PRICE, Price
-from write_batcher.compare.report.verdict import ANY, Advice, Verdict, judge
+from write_batcher.compare.report.verdict import Verdict, judge
 from write_batcher.compare.results import Contender, Results, Run, Scenario
 
 DIRECT, SIGNAL, QUEUE, COMPLETION = Contender
@@ -47,7 +48,7 @@ def advice_on(verdict: Verdict, words: str) -> Advice:
     return next(advice for advice in verdict.advice if words in advice.when)
 
 
-def test_headline_is_few_transactions_and_then_the_fewest_actions() -> None:
+def test_headline_prefers_few_transactions_and_then_few_actions() -> None:
     said = verdict(
         load(DIRECT, transactions=100, actions=1.0),
         load(QUEUE, transactions=2, actions=3.0),
@@ -60,39 +61,39 @@ def test_headline_is_few_transactions_and_then_the_fewest_actions() -> None:
     )
 
 
-def test_headline_does_not_hang_on_one_batch_more_or_less() -> None:
+def test_headline_does_not_depend_on_one_batch_more_or_less() -> None:
     said = verdict(load(SIGNAL, transactions=2, actions=3.0), load(COMPLETION, transactions=4, actions=1.0))
     assert said.headline == "When many workflows write at once, choose queue-completion."
 
 
-def test_headline_goes_to_the_other_when_the_figures_do() -> None:
+def test_headline_follows_the_figures() -> None:
     said = verdict(load(DIRECT, transactions=1, actions=1.0), load(COMPLETION, transactions=50, actions=1.0))
     assert said.headline == "When many workflows write at once, choose direct."
 
 
-def test_headline_passes_over_who_failed_workflows() -> None:
+def test_headline_passes_over_contenders_that_failed_workflows() -> None:
     said = verdict(load(DIRECT, transactions=1, actions=1.0, failed=5), load(SIGNAL, transactions=50, actions=3.0))
     assert said.headline == "When many workflows write at once, choose signal."
 
 
 def test_headline_recommends_nobody_when_all_did_harm() -> None:
     said = verdict(load(DIRECT, transactions=1, actions=1, failed=5), load(SIGNAL, transactions=1, actions=3, lost=1))
-    assert said.headline == "None can be recommended: direct and signal failed, lost or doubled writes."
+    assert said.headline == "No design can be recommended: direct and signal failed, lost or duplicated writes."
 
 
 def test_headline_of_one_contender_compares_nothing() -> None:
-    assert verdict(load(QUEUE, transactions=1, actions=3)).headline == "Nothing to compare: queue alone was measured."
+    assert verdict(load(QUEUE, transactions=1, actions=3)).headline == "Nothing to compare: only queue was measured."
 
 
-def test_advice_has_the_numbers_in_its_sentence() -> None:
+def test_advice_states_its_figures() -> None:
     said = verdict(load(QUEUE, transactions=2, actions=3.0), load(COMPLETION, transactions=2, actions=1.1))
     assert advice_on(said, "actions").sentence == (
         "If Temporal actions, or their price, matter: queue-completion. Actions per write, with the list price of a "
-        "million writes: 1.1 ($55) for queue-completion, instead of 3 ($150) for queue."
+        "million writes: 1.1 ($55) for queue-completion, compared with 3 ($150) for queue."
     )
 
 
-def test_advice_names_who_is_not_considered_and_why() -> None:
+def test_advice_names_contenders_that_are_not_considered() -> None:
     said = verdict(
         load(DIRECT, transactions=100, actions=1, latency=50, failed=5),
         load(QUEUE, transactions=2, actions=3, latency=200),
@@ -100,7 +101,10 @@ def test_advice_names_who_is_not_considered_and_why() -> None:
     )
     assert advice_on(said, "wait").choose == "queue"
     assert advice_on(said, "wait").because == (
-        "200 ms for queue, instead of 900 ms for signal; not considered is direct with 50 ms, which failed 5 workflows",
+        (
+            "200 ms for queue, compared with 900 ms for signal; "
+            "not considered: direct with 50 ms, which failed 5 workflows"
+        ),
     )
 
 
@@ -119,20 +123,20 @@ def test_advice_tells_databases_apart_where_they_differ() -> None:
     assert advice_on(said, "wait").choose == "direct on sqlite; queue on postgresql"
 
 
-def test_advice_on_a_crash_counts_the_last_write_and_not_the_next_one() -> None:
+def test_advice_on_a_crash_counts_the_last_write_not_the_next() -> None:
     said = advice_on(verdict(crash(DIRECT, 63.0, recovery_s=1.0), crash(QUEUE, 10.0, recovery_s=7.0)), "killed")
     assert said.choose == "queue"
-    assert said.because == ("7 s for queue, instead of 60 s for direct",)
+    assert said.because == ("7 s for queue, compared with 60 s for direct",)
 
 
-def test_price_is_the_one_that_was_given() -> None:
+def test_reason_uses_the_given_price() -> None:
     price = Price(usd_per_million_actions=10, source="https://example.org", read="today")
     said = judge(results_of(load(QUEUE, transactions=2, actions=3.0)), price)
     assert "$30 per million writes" in said.reason
 
 
 @pytest.mark.parametrize("contender", [QUEUE, COMPLETION])
-def test_loss_by_this_library_is_an_alarm_with_its_place(contender: Contender) -> None:
+def test_loss_by_this_library_is_an_alarm_that_says_where(contender: Contender) -> None:
     said = verdict(
         run(CRASH, contender, round=1, lost=2, duplicates=1),
         run(CRASH, contender, round=2, lost=1, duplicates=0),
@@ -140,12 +144,12 @@ def test_loss_by_this_library_is_an_alarm_with_its_place(contender: Contender) -
     )
     (alarm,) = said.alarms
     assert alarm == (
-        f"{contender} broke its promise: lost 3 rows and doubled 1 row (crash, sqlite, rounds 1 and 2). "
-        "Do not use it before this is understood."
+        f"{contender} broke its promise: lost 3 rows and duplicated 1 row (crash, sqlite, rounds 1 and 2). "
+        "Do not use it until this is understood."
     )
 
 
-def test_broken_promise_bars_from_every_advice() -> None:
+def test_contender_that_broke_a_promise_is_never_advised() -> None:
     said = verdict(
         load(QUEUE, transactions=1, actions=1),
         load(SIGNAL, transactions=90, actions=3),
@@ -161,42 +165,42 @@ def test_broken_promise_bars_from_every_advice() -> None:
 def test_loss_by_another_design_is_a_warning() -> None:
     said = verdict(run(CRASH, DIRECT, duplicates=1), run(CRASH, QUEUE, duplicates=0))
     assert said.alarms == ()
-    assert said.warnings == ("direct doubled 1 row (crash, sqlite, round 1).",)
+    assert said.warnings == ("direct duplicated 1 row (crash, sqlite, round 1).",)
 
 
 def test_assurance_says_how_much_was_counted() -> None:
     said = verdict(
         run(CRASH, QUEUE, rows=400, lost=0), run(CRASH, SIGNAL, rows=100, lost=0), run(CRASH, DIRECT, lost=1)
     )
-    assert said.assurance == "signal and queue lost nothing and doubled nothing: 500 rows of 2 runs were counted."
+    assert said.assurance == "signal and queue lost and duplicated nothing: 500 rows in 2 runs were counted."
     assert verdict(run(CRASH, QUEUE, recovery_s=1)).assurance is None
     said = verdict(run(Scenario.GROWTH, QUEUE, writes=70, lost=0), run(CRASH, QUEUE, rows=9, lost=0))
-    assert said.assurance == "queue lost nothing and doubled nothing: 79 rows of 2 runs were counted."
+    assert said.assurance == "queue lost and duplicated nothing: 79 rows in 2 runs were counted."
 
 
 @pytest.mark.parametrize("contender", [QUEUE, COMPLETION])
-def test_caller_of_this_library_that_failed_although_it_has_written_is_an_alarm(contender: Contender) -> None:
+def test_caller_that_failed_although_written_is_an_alarm(contender: Contender) -> None:
     said = verdict(
         load(contender, transactions=1, actions=1, failed_written=2), load(SIGNAL, transactions=9, actions=3)
     )
     assert said.headline == "When many workflows write at once, choose signal."
     (alarm,) = said.alarms
-    assert "broke its promise: failed 2 callers although written (load, sqlite, round 1)." in alarm
+    assert "broke its promise: failed 2 callers that had written (load, sqlite, round 1)." in alarm
     assert "failed 2 callers whose rows are there" in advice_on(said, "actions").sentence
 
 
-def test_ceiling_that_the_producers_set_is_none() -> None:
+def test_advice_says_when_the_producers_limited_the_ceiling() -> None:
     ceiling = Scenario.CEILING
     said = verdict(
         run(ceiling, SIGNAL, writes_per_s=600, pushed_s=11.0, seconds=16.0),
         run(ceiling, QUEUE, writes_per_s=4200, pushed_s=2.75, seconds=2.85),
     )
     assert advice_on(said, "as it can").because == (
-        "4,200/s (limited by the producers) for queue, instead of 600/s for signal",
+        "4,200/s (limited by the producers) for queue, compared with 600/s for signal",
     )
 
 
-def test_run_that_could_not_be_measured_took_no_part_and_is_named() -> None:
+def test_unmeasured_run_is_named_and_not_judged() -> None:
     said = verdict(
         load(SIGNAL, transactions=1, actions=3),
         load(QUEUE, transactions=1, actions=3),
@@ -210,23 +214,23 @@ def test_run_that_could_not_be_measured_took_no_part_and_is_named() -> None:
     assert said.missing == (
         "Not measured: history growth, ceiling, crash, bad records and idle.",
         "Did not take part: queue-completion.",
-        "Load could not be measured in every run of direct on sqlite, queue on sqlite and queue on postgresql.",
-        "Crash could not be measured in every run of direct on sqlite.",
+        "Load: some runs of direct on sqlite, queue on sqlite and queue on postgresql could not be measured.",
+        "Crash: some runs of direct on sqlite could not be measured.",
     )
 
 
-def test_single_contender_that_was_measured_is_not_chosen_over_one_that_was_not() -> None:
+def test_only_measured_contender_is_not_chosen_over_an_unmeasured_one() -> None:
     said = verdict(load(QUEUE, transactions=1, actions=3), run(LOAD, DIRECT))
-    assert said.headline == "Nothing to compare: queue alone was measured."
+    assert said.headline == "Nothing to compare: only queue was measured."
 
 
-def test_what_was_not_measured_is_said_and_not_judged() -> None:
+def test_missing_scenarios_are_named_and_not_judged() -> None:
     said = verdict(crash(QUEUE, 5.0), crash(SIGNAL, 9.0), run(POISON, SIGNAL, failed_good=0))
     assert [advice.when for advice in said.advice] == ["the writing process may be killed"]
     assert said.missing == (
         "Not measured: load, history growth, ceiling and idle.",
         "Did not take part: direct and queue-completion.",
-        "Bad records was not measured for queue.",
+        "Bad records: not measured for queue.",
     )
 
 

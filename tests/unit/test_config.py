@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 from write_batcher.config import hide_password, load_settings, parse_duration
 from write_batcher.errors import ConfigurationError
 
-SECRET = "s3cret"  # noqa: S105 - of nobody
+SECRET = "s3cret"  # noqa: S105 - not a real one
 
 
 @pytest.fixture(autouse=True)
@@ -39,13 +39,13 @@ def test_duration_is_a_number_and_a_unit(text: str, duration: timedelta) -> None
 
 
 @pytest.mark.parametrize("text", ["", "20", "s", "-1s", "1 week", "1s 2m", "0x10s", "1e3s", "inf s"])
-def test_duration_that_is_malformed_is_refused_with_its_text_and_the_cure(text: str) -> None:
+def test_malformed_duration_is_refused_with_its_text_and_the_cure(text: str) -> None:
     with pytest.raises(ValueError, match="such as 500ms, 20s, 2m, 1h or 7d") as caught:
         parse_duration(text)
     assert repr(text) in str(caught.value)
 
 
-def test_defaults_stand_alone() -> None:
+def test_defaults_are_valid() -> None:
     settings = load_settings()
     assert (settings.max_items, settings.max_wait, settings.tables) == (100, timedelta(seconds=20), ("main_writes",))
 
@@ -65,7 +65,7 @@ def test_flags_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
     assert load_settings(max_items=8).max_items == 8
 
 
-def test_flag_that_is_not_given_leaves_the_environment_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flag_that_is_not_given_leaves_the_environment_in_effect(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WRITE_BATCHER_MAX_ITEMS", "7")
     assert load_settings(max_items=None).max_items == 7
 
@@ -88,20 +88,20 @@ def test_flag_that_is_not_given_leaves_the_environment_in_force(monkeypatch: pyt
         ({"max_bytes": "2KiB"}, ["max_request_bytes (262144)", "must not exceed max_bytes (2048)"]),
     ],
 )
-def test_setting_that_is_wrong_is_refused_with_its_value_and_the_cure(flags: dict[str, Any], parts: list[str]) -> None:
+def test_wrong_setting_is_refused_with_its_value_and_the_cure(flags: dict[str, Any], parts: list[str]) -> None:
     refusal = refusal_of(**flags)
     assert [part for part in parts if part not in refusal] == []
     assert "\n" not in refusal
 
 
-def test_environment_that_is_wrong_is_refused_with_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_variable_is_refused_with_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WRITE_BATCHER_MAX_WAIT", "soon")
     refusal = refusal_of()
     assert "WRITE_BATCHER_MAX_WAIT" in refusal
     assert "'soon' is not a duration" in refusal
 
 
-def test_unknown_variable_is_refused_with_its_name_and_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_variable_is_refused_with_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WRITE_BATCHER_MAX_ITMES", "7")
     refusal = refusal_of()
     assert "WRITE_BATCHER_MAX_ITMES" in refusal
@@ -172,7 +172,7 @@ def test_settings_cannot_be_changed() -> None:
         "redis://u:hunter2@h/0?password=hunter2",
     ],
 )
-def test_password_in_the_query_of_a_url_is_hidden_too(url: str) -> None:
+def test_password_in_the_query_of_a_url_is_hidden(url: str) -> None:
     assert "hunter2" not in hide_password(url)
 
 
@@ -190,7 +190,7 @@ queries = st.just("") | st.builds(
     address=st.sampled_from(["host", "host/0", "host:6379/0", "a:1,b:2/set/0", "[::1]:6379", ""]),
     query=queries,
 )
-def test_secret_in_a_login_or_in_an_option_never_shows(scheme: str, login: str, address: str, query: str) -> None:
+def test_secret_in_a_login_or_an_option_never_shows(scheme: str, login: str, address: str, query: str) -> None:
     assert SECRET not in hide_password(scheme + login + address + query)
 
 
@@ -199,12 +199,12 @@ def test_database_of_a_redis_url_is_a_number() -> None:
         load_settings(redis_url="redis://h/zzz")
 
 
-def test_duration_beyond_all_limits_is_refused() -> None:
+def test_duration_that_no_timedelta_holds_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="99999999999999d' is longer than any duration"):
         load_settings(max_wait="99999999999999d")
 
 
 @pytest.mark.parametrize(("queue", "task_queue"), [("default", "batcher-queue"), ("orders", "batcher-queue-orders")])
-def test_each_queue_has_a_task_queue_of_its_own(queue: str, task_queue: str) -> None:
+def test_each_queue_has_its_own_task_queue(queue: str, task_queue: str) -> None:
     assert load_settings(queue=queue).batcher_task_queue == task_queue
     assert load_settings(queue=queue, batcher_task_queue="mine").batcher_task_queue == "mine"

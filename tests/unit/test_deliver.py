@@ -12,7 +12,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from tests.support.fakes import FakeTemporal
 from tests.support.waiting import eventually
-from write_batcher.activities.drain import deliver as confirm
+from write_batcher.activities.drain import deliver
 from write_batcher.activities.drain.deliver import Delivery, ReceiptSender
 from write_batcher.activities.drain.watch import Watch
 from write_batcher.errors import ConfigurationError
@@ -22,11 +22,11 @@ RECEIPT = WriteReceipt(request_id="r1", outcome=Outcome.WRITTEN, batch_id="b1")
 CALLER = ReplyAddress(workflow_id="caller", run_id="run", attempt="first")
 WAITING = replace(CALLER, mode=ConfirmBy.COMPLETION, activity_id="5")
 WITHIN_S = 5
-MAX_SIGNAL_BYTES = 2 * 1024 * 1024  # Temporal's
+MAX_SIGNAL_BYTES = 2 * 1024 * 1024  # the limit of Temporal
 
 
 def rpc_error(status: RPCStatusCode, *details: Message) -> RPCError:
-    """As the SDK raises it: the details are in the serialized gRPC status."""
+    """An error like the SDK's, with the details in the serialized gRPC status."""
     packed = []
     for detail in details:
         packed.append(Any())
@@ -50,7 +50,7 @@ async def test_receipts_of_a_caller_arrive_in_one_signal() -> None:
 
 
 @pytest.mark.parametrize("error", [None, "x" * 500, "\U0001f4a5" * 500], ids=["short", "long", "long in JSON"])
-async def test_very_many_receipts_go_in_several_signals_none_of_them_too_large(error: str | None) -> None:
+async def test_very_many_receipts_go_in_several_signals_of_bounded_size(error: str | None) -> None:
     temporal = FakeTemporal()
     receipts = [replace(RECEIPT, request_id=str(number), error=error) for number in range(10_000)]
     assert await ReceiptSender(temporal.client, Watch()).deliver(CALLER, receipts) is Delivery.DELIVERED
@@ -85,14 +85,14 @@ async def test_refused_call_is_final_only_when_the_caller_is_gone(
 
 @pytest.mark.parametrize("caller", [CALLER, WAITING], ids=["signal", "completion"])
 async def test_missing_namespace_is_a_configuration_error_that_names_it(caller: ReplyAddress) -> None:
-    with pytest.raises(ConfigurationError, match="no namespace 'fake': create it or set TEMPORAL_NAMESPACE"):
+    with pytest.raises(ConfigurationError, match=r"no namespace 'fake': create it or set TEMPORAL_NAMESPACE\."):
         await delivery_of(rpc_error(RPCStatusCode.NOT_FOUND, NamespaceNotFoundFailure(namespace="fake")), caller)
 
 
 @pytest.mark.parametrize("caller", [CALLER, WAITING], ids=["signal", "completion"])
 @pytest.mark.parametrize("status", [RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNAUTHENTICATED])
 async def test_refused_credentials_are_a_configuration_error(status: RPCStatusCode, caller: ReplyAddress) -> None:
-    with pytest.raises(ConfigurationError, match="check its API key or TLS"):
+    with pytest.raises(ConfigurationError, match="check its API key and its TLS settings"):
         await delivery_of(rpc_error(status), caller)
 
 
@@ -116,7 +116,7 @@ async def test_caller_whose_activity_may_still_wait_is_not_signalled() -> None:
     assert temporal.signals == []
 
 
-async def test_error_that_is_no_answer_of_temporal_is_not_taken_for_one() -> None:
+async def test_error_that_is_not_from_temporal_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         await delivery_of(ZeroDivisionError())
 
@@ -125,8 +125,8 @@ async def test_error_that_is_no_answer_of_temporal_is_not_taken_for_one() -> Non
 async def test_call_has_a_time_limit(caller: ReplyAddress) -> None:
     temporal = FakeTemporal()
     await ReceiptSender(temporal.client, Watch()).deliver(caller, [RECEIPT])
-    assert temporal.rpc_timeouts == [confirm.RPC_TIMEOUT]
-    assert timedelta(0) < confirm.RPC_TIMEOUT < timedelta(seconds=30)
+    assert temporal.rpc_timeouts == [deliver.RPC_TIMEOUT]
+    assert timedelta(0) < deliver.RPC_TIMEOUT < timedelta(seconds=30)
 
 
 async def test_deliveries_at_the_same_time_are_bounded() -> None:
@@ -134,17 +134,17 @@ async def test_deliveries_at_the_same_time_are_bounded() -> None:
     temporal.hold("caller")
     sender = ReceiptSender(temporal.client, Watch())
     async with asyncio.timeout(WITHIN_S), asyncio.TaskGroup() as group:
-        deliveries = [group.create_task(sender.deliver(CALLER, [RECEIPT])) for _ in range(confirm.CONCURRENCY + 5)]
-        await eventually(lambda: temporal.waiting >= confirm.CONCURRENCY)
-        assert temporal.waiting == confirm.CONCURRENCY
-        temporal.let_go("caller")
+        deliveries = [group.create_task(sender.deliver(CALLER, [RECEIPT])) for _ in range(deliver.CONCURRENCY + 5)]
+        await eventually(lambda: temporal.held >= deliver.CONCURRENCY)
+        assert temporal.held == deliver.CONCURRENCY
+        temporal.release("caller")
     assert {delivery.result() for delivery in deliveries} == {Delivery.DELIVERED}
 
 
-async def test_signals_to_callers_whose_activities_are_over_do_not_wait_for_each_other() -> None:
+async def test_signals_to_callers_without_their_activity_do_not_deadlock() -> None:
     temporal = FakeTemporal()
     temporal.fail("5", rpc_error(RPCStatusCode.NOT_FOUND, NotFoundFailure()))
     sender = ReceiptSender(temporal.client, Watch())
     async with asyncio.timeout(WITHIN_S):
-        await asyncio.gather(*(sender.deliver(WAITING, [RECEIPT]) for _ in range(2 * confirm.CONCURRENCY)))
-    assert len(temporal.signals) == 2 * confirm.CONCURRENCY
+        await asyncio.gather(*(sender.deliver(WAITING, [RECEIPT]) for _ in range(2 * deliver.CONCURRENCY)))
+    assert len(temporal.signals) == 2 * deliver.CONCURRENCY

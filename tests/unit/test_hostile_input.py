@@ -1,4 +1,4 @@
-"""Whatever comes from outside is understood or refused in the one way its reader expects; nothing else happens."""
+"""Any input from outside is either accepted or refused in the way that its reader expects."""
 
 import asyncio
 import contextlib
@@ -29,9 +29,9 @@ from write_batcher.config import Settings, load_settings, parse_duration
 from write_batcher.errors import ConfigurationError, InvalidEntry, WriteBatcherError
 from write_batcher.models import ReplyAddress, WriteRequest
 from write_batcher.queue.codec import Codec, decode_reply
-from write_batcher.queue.stream import StreamEntry
+from write_batcher.queue.stream_entry import StreamEntry
 from write_batcher.workers import logs
-from write_batcher.workers.operating.letters import LetterId
+from write_batcher.workers.operating.letter_selection import LetterId
 from write_batcher.workflows import inbox as inbox_module
 from write_batcher.workflows.inbox import Inbox, Write
 
@@ -74,7 +74,7 @@ def test_entry_is_decoded_or_invalid(fields: dict[bytes, bytes]) -> None:
 
 
 @given(changed_entries | foreign_entries)
-def test_entry_tells_its_size_and_its_age_whatever_it_holds(fields: dict[bytes, bytes]) -> None:
+def test_any_entry_has_a_size_and_an_age(fields: dict[bytes, bytes]) -> None:
     entry = StreamEntry(entry_id="1735689600000-0", fields=fields)
     assert entry.size_bytes >= 0
     assert isinstance(entry.request_id, bytes)
@@ -94,7 +94,7 @@ receipts = st.dictionaries(
 
 
 @given(st.lists(json_values | receipts | st.lists(receipts, max_size=3), max_size=3))
-def test_confirmation_of_any_form_is_taken(arguments: list[Any]) -> None:
+def test_confirmation_of_any_form_does_not_raise(arguments: list[Any]) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(inbox_module, "current_attempt", lambda: "try")
         patched.setattr("temporalio.workflow.logger", logging.getLogger("silent"))
@@ -107,9 +107,9 @@ def test_confirmation_of_any_form_is_taken(arguments: list[Any]) -> None:
 
 
 @given(st.sampled_from(sorted(Settings.model_fields)), st.text(max_size=40))
-def test_setting_is_taken_or_refused_with_its_name(name: str, value: str) -> None:
+def test_setting_is_accepted_or_refused_with_its_name(name: str, value: str) -> None:
     refusal = refusal_of(name, value)
-    assert refusal is None or name in refusal or "must" in refusal  # which two do not fit together
+    assert refusal is None or name in refusal or "must" in refusal  # the two that do not fit together
 
 
 @given(st.sampled_from(["redis", "rediss", "http", "postgresql+psycopg", ""]), st.text(max_size=20))
@@ -127,24 +127,24 @@ def refusal_of(name: str, value: str) -> str | None:
 
 
 @given(st.text())
-def test_duration_is_understood_or_refused(text: str) -> None:
+def test_duration_is_accepted_or_refused(text: str) -> None:
     with contextlib.suppress(ValueError):
         assert parse_duration(text).total_seconds() >= 0
 
 
 @given(st.text() | st.from_regex(r"\d{1,30}/\d{1,30}-\d{1,30}", fullmatch=True))
-def test_dead_letter_id_is_understood_or_refused(text: str) -> None:
+def test_dead_letter_id_is_accepted_or_refused(text: str) -> None:
     with contextlib.suppress(ConfigurationError):
         assert LetterId.parse(str(LetterId.parse(text))) == LetterId.parse(text)
 
 
-class Begun(Exception):
+class CommandAccepted(Exception):
     """The command line has been accepted."""
 
 
-def begin(main: Coroutine[Any, Any, Any]) -> None:
+def accept(main: Coroutine[Any, Any, Any]) -> None:
     main.close()
-    raise Begun
+    raise CommandAccepted
 
 
 def options_of(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -166,37 +166,37 @@ COMMAND_MODULES = (
 )
 OPTIONS = list(options_of(get_command(app.app)))
 COMMANDS = sorted({path for path, _option in OPTIONS})
-arguments = st.text(st.characters(exclude_characters="/\0"), max_size=20)  # nothing outside of this folder, and no NUL
+arguments = st.text(st.characters(exclude_characters="/\0"), max_size=20)  # no path out of this folder, and no NUL
 
 
 @pytest.fixture
-def _nothing_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _commands_do_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for module in COMMAND_MODULES:
-        monkeypatch.setattr(module, "run_to_end", begin)
+        monkeypatch.setattr(module, "run_to_end", accept)
     monkeypatch.setattr(logs, "log_to_stderr", lambda _form: None)
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.usefixtures("_nothing_begins")
+@pytest.mark.usefixtures("_commands_do_nothing")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(OPTIONS), arguments)
-def test_option_is_taken_or_refused(option: tuple[tuple[str, ...], str], value: str) -> None:
+def test_option_is_accepted_or_refused(option: tuple[tuple[str, ...], str], value: str) -> None:
     path, name = option
     check_command_line(*path, name, value)
 
 
-@pytest.mark.usefixtures("_nothing_begins")
+@pytest.mark.usefixtures("_commands_do_nothing")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(COMMANDS), st.lists(arguments, max_size=3))
-def test_arguments_are_taken_or_refused(path: tuple[str, ...], values: list[str]) -> None:
+def test_arguments_are_accepted_or_refused(path: tuple[str, ...], values: list[str]) -> None:
     check_command_line(*path, *values)
 
 
 def check_command_line(*arguments: str) -> None:
-    """It begins, is refused with a sentence, or shows help."""
+    """The command line is accepted, refused with a sentence, or answered with help."""
     ended = CliRunner().invoke(app.app, arguments)
     if isinstance(ended.exception, WriteBatcherError):
         assert str(ended.exception)
-    elif not isinstance(ended.exception, Begun):
+    elif not isinstance(ended.exception, CommandAccepted):
         assert ended.exit_code in (0, running.EXIT_USAGE), ended.exception
         assert ended.output

@@ -1,4 +1,4 @@
-"""Workflow code is loaded into a sandbox: it must not bring along a driver, and `queue/` must hide nothing."""
+"""Workflow code imports no driver, because sandboxes load it; `queue/` does not hide the standard library's `queue`."""
 
 import subprocess
 import sys
@@ -45,7 +45,7 @@ def test_public_names_of_workflows_load_no_driver(names: str, tmp_path: Path) ->
     assert python(program, cwd=tmp_path) == "[]"
 
 
-def test_queue_of_the_standard_library_is_not_hidden_in_the_repository_root() -> None:
+def test_queue_of_the_standard_library_is_visible_in_the_repository() -> None:
     # `python -c` and `python -m` put the current folder first on the path.
     program = "import asyncio, queue; print(queue.__file__, issubclass(queue.Empty, Exception))"
     file, has_members = python(program, cwd=REPOSITORY).split()
@@ -53,7 +53,7 @@ def test_queue_of_the_standard_library_is_not_hidden_in_the_repository_root() ->
     assert has_members == "True"
 
 
-def test_queue_of_this_package_is_importable_beside_that_of_the_standard_library() -> None:
+def test_queue_of_this_package_is_importable_too() -> None:
     program = (
         "import queue, write_batcher.queue.stream as stream; print(stream.WriteQueue.__name__, queue.Queue.__name__)"
     )

@@ -1,4 +1,4 @@
-"""What statistics and descriptions mean for an operator."""
+"""What operators are shown: the state of a queue from its statistics and descriptions, ids of dead letters."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -17,7 +17,7 @@ from write_batcher.models import DrainProgress, PartitionRef
 from write_batcher.queue.latencies import Latency
 from write_batcher.queue.stream import PartitionStatistics
 from write_batcher.workers.operating.host import HostState, HostView, view_host
-from write_batcher.workers.operating.letters import LetterId, Selection
+from write_batcher.workers.operating.letter_selection import LetterId, Selection
 from write_batcher.workers.operating.monitor import PartitionView, view_partition
 
 PARTITION = PartitionRef(queue="orders", partition=3)
@@ -51,7 +51,7 @@ def test_averages_of_no_batches_are_unknown() -> None:
     assert (seen(IDLE).fill, seen(IDLE).write) == (None, None)
 
 
-def test_queue_is_stuck_when_its_oldest_request_waits_longer_than_three_batches_may() -> None:
+def test_queue_is_stuck_when_its_oldest_request_exceeds_three_times_max_wait() -> None:
     assert seen(replace(IDLE, backlog=1, oldest_ms=60_000)).warning is None
     warning = seen(replace(IDLE, backlog=1, oldest_ms=60_001)).warning
     assert warning is not None
@@ -59,7 +59,7 @@ def test_queue_is_stuck_when_its_oldest_request_waits_longer_than_three_batches_
 
 
 @pytest.mark.parametrize(
-    ("host", "why"),
+    ("host", "reason"),
     [
         (HostView(state=HostState.NOT_RUNNING), "write-batcher worker batcher"),
         (HostView(state=HostState.PAUSED), "write-batcher queue resume"),
@@ -68,14 +68,14 @@ def test_queue_is_stuck_when_its_oldest_request_waits_longer_than_three_batches_
         (HostView(state=HostState.WAITING, attempt=1), "no batcher worker takes it"),
         (
             HostView(state=HostState.WAITING, attempt=4, last_failure="no table"),
-            "failed 3 times, at last with: no table",
+            "failed 3 times, last with: no table",
         ),
         (replace(RUNNING, progress=DrainProgress(holding="database is locked")), "is held: database is locked"),
         (RUNNING, "is behind"),
     ],
 )
-def test_warning_says_why_a_queue_is_stuck(host: HostView, why: str) -> None:
-    assert why in (seen(replace(IDLE, backlog=1, oldest_ms=90_000), host).warning or "")
+def test_warning_says_why_a_queue_is_stuck(host: HostView, reason: str) -> None:
+    assert reason in (seen(replace(IDLE, backlog=1, oldest_ms=90_000), host).warning or "")
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_warning_says_why_a_queue_is_stuck(host: HostView, why: str) -> None:
         (Pending.PENDING_ACTIVITY_STATE_PAUSE_REQUESTED, HostState.HELD),
     ],
 )
-def test_host_is_what_its_drain_is(state: Pending.ValueType, wanted: HostState) -> None:
+def test_host_state_is_that_of_its_drain(state: Pending.ValueType, wanted: HostState) -> None:
     flush = pending(Pending.PENDING_ACTIVITY_STATE_STARTED, name="flush")
     progress = DrainProgress(in_flight=7)
     assert view_host(described(flush, pending(state, attempt=2)), progress, 5) == HostView(
@@ -96,20 +96,20 @@ def test_host_is_what_its_drain_is(state: Pending.ValueType, wanted: HostState) 
     )
 
 
-def test_host_without_a_drain_is_paused_unless_its_workflow_has_something_to_do() -> None:
+def test_host_without_a_drain_is_paused_unless_a_workflow_task_is_pending() -> None:
     description = described(pending(Pending.PENDING_ACTIVITY_STATE_STARTED, name="flush"))
     assert view_host(description).state is HostState.PAUSED
     description.pending_workflow_task.CopyFrom(PendingWorkflowTaskInfo(attempt=1))
     assert view_host(description).state is HostState.WAITING
 
 
-def test_host_that_has_ended_tells_how() -> None:
+def test_host_that_has_ended_shows_how() -> None:
     assert view_host(None) == HostView(state=HostState.NOT_RUNNING)
     closed = view_host(described(status=Status.WORKFLOW_EXECUTION_STATUS_TERMINATED))
     assert closed == HostView(state=HostState.NOT_RUNNING, closed_as="terminated")
 
 
-def test_host_tells_the_innermost_failure() -> None:
+def test_host_shows_the_root_cause_of_a_failure() -> None:
     drain = pending(Pending.PENDING_ACTIVITY_STATE_SCHEDULED, attempt=2)
     drain.last_failure.CopyFrom(Failure(message="drain failed", cause=Failure(message="permission denied")))
     assert view_host(described(drain)).last_failure == "permission denied"
@@ -126,7 +126,7 @@ def test_age_has_one_unit() -> None:
     ]
 
 
-def test_foreign_text_cannot_steer_a_terminal() -> None:
+def test_foreign_text_cannot_control_a_terminal() -> None:
     assert one_line("tea ☕\x1b[2J\n\u202e\ud800") == "tea ☕\\x1b[2J\\n\\u202e\\ud800"
 
 
@@ -138,7 +138,7 @@ def test_letter_ids_are_ordered_as_redis_orders_them() -> None:
 @pytest.mark.parametrize(
     "text", ["", "5", "5-0", "0/5", "0/5-", "a/5-0", "0/5-0/1", "0/99999999999999999999-0", "٣/5-0"]
 )
-def test_letter_id_that_is_none_is_refused_with_an_example(text: str) -> None:
+def test_malformed_letter_id_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"0/1735689600000-0"):
         LetterId.parse(text)
 

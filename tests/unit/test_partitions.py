@@ -20,7 +20,7 @@ def test_partition_is_the_crc32_of_the_key_modulo_the_partitions(key: str, crc32
     assert partition_of(key, 7) == crc32 % 7
 
 
-def test_partition_of_a_key_that_is_no_valid_unicode_is_found_all_the_same() -> None:
+def test_key_that_is_not_valid_unicode_has_a_partition_too() -> None:
     assert 0 <= partition_of("\ud800", 7) < 7
 
 
@@ -41,17 +41,17 @@ def partitions(redis: Redis) -> Partitions:
     return Partitions(redis, "orders")
 
 
-async def test_number_that_nobody_announced_names_the_missing_batcher(partitions: Partitions) -> None:
-    with pytest.raises(QueueUnavailable, match="'orders' has no batcher yet: start one"):
+async def test_queue_without_a_batcher_is_unavailable_and_says_so(partitions: Partitions) -> None:
+    with pytest.raises(QueueUnavailable, match=r"^Queue 'orders' has no batcher yet: start one"):
         await partitions.count()
 
 
-async def test_announced_number_is_what_producers_read(partitions: Partitions) -> None:
+async def test_announced_number_is_read_by_producers(partitions: Partitions) -> None:
     await partitions.announce(4)
     assert await partitions.count() == 4
 
 
-async def test_announcing_returns_the_larger_number_of_old_and_new(partitions: Partitions) -> None:
+async def test_announcing_returns_the_larger_of_the_old_and_the_new_number(partitions: Partitions) -> None:
     assert await partitions.announce(4) == 4
     assert await partitions.announce(2) == 4
     assert await partitions.announce(3) == 3
@@ -74,7 +74,7 @@ garbage = pytest.mark.parametrize(
 
 
 @garbage
-async def test_number_that_is_none_counts_as_not_announced(redis: Redis, partitions: Partitions, value: str) -> None:
+async def test_garbled_number_counts_as_not_announced(redis: Redis, partitions: Partitions, value: str) -> None:
     await redis.set(partitions.key, value)
     assert await partitions.known() == 0
     assert await partitions.announced_or(4) == 4
@@ -84,13 +84,13 @@ async def test_number_that_is_none_counts_as_not_announced(redis: Redis, partiti
 
 
 @garbage
-async def test_number_that_is_none_is_named_with_its_key(redis: Redis, partitions: Partitions, value: str) -> None:
+async def test_garbled_number_is_shown_with_its_key(redis: Redis, partitions: Partitions, value: str) -> None:
     await redis.set(partitions.key, value)
     with pytest.raises(QueueUnavailable, match=f"write-batcher:orders:partitions holds b'{value[:80]}' instead of"):
         await partitions.count()
 
 
-async def test_as_many_partitions_as_the_setting_allows_may_be_announced(partitions: Partitions) -> None:
+async def test_limit_of_partitions_is_that_of_the_setting(partitions: Partitions) -> None:
     assert load_settings(partitions=MAX_PARTITIONS).partitions == MAX_PARTITIONS
     with pytest.raises(ConfigurationError):
         load_settings(partitions=MAX_PARTITIONS + 1)

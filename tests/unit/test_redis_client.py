@@ -20,10 +20,13 @@ SCRIPT = "Error running script (call to f_8d0f9469): @user_script:15: "
         (exceptions.ClusterDownError("CLUSTERDOWN Hash slot not served"), QueueUnavailable, "not served"),
         (exceptions.RedisClusterException("no reachable node"), QueueUnavailable, "cannot be reached"),
         (exceptions.ReadOnlyError("a replica"), QueueUnavailable, "refuses"),
-        (OSError("no route to host"), QueueUnavailable, "cannot be reached"),
+        (OSError("no route to host"), QueueUnavailable, r"cannot be reached: no route to host\.$"),
+        (TimeoutError(), QueueUnavailable, r"cannot be reached: TimeoutError\.$"),
     ],
 )
-async def test_errors_of_the_driver_become_ours(error: Exception, kind: type[Exception], text: str) -> None:
+async def test_error_of_redis_py_becomes_an_error_of_the_queue(
+    error: Exception, kind: type[Exception], text: str
+) -> None:
     with pytest.raises(QueueUnavailable, match=text) as raised, translated_errors():
         raise error
     assert type(raised.value) is kind
@@ -31,18 +34,18 @@ async def test_errors_of_the_driver_become_ours(error: Exception, kind: type[Exc
 
 @pytest.mark.parametrize("url", ["rediss://h", "redis+cluster://h,i", "redis+sentinel://h/set", "redis://h?db=1"])
 @pytest.mark.parametrize("option", FIXED_OPTIONS)
-def test_option_that_the_job_decides_on_is_refused_by_name_and_value(url: str, option: str) -> None:
+def test_fixed_option_is_refused_with_its_name_and_value(url: str, option: str) -> None:
     url += "&" if "?" in url else "?"
     with pytest.raises(ValueError, match=f"option {option}=3 cannot be chosen, .*: remove it"):
         connect(f"{url}{option}=3")
 
 
-def test_option_of_the_sentinels_that_the_job_decides_on_is_refused_too() -> None:
+def test_fixed_option_of_the_sentinels_is_refused_too() -> None:
     with pytest.raises(ValueError, match="option sentinel_protocol=3 cannot be chosen"):
         connect("redis+sentinel://h/set?sentinel_password=p&sentinel_protocol=3")
 
 
-async def test_other_options_may_be_chosen() -> None:
+async def test_other_options_of_the_url_reach_the_connection() -> None:
     redis = connect("rediss://h?client_name=orders&socket_connect_timeout=1&health_check_interval=30&ssl_ca_certs=/ca")
     chosen = redis.connection_pool.connection_kwargs
     await redis.aclose()

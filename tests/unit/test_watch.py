@@ -10,7 +10,7 @@ from write_batcher.errors import StageStalled
 
 WITHIN_S = 5
 LONG = timedelta(hours=1)
-PAST = timedelta(microseconds=-1)  # a limit that is over as soon as the step begins
+PAST = timedelta(microseconds=-1)  # a limit that has passed when the step begins
 
 
 async def test_step_within_its_limit_passes_the_check() -> None:
@@ -24,26 +24,26 @@ async def test_step_past_its_limit_is_named() -> None:
     with (
         watch.step("reading", LONG),
         watch.step("writing a batch", PAST),
-        pytest.raises(StageStalled, match="writing a batch has taken longer than"),
+        pytest.raises(StageStalled, match="The drain has stalled: writing a batch has taken longer than"),
     ):
         watch.check()
 
 
-async def test_step_that_ended_late_is_forgiven() -> None:
+async def test_step_that_ended_late_passes_the_check() -> None:
     watch = Watch()
     with watch.step("writing a batch", PAST):
         pass
     watch.check()
 
 
-async def test_step_that_failed_is_forgotten() -> None:
+async def test_step_that_failed_is_no_longer_checked() -> None:
     watch = Watch()
     with pytest.raises(ZeroDivisionError), watch.step("writing a batch", PAST):
         raise ZeroDivisionError
     watch.check()
 
 
-async def test_same_step_under_way_twice_is_watched_twice() -> None:
+async def test_step_that_is_under_way_twice_is_checked_twice() -> None:
     watch = Watch()
     with watch.step("confirming", PAST):
         with watch.step("confirming", LONG):
@@ -52,7 +52,7 @@ async def test_same_step_under_way_twice_is_watched_twice() -> None:
             watch.check()
 
 
-async def test_beats_carry_the_details_of_their_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_each_heartbeat_carries_the_details_of_its_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch_module, "BEAT_EVERY", timedelta(0))
     environment = ActivityEnvironment()
     beats: list[object] = []
@@ -73,7 +73,7 @@ async def test_beats_carry_the_details_of_their_moment(monkeypatch: pytest.Monke
     assert beating.cancelled()
 
 
-async def test_beats_end_when_a_step_stalls() -> None:
+async def test_heartbeats_end_when_a_step_stalls() -> None:
     environment = ActivityEnvironment()
     beats: list[object] = []
     environment.on_heartbeat = beats.append

@@ -1,1 +1,1 @@
-"""What the demo, the tests and the comparison run: servers, worker processes, many callers."""
+"""Servers, worker processes and callers on this machine, for the demo, the comparison and tests."""

@@ -1,4 +1,4 @@
-"""The demo: embedded servers, both workers as child processes, many workflows, and a count of what came of it."""
+"""The demo: embedded servers, both workers as child processes, many workflows, and a count of the result."""
 
 import asyncio
 import contextlib
@@ -19,52 +19,56 @@ from write_batcher.queue.redis_client import connect
 from write_batcher.workers.embedded.local_stack import Database, local_stack
 from write_batcher.workers.embedded.main_writes import count_rows
 from write_batcher.workers.embedded.starter import Outcomes, new_series, start_workflows, wait_for
-from write_batcher.workers.embedded.worker_process import Record, WorkerProcess, environment_of, unless_ended
+from write_batcher.workers.embedded.worker_process import Record, WorkerProcess, environment_of, while_alive
 
 POLL_S = 0.05
-CATCH_UP_WITHIN_S = 10.0  # the log comes through a pipe, and may be a moment behind
+CATCH_UP_WITHIN_S = 10.0  # the log comes through a pipe, and may lag a little
 
 logger = logging.getLogger(__name__)
 
 
 class DemoView(Protocol):
-    """Where the demo shows what happens while it happens."""
+    """Where the demo shows its progress."""
 
     def started(self) -> None:
-        """One more workflow has been started."""
+        """Count one more started workflow."""
 
     def ended(self) -> None:
-        """One more workflow has ended."""
+        """Count one more ended workflow."""
 
     def batch(self, batch: Record) -> None:
-        """A batch was written: `batch_id`, `size`, `flush_reason`, `write_ms`."""
+        """Show a batch that was written: `batch_id`, `size`, `flush_reason`, `write_ms`."""
 
     def warning(self, worker: str, message: str) -> None:
-        """A worker process logged a warning or an error."""
+        """Show a warning or an error that a worker process logged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoReport:
-    """What the demo counted: `rows` and `duplicates` in the database, batches in the log of the batcher."""
+    """What the demo counted."""
 
     workflows: int
     bad: int
+    """Workflows whose record the database refuses."""
     outcomes: Outcomes
     rows: int
+    """Rows of these workflows in the database."""
     duplicates: int
+    """Rows beyond one per workflow."""
     flush_reasons: Counter[str]
+    """Batches by flush reason, from the batcher's log."""
     ui_url: str
     environment: dict[str, str]
-    """What points another process to the servers of this demo."""
+    """The variables that make another process use the servers of this demo."""
 
     @property
     def batches(self) -> int:
-        """Each was one transaction."""
+        """The number of batches, each one transaction."""
         return self.flush_reasons.total()
 
     @property
     def ok(self) -> bool:
-        """Every workflow completed, but those with a bad record, and the rows of the others are there once."""
+        """Whether all workflows completed but those with a bad record, and each of them has exactly one row."""
         good = self.workflows - self.bad
         return self.outcomes.completed == good and self.rows == good and self.duplicates == 0
 
@@ -79,9 +83,10 @@ async def demo(
     database: Database = "sqlite",
     data_dir: Path | None = None,
 ) -> AsyncIterator[DemoReport]:
-    """Run the demo and yield its report; servers and workers stay up for as long as the context is open.
+    """Run `workflows` workflows, `bad` of them with a bad record, and yield the report.
 
-    Raises WorkerEnded, and what `local_stack` raises.
+    The servers and workers stay up while the context is open. Raises `WorkerEnded` when a worker process ends by
+    itself, and whatever `local_stack` raises.
     """
     async with AsyncExitStack() as stack:
         servers = await stack.enter_async_context(local_stack(data_dir=data_dir, database=database))
@@ -95,9 +100,9 @@ async def demo(
         ]
         client = await Client.connect(servers.temporal_address)
         series = new_series()
-        outcomes = await unless_ended(workers, _run(client, settings, series, workflows, bad, view))
+        outcomes = await while_alive(workers, _run(client, settings, series, workflows, bad, view))
         rows, duplicates = await count_rows(settings.database_url, series)
-        await log.caught_up(rows)
+        await log.catch_up(rows)
         yield DemoReport(
             workflows=workflows,
             bad=bad,
@@ -111,13 +116,13 @@ async def demo(
 
 
 async def _run(client: Client, settings: Settings, series: str, workflows: int, bad: int, view: DemoView) -> Outcomes:
-    await batcher_ready(settings)
+    await _wait_for_batcher(settings)
     handles = await start_workflows(client, settings, series, workflows, bad=bad, on_started=view.started)
     return await wait_for(handles, on_ended=view.ended)
 
 
-async def batcher_ready(settings: Settings) -> None:
-    """Return when the batcher has announced its partitions; appends before that fail, and are tried again."""
+async def _wait_for_batcher(settings: Settings) -> None:
+    # Appends fail, and are retried, until the batcher has announced its partitions.
     async with connect(settings.redis_url) as redis:
         partitions = Partitions(redis, settings.queue)
         while True:
@@ -128,7 +133,7 @@ async def batcher_ready(settings: Settings) -> None:
 
 
 class _BatchLog:
-    """Counts batches from the batcher's log, and passes on what a person wants to see."""
+    """The workers' logs: counts the batches, and shows them and all warnings."""
 
     def __init__(self, view: DemoView) -> None:
         self._view = view
@@ -137,7 +142,7 @@ class _BatchLog:
         self.flush_reasons: Counter[str] = Counter()
 
     async def read(self, worker: str, record: Record) -> None:
-        """One record of a worker's log."""
+        """Take one record of a worker's log."""
         if batch := record.get("batch"):
             self.flush_reasons[batch["flush_reason"]] += 1
             self._written += batch["written"]
@@ -147,10 +152,12 @@ class _BatchLog:
         elif record.get("level") in ("WARNING", "ERROR", "CRITICAL"):
             self._view.warning(worker, record["message"])
 
-    async def caught_up(self, rows: int) -> None:
-        """Wait, not for ever, until the log tells of as many written requests as there are rows."""
+    async def catch_up(self, rows: int) -> None:
+        """Wait until the log has reported as many written requests as there are rows, or time is up."""
         try:
             async with asyncio.timeout(CATCH_UP_WITHIN_S), self._more:
                 await self._more.wait_for(lambda: self._written >= rows)
         except TimeoutError:
-            logger.warning("the batcher's log tells of %d written requests, the database of %d", self._written, rows)
+            logger.warning(
+                "the batcher's log reports %d written requests, the database has %d rows", self._written, rows
+            )

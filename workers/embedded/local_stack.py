@@ -19,7 +19,7 @@ Database = Literal["sqlite", "postgresql"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """Fixed ports of a stack; the defaults are those that Temporal's and Redis's own tools expect."""
+    """The fixed ports of a stack, by default those that the servers' own tools expect."""
 
     temporal: int = 7233
     ui: int = 8233
@@ -29,13 +29,13 @@ class Ports:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalStack:
-    """A running stack: its servers, and where they are."""
+    """A running stack: its servers and their addresses."""
 
     temporal: TemporalServer
     redis: RedisServer
     data_dir: Path
     postgres: PostgresServer | None = None
-    """None: the database is a SQLite file."""
+    """None when the database is a SQLite file."""
 
     @property
     def temporal_address(self) -> str:
@@ -56,7 +56,7 @@ class LocalStack:
         return f"sqlite+aiosqlite:///{self.data_dir / 'write-batcher.db'}"
 
     def environment(self) -> dict[str, str]:
-        """What points a worker or a client of this project to the stack."""
+        """The variables that make a worker or client of this project use the stack."""
         return {
             "TEMPORAL_ADDRESS": self.temporal_address,
             "WRITE_BATCHER_REDIS_URL": self.redis_url,
@@ -73,12 +73,13 @@ async def local_stack(
     database: Database = "sqlite",
     postgres_connections: int = 100,
 ) -> AsyncIterator[LocalStack]:
-    """Run the stack for as long as the context is open, on free ports unless they are given.
+    """Run the stack while the context is open, on free ports unless `ports` are given.
 
-    All data is kept in `data_dir`, and a later stack there goes on with it. Without one it is temporary; a parent that
-    is killed leaves that folder behind. PostgreSQL accepts `postgres_connections` at once.
+    All data is kept in `data_dir`, where a later stack continues with it. Without one, data goes to a temporary folder,
+    which stays behind only if this process is killed. PostgreSQL accepts `postgres_connections` at once.
 
-    Raises as `Server.start` does.
+    Raises `ConfigurationError` when `data_dir` cannot be used or is in use, a port is taken, or this machine lacks a
+    server, and `ServerNotStarted` when a server ends or does not answer within a minute.
     """
     with data_folder(data_dir) as folder:
         temporal = TemporalServer(
@@ -105,6 +106,10 @@ async def local_stack(
 
 @contextmanager
 def data_folder(named: Path | None) -> Iterator[Path]:
+    """Lock the folder `named` while the context is open, created if needed; without a name a temporary folder.
+
+    Raises `ConfigurationError` when the folder cannot be written or another stack uses it.
+    """
     if named is None:
         with tempfile.TemporaryDirectory(prefix="write-batcher-") as temporary:
             yield Path(temporary)
@@ -114,14 +119,14 @@ def data_folder(named: Path | None) -> Iterator[Path]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock = opened.enter_context((folder / "lock").open("w"))
-            # Two Valkey servers that append to one file destroy it.
+            # Two Valkey servers that append to one file corrupt it.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as err:
             raise ConfigurationError(
-                f"Another stack uses the data folder {folder}: stop it, or name another folder."
+                f"Another stack uses the data folder {folder}: stop it, or choose another folder."
             ) from err
         except OSError as err:
             raise ConfigurationError(
-                f"The data folder {folder} cannot be used ({err.strerror}): name one that can be written."
+                f"The data folder {folder} cannot be used ({err.strerror}): choose one that can be written."
             ) from err
         yield folder

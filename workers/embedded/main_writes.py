@@ -1,11 +1,11 @@
-"""The table that MainWorkflow writes to, and what can be counted there."""
+"""The table that MainWorkflow writes to, and the count of its rows."""
 
 from sqlalchemy import CheckConstraint, Column, DateTime, Integer, MetaData, Table, Text, func, select
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from write_batcher.workflows.main import TABLE
 
-# No unique key: if a write happened twice, it would show.
+# No unique key, so that a write that happens twice leaves two rows.
 MAIN_WRITES = Table(
     TABLE,
     MetaData(),
@@ -18,7 +18,7 @@ MAIN_WRITES = Table(
 
 
 async def count_rows(database_url: str, series: str) -> tuple[int, int]:
-    """Rows of the workflows whose ids begin with `series`, and how many of them are one too many."""
+    """Count the rows of the workflows whose ids begin with `series`, and how many of those rows are duplicates."""
     engine = create_async_engine(database_url)
     try:
         async with engine.connect() as connection:

@@ -14,14 +14,14 @@ from write_batcher.workers.embedded.server import HOST, Server, bundled_programs
 
 SUPERUSER = "postgres"
 DATABASE = "postgres"
-UNPRIVILEGED = "nobody"  # of the machine, for a parent that is root: PostgreSQL refuses to run as root
+UNPRIVILEGED = "nobody"  # the machine's user that the server runs as when we are root: PostgreSQL refuses root
 FIRST_LINE_IS_PID, LINE_OF_STATUS = 0, 7  # of postmaster.pid; pg_ctl itself reads them there
 
 
 class PostgresServer(Server):
     """A PostgreSQL server that keeps its data in `folder`.
 
-    It has a password of its own: whoever may connect as the superuser may run programs as the user of the server.
+    It has a random password, because a superuser of the database can run programs as the server's user.
     """
 
     name = "PostgreSQL"
@@ -43,7 +43,7 @@ class PostgresServer(Server):
         self._password_file = self.folder / "postgresql.password"
 
     def url(self, database: str = DATABASE) -> str:
-        """A SQLAlchemy URL with the driver that `SqlSink` uses. The server must have been started once."""
+        """The SQLAlchemy URL of `database`, with the driver that `SqlSink` uses, once the server has been started."""
         password = self._password_file.read_text()
         return f"postgresql+psycopg://{SUPERUSER}:{password}@{HOST}:{self.port}/{database}"
 
@@ -61,7 +61,7 @@ class PostgresServer(Server):
         if (self._data / "PG_VERSION").exists():
             return
         self._write_password()
-        # In another folder first: initdb that is killed leaves one that looks complete.
+        # In another folder first, because a killed initdb leaves a folder that looks complete.
         unfinished = self.folder / "postgresql.new"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
@@ -75,7 +75,7 @@ class PostgresServer(Server):
             ]
         )
         if status != 0:
-            raise ServerNotStarted(self._failure("could not make its data folder"))
+            raise ServerNotStarted(self._failure("could not create its data folder"))
         unfinished.rename(self._data)
 
     def _write_password(self) -> None:
@@ -94,7 +94,7 @@ class PostgresServer(Server):
             lines = (self._data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
             return False
-        # The file of a server that was killed stays until the next one has begun.
+        # A killed server leaves its file behind, until the next one writes its own.
         ready = len(lines) > LINE_OF_STATUS and lines[LINE_OF_STATUS].strip() == "ready"
         return ready and lines[FIRST_LINE_IS_PID] == str(self.pid) and self.running
 
@@ -109,5 +109,5 @@ def _user() -> str | None:
     else:
         known = sys.platform == "linux"
     if not known:
-        raise ConfigurationError("PostgreSQL refuses to run as root: use another user.")
+        raise ConfigurationError("PostgreSQL refuses to run as root: start it as another user.")
     return UNPRIVILEGED

@@ -19,9 +19,9 @@ CAP_DAC_OVERRIDE = 1
 
 PYTHON = (sys.executable, "-I", "-S", "-c")
 
-# Asks the kernel for SIGKILL when the parent ends, then becomes the program: the process id stays the same. It is an
-# interpreter of its own (15 ms) because a preexec_fn is unsafe in a process with threads, and Temporal's SDK has many.
-# A parent that ended before prctl is noticed by its id; then there is nobody to run for.
+# Asks the kernel for SIGKILL when the parent ends, then executes the program under the same process id. It runs in a
+# separate interpreter (15 ms) because a preexec_fn is unsafe in a process with threads, and Temporal's SDK has many. If
+# the parent ended before prctl, getppid() shows it, and the program is not started.
 TIE_TO_PARENT = f"""
 import ctypes, os, sys
 ctypes.CDLL(None).prctl({PR_SET_PDEATHSIG}, {int(signal.SIGKILL)})
@@ -29,10 +29,10 @@ if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
 
-# Root becomes another user, but still reaches the programs and the data of root's own folders, which the other user
-# may not enter: the one capability for that is kept, also by what is executed later. Where root lacks it or may not
-# pass it on, the child goes on without. It runs before TIE_TO_PARENT, because the kernel forgets the wish for SIGKILL
-# when the user changes.
+# Turns root into another user that can still reach programs and data in folders that only root may enter: it keeps the
+# one capability for that, and passes it on to what is executed later. Where root lacks it or may not pass it on, the
+# child continues without it. Must run before TIE_TO_PARENT: the kernel clears the parent-death signal when the user
+# changes.
 BECOME_USER = f"""
 import ctypes, os, sys
 libc, mask = ctypes.CDLL(None), 1 << {CAP_DAC_OVERRIDE}
@@ -55,13 +55,14 @@ async def spawn(
 ) -> asyncio.subprocess.Process:
     """Start a program, named by its absolute path, as a child in a session of its own.
 
-    Ctrl-C therefore reaches the parent alone, which ends its children in the order it wants. When the parent dies
-    without doing so, by SIGKILL for example, Linux kills the child; elsewhere the child stays. Linux means the
-    *thread* that called: call this from the main thread's event loop.
+    Ctrl-C therefore reaches only the parent, which ends its children in the order it wants. When the parent dies before
+    it has done so, for example by SIGKILL, Linux kills the child; on other systems the child stays. To Linux the parent
+    is the *thread* that called: call this from the main thread's event loop.
 
-    Both outputs are appended to the file `log`, or go to the pipe `stdout`, which the caller must then read.
+    Stdout and stderr are appended to the file `log`; without one they go to the pipe `stdout`, which the caller must
+    read.
 
-    Root on Linux may name another `user` for the child; KeyError when this machine has no such user.
+    Root on Linux may choose another `user` for the child. Raises `KeyError` when this machine has no such user.
     """
     if sys.platform == "linux":
         command = [*PYTHON, TIE_TO_PARENT, str(os.getpid()), *command]
@@ -82,11 +83,11 @@ async def spawn(
 async def stop(
     process: asyncio.subprocess.Process, *, grace: timedelta = STOP_GRACE, by: signal.Signals = signal.SIGTERM
 ) -> None:
-    """Ask a child of `spawn` to end, and kill it with all of its session when it has not within the grace period."""
+    """Ask a child of `spawn` to end, and kill it and its whole session if it has not ended within `grace`."""
     if process.returncode is not None:
         return
     try:
-        # Not process.terminate(): its own waitpid may take the status away from the one that asyncio waits with.
+        # Not process.terminate(): it polls with waitpid, and may take the exit status that asyncio is waiting for.
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, by)
         with contextlib.suppress(TimeoutError):
@@ -97,7 +98,7 @@ async def stop(
 
 
 async def kill(process: asyncio.subprocess.Process) -> None:
-    """Kill a child of `spawn` and all of its session, and wait for its end."""
+    """Kill a child of `spawn` and its whole session, and wait for its end."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

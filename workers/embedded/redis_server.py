@@ -15,7 +15,7 @@ from write_batcher.workers.embedded.server import ANSWER_TIMEOUT, HOST, Server, 
 
 
 class RedisServer(Server):
-    """A Valkey or Redis server that keeps every acknowledged command in an append-only file and never evicts."""
+    """A Valkey or Redis server that keeps every command in an append-only file, and never evicts."""
 
     name = "Redis"
 
@@ -66,8 +66,8 @@ class RedisServer(Server):
         )
         async with client:
             try:
-                await client.ping()  # refused while the append-only file is being loaded
+                await client.ping()  # refused while the append-only file is loaded
                 info = await client.info("server")
             except redis.exceptions.RedisError:
                 return False
-        return bool(info["process_id"] == self.pid)  # somebody else's server may have taken the port first
+        return bool(info["process_id"] == self.pid)  # another server may have taken the port first

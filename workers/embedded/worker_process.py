@@ -1,4 +1,4 @@
-"""Worker processes as children of a demo, a comparison or a test."""
+"""Worker processes as children of the demo, the comparison or a test."""
 
 import asyncio
 import json
@@ -14,14 +14,17 @@ from write_batcher.errors import WorkerEnded
 from write_batcher.workers.embedded import processes
 from write_batcher.workers.embedded.temporal_server import NAMESPACE
 
-LAST_LINES = 20  # of the log of a worker that ended, in the error
+LAST_LINES = 20  # of the log of a worker that ended, shown in the error
 
-Record = dict[str, Any]  # of a JSON log
+Record = dict[str, Any]  # one line of a JSON log
 T = TypeVar("T")
 
 
 def environment_of(settings: Settings, temporal_address: str) -> dict[str, str]:
-    """This process's own, except that every address and setting is as given, whatever a profile says."""
+    """Make the environment of a worker process: this one's, but all addresses and settings are as given.
+
+    No Temporal profile is read.
+    """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("TEMPORAL_", ENV_PREFIX))}
     return (
         inherited
@@ -35,9 +38,10 @@ def environment_of(settings: Settings, temporal_address: str) -> dict[str, str]:
 
 
 class WorkerProcess:
-    """`write-batcher worker ROLE` as a child process whose log is read line by line.
+    """`write-batcher worker ROLE` as a child process, which runs while the context is open.
 
-    `command`: what Python runs instead.
+    Its log is read line by line, and `on_record` is called with the role and each JSON record. `command` are the
+    arguments of Python to run instead.
     """
 
     def __init__(
@@ -70,28 +74,28 @@ class WorkerProcess:
         return self._process.pid
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal, SIGTERM to ask it to end."""
+        """Send a signal to the process, SIGTERM to ask it to end."""
         os.kill(self._process.pid, number)
 
     async def kill(self) -> None:
-        """End it by SIGKILL: what a crash of it looks like to everybody else."""
+        """End the process by SIGKILL, which looks like a crash to everybody else."""
         self._killed = True
         await processes.kill(self._process)
 
     async def wait(self) -> int:
-        """Its exit status, once it has ended."""
+        """Wait for the process to end, and return its exit status."""
         return await self._process.wait()
 
-    async def wait_for_defect(self) -> None:
-        """Return when it has ended without having been killed."""
+    async def wait_for_unexpected_end(self) -> None:
+        """Return when the process has ended by itself; never after `kill`."""
         await self.wait()
         if self._killed:
             await asyncio.get_running_loop().create_future()
 
-    def last_words(self) -> str:
-        """Why it ended, as far as its log tells."""
+    def end_report(self) -> str:
+        """Say that the process has ended, with its exit status and the last lines of its log."""
         log = "\n".join(self._last_lines) or "(no output)"
-        return f"the {self.role} worker ended with status {self._process.returncode}:\n{log}"
+        return f"The {self.role} worker ended with status {self._process.returncode}. Its last output:\n{log}"
 
     async def _read(self) -> None:
         assert self._process.stdout is not None  # noqa: S101 - spawned with a pipe
@@ -105,15 +109,15 @@ class WorkerProcess:
             await self._on_record(self.role, record)
 
 
-async def unless_ended(workers: Sequence[WorkerProcess], work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`. Raises WorkerEnded as soon as one of the workers has ended by itself."""
+async def while_alive(workers: Sequence[WorkerProcess], work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of `work`. Cancels it and raises `WorkerEnded` as soon as one of the workers ends by itself."""
     working = asyncio.create_task(work)
-    ended = [asyncio.create_task(worker.wait_for_defect()) for worker in workers]
+    ended = [asyncio.create_task(worker.wait_for_unexpected_end()) for worker in workers]
     try:
         await asyncio.wait({working, *ended}, return_when=asyncio.FIRST_COMPLETED)
         for worker, task in zip(workers, ended, strict=True):
             if task.done():
-                raise WorkerEnded(worker.last_words())
+                raise WorkerEnded(worker.end_report())
         return await working
     finally:
         working.cancel()

@@ -1,1 +1,1 @@
-"""What operators do to a queue, without a terminal: look, steer, decide on dead letters."""
+"""What operators do with a queue, apart from the terminal: monitor it, control it, decide on dead letters."""

@@ -1,4 +1,4 @@
-"""Steers the batcher workflow of a partition, and waits until that took effect."""
+"""Pausing, resuming, flushing and stopping the batcher of a partition, and waiting until that has taken effect."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,16 +10,16 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from write_batcher.errors import OperationFailed
 from write_batcher.models import PartitionRef
-from write_batcher.workers.operating.host import RPC_TIMEOUT, Hosts, HostState, HostView, temporal_failed
+from write_batcher.workers.operating.host import RPC_TIMEOUT, Hosts, HostState, HostView, temporal_failure
 from write_batcher.workflows.batcher import batcher_workflow_id
 
-# The drain learns of it with its next heartbeat, after up to 8 s, and then finishes what is in flight.
+# The drain hears of it with its next heartbeat, after up to 8 s, and then finishes what is in flight.
 EFFECT_WITHIN = timedelta(seconds=30)
 LOOK_EVERY = timedelta(milliseconds=200)
 
 
 class Verb(StrEnum):
-    """Each is a signal of BatcherWorkflow."""
+    """What can be done to a batcher; each is a signal of BatcherWorkflow."""
 
     PAUSE = "pause"
     RESUME = "resume"
@@ -28,10 +28,11 @@ class Verb(StrEnum):
 
 
 async def steer(client: Client, partition: PartitionRef, verb: Verb) -> str:
-    """Tell the batcher of `partition`; returns what is the case then, in a few words.
+    """Send `verb` to the batcher of `partition`, and return its new state in a few words.
 
-    Raises OperationFailed when there is no batcher, or when what was asked for is not the case within EFFECT_WITHIN; it
-    may still become so.
+    Returns when `verb` has taken effect, after a flush as soon as it is requested. Raises `OperationFailed` when no
+    batcher workflow is running, when Temporal does not answer, and when there is no effect within 30 seconds; the
+    signal is kept, so it may still take effect.
     """
     workflow = client.get_workflow_handle(batcher_workflow_id(partition))
     try:
@@ -39,9 +40,9 @@ async def steer(client: Client, partition: PartitionRef, verb: Verb) -> str:
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
             raise OperationFailed(
-                f"{partition}: no batcher workflow is running; start one with `write-batcher worker batcher`"
+                f"Partition {partition} has no running batcher workflow: start one with `write-batcher worker batcher`."
             ) from error
-        raise temporal_failed(error) from error
+        raise temporal_failure(error) from error
     hosts = Hosts(client)
     match verb:
         case Verb.PAUSE:
@@ -52,37 +53,37 @@ async def steer(client: Client, partition: PartitionRef, verb: Verb) -> str:
             return "running"
         case Verb.STOP:
             await _until(hosts, partition, verb, lambda host: host.state is HostState.NOT_RUNNING)
-            return "stopped, until a batcher worker starts again"
+            return "stopped until a batcher worker starts again"
         case Verb.FLUSH:
-            return "told to flush"
+            return "flush requested"
 
 
 async def _until(hosts: Hosts, partition: PartitionRef, verb: Verb, took_effect: Callable[[HostView], bool]) -> None:
-    """Temporal tells nobody when a workflow changes its state, so it is asked again and again."""
+    # Polls: Temporal does not notify anybody of a workflow's state.
     give_up = asyncio.get_running_loop().time() + EFFECT_WITHIN.total_seconds()
     while not took_effect(host := await hosts.look(partition)):
         if host.state is HostState.NOT_RUNNING:
             raise OperationFailed(
-                f"{partition}: {verb.value} has been sent, but its workflow is {host.closed_as or 'gone'} now; "
-                "start a batcher worker"
+                f"Partition {partition} was sent `{verb.value}`, but its batcher workflow is "
+                f"{host.closed_as or 'gone'} now: start a batcher worker."
             )
         if asyncio.get_running_loop().time() > give_up:
             raise OperationFailed(
-                f"{partition}: {verb.value} has been sent but has had no effect within "
-                f"{EFFECT_WITHIN.total_seconds():g}s; the batcher is {host.state.value}: {_cure(host)}"
+                f"Partition {partition} was sent `{verb.value}`, which has had no effect within "
+                f"{EFFECT_WITHIN.total_seconds():g}s: its batcher is {host.state.value}. {_advice(host)}"
             )
         await asyncio.sleep(LOOK_EVERY.total_seconds())
 
 
-def _cure(host: HostView) -> str:
+def _advice(host: HostView) -> str:
     if host.last_failure:
-        return f"its drain fails, at last with: {host.last_failure}"
+        return f"Its drain keeps failing, last with: {host.last_failure.rstrip('.')}."
     match host.state:
         case HostState.STOPPING:
-            return "its drain finishes what is in flight; look again with `write-batcher queue status`"
+            return "Its drain is finishing what is in flight: check again with `write-batcher queue status`."
         case HostState.WAITING | HostState.RUNNING:
-            return "is a batcher worker alive? The signal is kept until one is"
+            return "Check that a batcher worker is running: the signal is kept until then."
         case HostState.HELD:
-            return "its drain is paused in Temporal; unpause that activity first"
+            return "Its drain is paused in Temporal: unpause that activity first."
         case HostState.PAUSED | HostState.NOT_RUNNING:
-            return "look again with `write-batcher queue status`"
+            return "Check again with `write-batcher queue status`."

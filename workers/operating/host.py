@@ -1,6 +1,6 @@
-"""What the batcher workflow of a partition and its drain are doing, as far as describing it tells.
+"""The state of a batcher workflow and of its drain, from Temporal's description of the workflow.
 
-Not by the query of BatcherWorkflow: a query is billable, and only a worker that is alive can answer it.
+BatcherWorkflow is not queried: a query is billable, and is answered only while a worker is alive.
 """
 
 from collections.abc import Sequence
@@ -28,35 +28,36 @@ T = TypeVar("T")
 
 
 class HostState(StrEnum):
-    """What the batcher workflow of a partition does, as far as describing it tells."""
+    """The state of a batcher workflow."""
 
     RUNNING = "running"
-    """An attempt of its drain has been started."""
+    """An attempt of its drain is running."""
     WAITING = "waiting"
-    """For a batcher worker, or for the next attempt after one that failed."""
+    """Its drain waits for a batcher worker, or for the next attempt after one that failed."""
     HELD = "held"
-    """Somebody has paused the activity itself, with Temporal's own command."""
+    """Its drain activity is paused, with Temporal's own command."""
     STOPPING = "stopping"
-    """Its drain has been told to return: for a pause, or for good."""
+    """Its drain has been told to return, for a pause or a stop, and has not returned yet."""
     PAUSED = "paused"
+    """Its drain has returned, and is started again by a resume."""
     NOT_RUNNING = "not running"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostView:
-    """The batcher workflow of one partition and its drain.
-
-    `drains` have returned before this run of the workflow. `attempt` and what follows is of the drain that is pending,
-    if any; `progress` is as old as its last heartbeat that reached the server, at most some 10 s. `last_failure` is
-    that of the attempt before this one.
-    """
+    """The batcher workflow of one partition and its pending drain, if any."""
 
     state: HostState
     closed_as: str | None = None
+    """How the workflow ended, for example "terminated"; None while it runs, and when there is none."""
     drains: int | None = None
+    """Drains that had returned before this run of the workflow; None when that cannot be read."""
     attempt: int | None = None
+    """Attempt of the pending drain, from 1."""
     progress: DrainProgress | None = None
+    """As of the last heartbeat that reached the server, at most some 10 s ago."""
     last_failure: str | None = None
+    """Message of the attempt before this one."""
 
 
 def view_host(
@@ -64,7 +65,7 @@ def view_host(
     progress: DrainProgress | None = None,
     drains: int | None = None,
 ) -> HostView:
-    """What a description means; None: there is no such workflow. `progress` and `drains` are decoded from it."""
+    """Interpret a description, None when there is no such workflow; `progress` and `drains` are decoded from it."""
     if description is None:
         return HostView(state=HostState.NOT_RUNNING)
     status = WorkflowExecutionStatus(description.workflow_execution_info.status)
@@ -73,7 +74,7 @@ def view_host(
         return HostView(state=HostState.NOT_RUNNING, closed_as=closed_as, drains=drains)
     drain = _pending_drain(description)
     if drain is None:
-        # Between two drains there is always a workflow task, which starts the next one: without one it is paused.
+        # Between two drains a workflow task is always pending, which starts the next one: without it, it is paused.
         waiting = description.HasField("pending_workflow_task")
         return HostView(state=HostState.WAITING if waiting else HostState.PAUSED, drains=drains)
     return HostView(
@@ -81,13 +82,14 @@ def view_host(
         drains=drains,
         attempt=drain.attempt,
         progress=progress,
-        last_failure=_innermost(drain.last_failure) if drain.HasField("last_failure") else None,
+        last_failure=_root_message(drain.last_failure) if drain.HasField("last_failure") else None,
     )
 
 
 def _pending_drain(description: DescribeWorkflowExecutionResponse) -> PendingActivityInfo | None:
-    """The drain among the pending activities; beside it may be a flush."""
-    return next((one for one in description.pending_activities if one.activity_type.name == "drain"), None)
+    """The drain among the pending activities; there may be a flush as well."""
+    pending = description.pending_activities
+    return next((activity for activity in pending if activity.activity_type.name == "drain"), None)
 
 
 def _state(drain: PendingActivityInfo) -> HostState:
@@ -105,29 +107,29 @@ def _state(drain: PendingActivityInfo) -> HostState:
             return HostState.WAITING
 
 
-def _innermost(failure: Failure) -> str:
-    """The message of the cause that started it all: what an operator can act on."""
+def _root_message(failure: Failure) -> str:
+    """The message of the root cause: what an operator can act on."""
     while failure.HasField("cause"):
         failure = failure.cause
     return failure.message
 
 
 class Hosts:
-    """Looks at batcher workflows. Methods raise OperationFailed when Temporal does not answer."""
+    """Looks at batcher workflows. Methods raise `OperationFailed` when Temporal does not answer."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._drains: dict[str, int | None] = {}  # by run id: the input of a run never changes
+        self._drains: dict[str, int | None] = {}  # by run id: a run keeps its input
 
     async def look(self, partition: PartitionRef) -> HostView:
-        """The latest run of the batcher workflow of a partition."""
+        """Describe the latest run of the batcher workflow of a partition."""
         workflow = self._client.get_workflow_handle(batcher_workflow_id(partition))
         try:
             description = await workflow.describe(rpc_timeout=RPC_TIMEOUT)
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return view_host(None)
-            raise temporal_failed(error) from error
+            raise temporal_failure(error) from error
         if description.run_id not in self._drains:
             self._drains[description.run_id] = await self._drains_before(description)
         drain = _pending_drain(description.raw_description)
@@ -136,30 +138,30 @@ class Hosts:
         return view_host(description.raw_description, progress, self._drains[description.run_id])
 
     async def _drains_before(self, description: WorkflowExecutionDescription) -> int | None:
-        """How many drains had returned when this run began: its input tells, in the first event of its history."""
+        """How many drains had returned when this run began, from its input in the first event of its history."""
         run = self._client.get_workflow_handle(description.id, run_id=description.run_id)
         try:
             first = await anext(aiter(run.fetch_history_events(page_size=1, rpc_timeout=RPC_TIMEOUT)))
         except RPCError as error:
-            if error.status is RPCStatusCode.NOT_FOUND:  # deleted meanwhile
+            if error.status is RPCStatusCode.NOT_FOUND:  # deleted in the meantime
                 return None
-            raise temporal_failed(error) from error
+            raise temporal_failure(error) from error
         started = first.workflow_execution_started_event_attributes.input.payloads
         batcher = await _decoded(self._client.data_converter, started, BatcherInput)
         return batcher.drains if batcher else None
 
 
-def temporal_failed(error: RPCError) -> OperationFailed:
-    """What to tell an operator when Temporal does not answer."""
-    return OperationFailed(f"Temporal cannot be asked: {error}; look at the server, or at TEMPORAL_ADDRESS")
+def temporal_failure(error: RPCError) -> OperationFailed:
+    """Build the error that tells an operator that Temporal does not answer."""
+    return OperationFailed(f"Temporal does not answer ({error}): check the server, or TEMPORAL_ADDRESS.")
 
 
 async def _decoded(converter: DataConverter, payloads: Sequence[Payload], kind: type[T]) -> T | None:
-    """None when there is nothing, or nothing that can be read here: a worker may have a converter of its own."""
+    """None when there is no value, or when this process cannot decode it: a worker may have another converter."""
     if not payloads:
         return None
     try:
         [value] = await converter.decode(payloads, [kind])
-    except Exception:  # noqa: BLE001 - a foreign converter raises what it likes
+    except Exception:  # noqa: BLE001 - a custom converter raises what it likes
         return None
     return value if isinstance(value, kind) else None

@@ -1,10 +1,9 @@
-"""An operator's decisions on dead letters: put them back to be written after all, or discard them."""
+"""What an operator decides on dead letters: replay them, so that they are written after all, or discard them."""
 
-import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol, Self
+from typing import Protocol
 
 from redis.asyncio import Redis
 from temporalio.converter import DataConverter
@@ -15,112 +14,60 @@ from write_batcher.models import Outcome, ReplyAddress, WriteReceipt, WriteReque
 from write_batcher.queue.codec import Codec, Fields, decode_reply
 from write_batcher.queue.dead_letters import DeadLetter, DeadLetters
 from write_batcher.sinks.shielding import shielded
+from write_batcher.workers.operating.letter_selection import LetterId, Selection
 from write_batcher.workers.operating.monitor import partitions_of
 
-TELL_TRIES = 3  # each with the retries of the SDK, some 10 s
+NOTICE_TRIES = 3  # each with the retries of the SDK, some 10 s
 DISCARDED = "discarded by an operator"
-MAX_ID_PART = 2**64 - 1  # of a Redis stream id
-
-_LETTER_ID = re.compile(r"(\d{1,20})/(\d{1,20})-(\d{1,20})", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class LetterId:
-    """Names a dead letter in its queue, as `<partition>/<dead id>`."""
-
-    partition: int
-    ms: int
-    number: int
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Raises ConfigurationError."""
-        match = _LETTER_ID.fullmatch(text.strip())
-        partition, ms, number = map(int, match.groups()) if match else (0, MAX_ID_PART + 1, 0)
-        if max(partition, ms, number) > MAX_ID_PART:
-            raise ConfigurationError(
-                f"ID = {text!r} is not a dead letter's; write it as `write-batcher dead-letters list` shows it, "
-                "such as 0/1735689600000-0"
-            )
-        return cls(partition=partition, ms=ms, number=number)
-
-    @classmethod
-    def of(cls, partition: int, dead: DeadLetter) -> Self:
-        return cls.parse(f"{partition}/{dead.dead_id}")
-
-    @property
-    def dead_id(self) -> str:
-        return f"{self.ms}-{self.number}"
-
-    def __str__(self) -> str:
-        return f"{self.partition}/{self.dead_id}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
-    """Which dead letters are meant: one, those whose reason contains a text, or all."""
-
-    letter_id: LetterId | None = None
-    reason: str | None = None
-
-    @classmethod
-    def parse(cls, letter_id: str | None, reason: str | None, everything: bool) -> Self:
-        """From what an operator gave, which must be exactly one of the three. Raises ConfigurationError."""
-        if [letter_id is not None, reason is not None, everything].count(True) != 1:
-            raise ConfigurationError("name the dead letters by exactly one of ID, --reason TEXT and --all")
-        if reason == "":
-            raise ConfigurationError("--reason = '' is part of every reason; write --all if all are meant")
-        return cls(letter_id=None if letter_id is None else LetterId.parse(letter_id), reason=reason)
-
-    def __str__(self) -> str:
-        if self.letter_id:
-            return f"dead letter {self.letter_id}"
-        return "dead letter" if self.reason is None else f"dead letter with {self.reason!r} in its reason"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Letter:
-    """A dead letter with what could be read of it: its request, or why that cannot be decoded."""
+    """A dead letter, decoded as far as possible."""
 
     letter_id: LetterId
     dead: DeadLetter
     request: WriteRequest | None
     undecodable: str | None
+    """Why there is no `request`."""
     reply: ReplyAddress | None
+    """Who waits for the outcome; None when nobody does or when it cannot be decoded."""
 
     @property
     def table(self) -> str | None:
+        """The table of the request, if known."""
         return self.request.table if self.request else None
 
     @property
     def died_at(self) -> float:
-        """Seconds since the epoch, by the clock of Redis."""
+        """When it became a dead letter, in seconds since the epoch, by the clock of Redis."""
         return self.letter_id.ms / 1000
 
 
-class Ledger(Protocol):
-    """What a replay needs of a sink that has a write ledger."""
+class RejectionLedger(Protocol):
+    """The part of a write ledger that a replay needs; a sink implements it."""
 
     async def forget_rejection(self, request_id: str, attempt: str | None, asked_ms: int | None) -> bool:
-        """Let the request of that attempt be written although it was rejected; False when it was not. Raises
-        SinkUnavailable.
+        """Forget that the request of this attempt was rejected, so that it can be written; False when it was not.
+
+        Raises `SinkUnavailable`.
         """
         ...
 
 
-class Told(Enum):
-    """Whether the caller of a discarded request learned of it."""
+class CallerNotice(Enum):
+    """Whether the caller of a discarded request has been told, in words for the operator."""
 
-    TOLD = "its caller has been told"
-    NO_CALLER = "its caller has ended"
-    NOBODY = "no caller waits for it"
-    QUEUED = "the same request is queued again, and its caller will be told what becomes of that"
-    DEAD_TOO = "another dead letter has the same request, and its caller will be told what becomes of that"
+    SENT = "its caller has been told"
+    CALLER_ENDED = "its caller has ended"
+    NO_CALLER_WAITS = "no caller waits for it"
+    QUEUED_AGAIN = "the same request is queued again, and its caller will get that receipt"
+    OTHER_DEAD_LETTER = "another dead letter has the same request, and its caller will be told about that one"
     FAILED = "its caller could not be told"
 
 
 class QueueLetters:
-    """The dead letters of all partitions of a queue. Methods raise QueueUnavailable."""
+    """The dead letters of all partitions of a queue. Methods raise `QueueUnavailable` when Redis cannot be asked."""
 
     def __init__(self, redis: Redis, queue: str, data_converter: DataConverter = DataConverter.default) -> None:
         self._redis = redis
@@ -128,80 +75,87 @@ class QueueLetters:
         self._codec = Codec(data_converter)
 
     async def select(self, selection: Selection) -> AsyncIterator[Letter]:
-        """In order, those that are there now: one that is replayed and dies again meanwhile is not met twice.
+        """Yield the selected dead letters in order, those that exist when their partition is reached.
 
-        Raises OperationFailed for a queue that was never used.
+        One that is replayed and rejected again in the meantime is therefore not yielded twice. Raises `OperationFailed`
+        when the queue has never been used.
         """
         for partition in await partitions_of(self._redis, self._queue):
             number = partition.partition
             if selection.letter_id is None:
-                async for dead in self._all(number):
+                async for dead in self._present(number):
                     if selection.reason is None or selection.reason in dead.reason:
-                        yield await self._read(number, dead)
+                        yield await self._decode(number, dead)
             elif selection.letter_id.partition == number:
-                one = await self._of(number).get(selection.letter_id.dead_id)
-                if one:
-                    yield await self._read(number, one)
+                named = await self._dead_letters(number).get(selection.letter_id.dead_id)
+                if named:
+                    yield await self._decode(number, named)
 
-    async def replay(self, letter: Letter, ledger: Ledger) -> str | None:
-        """Put the request back under its own id, so that it is written and its caller, if it still waits, is told.
+    async def replay(self, letter: Letter, ledger: RejectionLedger) -> str | None:
+        """Put the request back into the stream under its own id; a caller that still waits gets the new receipt.
 
-        Returns the id of its new entry, or None when the dead letter was gone. Raises SinkUnavailable.
+        Returns the id of the new entry, or None when the dead letter was already gone. Raises `SinkUnavailable` when
+        the ledger cannot be asked; the dead letter then stays.
         """
         request_id = _ledger_id(letter.dead)
         if request_id is not None:
-            # Before the entry is back: the drain may take it in the very next moment, and as long as the ledger knows
-            # the rejection, it would be told the same and be dead again. A crash in between harms nothing: the dead
-            # letter is still there to be replayed, and until then nothing asks the ledger.
+            # Before the entry is back: the drain may take it at once, and would reject it again as long as the ledger
+            # has the rejection. A crash in between does no harm: the dead letter can still be replayed, and nothing
+            # asks the ledger until then.
             attempt = letter.reply.attempt if letter.reply else None
             await ledger.forget_rejection(request_id, attempt, letter.request.asked_ms if letter.request else None)
-        return await self._of(letter.letter_id.partition).replay(letter.dead)
+        return await self._dead_letters(letter.letter_id.partition).replay(letter.dead)
 
-    async def discard(self, letter: Letter, sender: ReceiptSender) -> Told | None:
-        """Delete the dead letter and tell a caller that may still wait (`OnRejected.WAIT`) that it will not be written.
+    async def discard(self, letter: Letter, sender: ReceiptSender) -> CallerNotice | None:
+        """Delete the dead letter, and tell a caller that still waits (`OnRejected.WAIT`) that it will not be written.
 
-        None when it was gone already. Raises OperationFailed when Temporal refuses to tell any caller.
+        Returns None when the dead letter was already gone. Raises `OperationFailed` when it is deleted but Temporal
+        refuses the notice.
         """
-        # Once deleted, nobody else knows of the caller any more: it is told also when the command is interrupted.
+        # Once it is deleted, only this process knows the caller: an interrupted command still tells it.
         return await shielded(self._discard(letter, sender), name=f"discard {letter.letter_id}")
 
-    async def _discard(self, letter: Letter, sender: ReceiptSender) -> Told | None:
-        letters = self._of(letter.letter_id.partition)
-        queued_again = _is_of_same_attempt(await letters.queued_again(letter.dead), letter.reply)
-        # Deleted first: told first, the caller would be misinformed when somebody else replays it in this moment.
+    async def _discard(self, letter: Letter, sender: ReceiptSender) -> CallerNotice | None:
+        letters = self._dead_letters(letter.letter_id.partition)
+        queued_again = _has_same_caller(await letters.queued_again(letter.dead), letter.reply)
+        # Deleted before the caller is told, which would be misinformed if another operator replayed it in between.
         if not await letters.discard(letter.dead):
             return None
         if letter.reply is None or not letter.reply.waits:
-            return Told.NOBODY
+            return CallerNotice.NO_CALLER_WAITS
         if queued_again:
-            return Told.QUEUED
-        async for other in self._all(letter.letter_id.partition):
-            if other.request_id == letter.dead.request_id and _is_of_same_attempt(other.fields, letter.reply):
-                return Told.DEAD_TOO
+            return CallerNotice.QUEUED_AGAIN
+        async for other in self._present(letter.letter_id.partition):
+            if other.request_id == letter.dead.request_id and _has_same_caller(other.fields, letter.reply):
+                return CallerNotice.OTHER_DEAD_LETTER
+        return await self._notify(letter, letter.reply, sender)
+
+    async def _notify(self, letter: Letter, caller: ReplyAddress, sender: ReceiptSender) -> CallerNotice:
         receipt = WriteReceipt(
             request_id=letter.dead.request_id,
             outcome=Outcome.WITHDRAWN,
             queue=self._queue,
-            attempt=letter.reply.attempt,
+            attempt=caller.attempt,
             error=DISCARDED,
         )
-        for _ in range(TELL_TRIES):
+        for _ in range(NOTICE_TRIES):
             try:
-                delivery = await sender.deliver(letter.reply, [receipt])
+                delivery = await sender.deliver(caller, [receipt])
             except ConfigurationError as error:
                 raise OperationFailed(
-                    f"dead letter {letter.letter_id} is discarded, but {Told.FAILED.value}: {error}. If workflow "
-                    f"{letter.reply.workflow_id} still waits, cancel it"
+                    f"Dead letter {letter.letter_id} is discarded, but {CallerNotice.FAILED.value}: "
+                    f"if workflow {caller.workflow_id} still waits, cancel it. {error}"
                 ) from error
             match delivery:
                 case Delivery.DELIVERED:
-                    return Told.TOLD
+                    return CallerNotice.SENT
                 case Delivery.NO_CALLER:
-                    return Told.NO_CALLER
-        return Told.FAILED
+                    return CallerNotice.CALLER_ENDED
+        return CallerNotice.FAILED
 
-    async def _all(self, partition: int) -> AsyncIterator[DeadLetter]:
-        letters = self._of(partition)
+    async def _present(self, partition: int) -> AsyncIterator[DeadLetter]:
+        """Up to the one that is the last at the start."""
+        letters = self._dead_letters(partition)
         last_id = await letters.last_id()
         if last_id is None:
             return
@@ -213,7 +167,7 @@ class QueueLetters:
                 yield dead
             after = page[-1].dead_id
 
-    async def _read(self, partition: int, dead: DeadLetter) -> Letter:
+    async def _decode(self, partition: int, dead: DeadLetter) -> Letter:
         request, undecodable, reply = None, None, None
         try:
             reply = decode_reply(dead.fields)
@@ -224,25 +178,25 @@ class QueueLetters:
             letter_id=LetterId.of(partition, dead), dead=dead, request=request, undecodable=undecodable, reply=reply
         )
 
-    def _of(self, partition: int) -> DeadLetters:
+    def _dead_letters(self, partition: int) -> DeadLetters:
         return DeadLetters(self._redis, self._queue, partition)
 
 
-def _is_of_same_attempt(fields: Fields | None, reply: ReplyAddress | None) -> bool:
-    """Whether an entry asks for the same caller: what it is told about one, it is told about both."""
+def _has_same_caller(fields: Fields | None, reply: ReplyAddress | None) -> bool:
+    """Whether an entry has the same caller: a receipt for one entry counts for both."""
     try:
         other = decode_reply(fields or {})
     except InvalidEntry:
         return False
-    return None not in (other, reply) and _asker(other) == _asker(reply)
+    return None not in (other, reply) and _caller_attempt(other) == _caller_attempt(reply)
 
 
-def _asker(reply: ReplyAddress | None) -> tuple[str, str] | None:
+def _caller_attempt(reply: ReplyAddress | None) -> tuple[str, str] | None:
     return None if reply is None else (reply.workflow_id, reply.attempt)
 
 
 def _ledger_id(dead: DeadLetter) -> str | None:
-    """The request id as the ledger may know it; None for an id that no ledger holds."""
+    """The request id as the ledger may have it; None when no ledger can have it."""
     try:
         request_id = dead.fields.get(b"id", b"").decode()
     except UnicodeDecodeError:

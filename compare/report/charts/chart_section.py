@@ -1,45 +1,43 @@
-"""What a section of the report is made of, and how figures and samples are brought into its form."""
+"""A chart of the report with its texts and its data, and what the charts of all scenarios are built from."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from altair.typing import ChartType
-
-from write_batcher.compare.report.figures import Figures, numbers
-from write_batcher.compare.report.formatting import ABSENT, figure
+from write_batcher.compare.report.figures import Figures, finite_numbers
+from write_batcher.compare.report.formatting import ABSENT, format_figure
 from write_batcher.compare.report.measures import Measure, measure
-from write_batcher.compare.report.vega_lite import BarPanel
+from write_batcher.compare.report.vega_lite import BarPanel, Chart
 from write_batcher.compare.results import Contender, Run, Scenario
 
-TABLE_POINTS = 30
-"""Of one series in a table of the page; all are in results.json."""
+MAX_TABLE_POINTS = 30  # of one series in a table of the page; all points are in results.json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataTable:
-    """What a chart is drawn from."""
+    """The data of a chart."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawing:
-    """A section of the report. `key` names its picture."""
+class ChartSection:
+    """A section of the report with one chart."""
 
     key: str
+    """The name of its PNG and its id on the page."""
     title: str
-    asks: str
-    """The question it answers, with what was done."""
-    sees: str
-    """What to see, from the data."""
-    chart: Callable[[int], ChartType]
-    """Of a width in pixels."""
+    description: str
+    """What was done and what the chart shows."""
+    finding: str
+    """What to see, computed from the data; may be empty."""
+    chart: Callable[[int], Chart]
+    """Makes the chart for a width in pixels."""
     data: DataTable
 
 
-def bar_row(
+def bar_panels(
     figures: Figures,
     scenario: Scenario,
     name: str,
@@ -48,9 +46,12 @@ def bar_row(
     label: Callable[[float], str] | None = None,
     remarks: Mapping[Contender, str] | None = None,
 ) -> list[BarPanel]:
-    """A panel per database; empty when nobody has the figure. `remarks` stand behind labels."""
+    """Return a panel with the figure `name` for each database; none when no contender has it.
+
+    `label` formats a value; `remarks` are appended to the labels of contenders.
+    """
     remarks = remarks or {}
-    row = measure(scenario, name)
+    shown = measure(scenario, name)
     databases = figures.databases(scenario)
     panels = []
     for database in databases:
@@ -58,20 +59,20 @@ def bar_row(
             {
                 "contender": contender,
                 "value": spread.middle,
-                "low": spread.middle if row.is_harm else spread.low,
-                "high": spread.middle if row.is_harm else spread.high,
-                "label": (label(spread.middle) if label else figure(spread.middle, "number"))
+                "low": spread.middle if shown.is_harm else spread.low,
+                "high": spread.middle if shown.is_harm else spread.high,
+                "label": (label(spread.middle) if label else format_figure(spread.middle, "number"))
                 + remarks.get(contender, ""),
             }
-            for contender, spread in figures.spreads(row, database).items()
+            for contender, spread in figures.spreads(shown, database).items()
         ]
         if rows:
             panels.append(BarPanel(title=title, database=database if len(databases) > 1 else "", unit=unit, rows=rows))
     return panels
 
 
-def bar_data(grid: Sequence[Sequence[BarPanel]], further: Sequence[tuple[str, ...]] = ()) -> DataTable:
-    """The table of bars, and what else belongs to them."""
+def bar_table(grid: Sequence[Sequence[BarPanel]], extra_rows: Sequence[tuple[str, ...]] = ()) -> DataTable:
+    """Return the data of bars, followed by `extra_rows`."""
     rows = [
         (
             ", ".join(part for part in (panel.title, panel.database) if part),
@@ -83,18 +84,18 @@ def bar_data(grid: Sequence[Sequence[BarPanel]], further: Sequence[tuple[str, ..
         for panel in panels
         for row in panel.rows
     ]
-    return DataTable(columns=("measure", "contender", "median", "lowest to highest"), rows=(*rows, *further))
+    return DataTable(columns=("measure", "contender", "median", "lowest to highest"), rows=(*rows, *extra_rows))
 
 
-def further_rows(figures: Figures, scenario: Scenario, names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Figures of a scenario that no chart shows, for its table."""
+def rows_without_bars(figures: Figures, scenario: Scenario, names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return rows for `bar_table` with figures that the chart does not show."""
     rows: list[tuple[str, ...]] = []
     for name in names:
         for database in figures.databases(scenario):
-            row = Measure(scenario=scenario, label=name, figure=name, kind="number")
+            listed = Measure(scenario=scenario, label=name, figure=name, kind="number")
             rows += [
                 (f"{name}, {database}", str(contender), _exact(spread.middle), _range(spread.low, spread.high))
-                for contender, spread in figures.spreads(row, database).items()
+                for contender, spread in figures.spreads(listed, database).items()
             ]
     return rows
 
@@ -108,29 +109,32 @@ def _exact(value: float) -> str:
 
 
 def first_rounds(figures: Figures, scenario: Scenario) -> list[Run]:
-    """The first round of each contender and database: curves of several rounds laid over each other show nothing."""
+    """Return the first run of each contender on each database: curves of several rounds would hide each other."""
     found: dict[tuple[Contender, str], Run] = {}
     for database in figures.databases(scenario):
         for contender in figures.contenders(scenario, database):
-            for run in figures.of(scenario, contender, database):
+            for run in figures.runs_of(scenario, contender, database):
                 found.setdefault((contender, database), run)
     return list(found.values())
 
 
 def samples_of(run: Run, name: str) -> list[float]:
-    return numbers(run.samples.get(name, []))
+    """Return the samples of a run that are numbers."""
+    return finite_numbers(run.samples.get(name, []))
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    step = max(1, -(-len(points) // TABLE_POINTS))
+    """Return every n-th point, at most `MAX_TABLE_POINTS` of them."""
+    step = max(1, -(-len(points) // MAX_TABLE_POINTS))
     return list(points[::step])
 
 
 def rates_of(points: Sequence[tuple[float, float]], start: float) -> Iterator[tuple[float, float]]:
-    """(seconds after `start`, rows per second from then on), each second or as often as was looked.
+    """Yield (seconds after `start`, rows per second in the interval that begins there).
 
-    The points hold how many rows there were in all; between two looks nothing is known to have happened. First and last
-    second may be a part of one: all rows are in some.
+    `points` are (second, rows in total). An interval is one second, or the mean time between two points if that is
+    longer: nothing is known about what happened between them. The intervals cover all points, so that every row is
+    counted in one of them, and the first and the last interval may be only partly filled.
     """
     if len(points) < 2:
         return

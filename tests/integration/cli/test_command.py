@@ -2,10 +2,8 @@
 
 import asyncio
 import json
-import os
 import signal
 import socket
-import sys
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
+from tests.support.command import CLEAN_ENVIRONMENT, run_command
 from tests.support.redis_kinds import AnyRedis
 from tests.support.waiting import eventually
 from write_batcher.config import load_settings
@@ -21,34 +20,12 @@ from write_batcher.workers.embedded.starter import new_series, start_workflows, 
 from write_batcher.workers.embedded.temporal_server import TemporalServer
 from write_batcher.workers.embedded.worker_process import WorkerProcess
 
-COMMAND = (sys.executable, "-m", "write_batcher.cli.app")
-CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("TEMPORAL_", "WRITE_BATCHER_"))}
-
-
-async def run(*arguments: str, environment: dict[str, str] | None = None, within_s: float = 60) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of the command."""
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND,
-        *arguments,
-        env=CLEAN | (environment or {}),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(within_s):
-            output, errors = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-    assert process.returncode is not None
-    return process.returncode, output.decode(), errors.decode()
-
 
 @pytest.fixture
 def environment(
     temporal_server: TemporalServer, redis_server: AnyRedis, database_url: str, name: str
 ) -> dict[str, str]:
-    """Points the command to the servers of the tests, with queues of its own."""
+    """Points the command to the servers of the tests, and to queues that no other test uses."""
     return {
         "TEMPORAL_ADDRESS": temporal_server.address,
         "WRITE_BATCHER_REDIS_URL": redis_server.url,
@@ -66,7 +43,7 @@ async def ignore(_worker: str, _record: dict[str, object]) -> None:
 
 
 async def test_demo_counts_every_row_once_and_keeps_the_batch_limit() -> None:
-    status, output, errors = await run(
+    status, output, errors = await run_command(
         "demo", "--workflows", "40", "--max-items", "10", "--max-wait", "1s", "--partitions", "2", "--json"
     )
     *lines, last = output.splitlines()
@@ -87,9 +64,9 @@ async def test_demo_counts_every_row_once_and_keeps_the_batch_limit() -> None:
 
 
 @pytest.mark.thorough
-async def test_demo_in_a_named_folder_keeps_its_data_and_counts_only_its_own_rows(tmp_path: Path) -> None:
+async def test_demo_in_a_named_folder_keeps_data_and_counts_only_its_own_rows(tmp_path: Path) -> None:
     for _ in range(2):
-        status, output, _errors = await run(
+        status, output, _errors = await run_command(
             "demo", "--workflows", "3", "--max-wait", "500ms", "--data", str(tmp_path / "data"), "--json"
         )
         report = json.loads(output.splitlines()[-1])
@@ -103,7 +80,7 @@ async def test_demo_in_a_named_folder_keeps_its_data_and_counts_only_its_own_row
         (["demo", "--max-items", "-5"], {}, ["max_items = -5", "--max-items", "WRITE_BATCHER_MAX_ITEMS"]),
         (["demo", "--max-wait", "20"], {}, ["max_wait = 20", "500ms, 20s, 2m"]),
         (["demo", "--max-wait", "2m"], {}, ["max_wait (120s)", "below confirm_timeout (120s)"]),
-        (["demo"], {"WRITE_BATCHER_MAX_ITEM": "5"}, ["unknown setting WRITE_BATCHER_MAX_ITEM"]),
+        (["demo"], {"WRITE_BATCHER_MAX_ITEM": "5"}, ["Unknown setting WRITE_BATCHER_MAX_ITEM"]),
         (["worker", "main", "--redis-url", "localhost"], {}, ["redis_url = localhost", "redis://HOST:PORT/DB"]),
         (["demo", "--max-wait", "99999999999999d"], {}, ["99999999999999d", "longer than any duration"]),
         (["worker", "main"], {"TEMPORAL_ADDRESS": "127.0.0.1:1"}, ["Temporal at 127.0.0.1:1", "TEMPORAL_ADDRESS"]),
@@ -113,10 +90,17 @@ async def test_demo_in_a_named_folder_keeps_its_data_and_counts_only_its_own_row
 async def test_wrong_usage_ends_with_one_sentence_and_status_2(
     arguments: list[str], environment: dict[str, str], wanted: list[str]
 ) -> None:
-    status, output, errors = await run(*arguments, environment=environment)
+    status, output, errors = await run_command(*arguments, environment=environment)
     assert (status, output, errors.count("\n")) == (2, "", 1)
     for part in wanted:
         assert part in errors
+
+
+async def test_help_of_a_setting_shows_its_variable_and_its_default_if_any() -> None:
+    status, output, _errors = await run_command("worker", "batcher", "--help", environment={"COLUMNS": "400"})
+    assert status == 0
+    assert "(WRITE_BATCHER_QUEUE, default: default)" in output
+    assert "(WRITE_BATCHER_BATCHER_TASK_QUEUE)" in output
 
 
 async def test_batcher_worker_names_what_is_wrong_with_redis_and_database(environment: dict[str, str]) -> None:
@@ -126,7 +110,7 @@ async def test_batcher_worker_names_what_is_wrong_with_redis_and_database(enviro
         "WRITE_BATCHER_TABLES": ("orders", "'orders' is missing"),
     }
     for variable, (value, wanted) in wrong.items():
-        status, _output, errors = await run("worker", "batcher", environment=environment | {variable: value})
+        status, _output, errors = await run_command("worker", "batcher", environment=environment | {variable: value})
         assert status == 2
         assert wanted in errors
         assert "Traceback" not in errors
@@ -140,8 +124,8 @@ async def test_up_names_the_standard_port_that_is_taken() -> None:
             listener.bind(("127.0.0.1", 6379))
             listener.listen()
         except OSError:
-            pass  # something else listens there: just as good
-        status, _output, errors = await run("up")
+            pass  # something else listens there, which does as well
+        status, _output, errors = await run_command("up")
     assert status == 2
     assert "6379" in errors or "7233" in errors or "8233" in errors
 
@@ -151,11 +135,11 @@ async def test_start_reports_on_workflows_that_separate_workers_ran(
 ) -> None:
     async with AsyncExitStack() as stack:
         for role in ("main", "batcher"):
-            await stack.enter_async_context(WorkerProcess(role, CLEAN | environment, ignore))
-        status, output, errors = await run("start", "--workflows", "20", "--json", environment=environment)
+            await stack.enter_async_context(WorkerProcess(role, CLEAN_ENVIRONMENT | environment, ignore))
+        status, output, errors = await run_command("start", "--workflows", "20", "--json", environment=environment)
         report = json.loads(output.splitlines()[-1])
         assert (status, report["completed"], report["failed"], errors) == (0, 20, 0, "")
-        status, output, errors = await run("start", "--workflows", "5", "--no-wait", environment=environment)
+        status, output, errors = await run_command("start", "--workflows", "5", "--no-wait", environment=environment)
         assert (status, errors) == (0, "")
         assert "started 5 workflows" in output
 
@@ -165,7 +149,7 @@ async def test_start_reports_on_workflows_that_separate_workers_ran(
         await eventually(all_written)
 
 
-async def test_sigterm_of_a_batcher_worker_under_load_loses_nothing_and_the_other_goes_on_at_once(
+async def test_sigterm_of_a_busy_batcher_worker_loses_nothing_and_hands_over_at_once(
     client: Client, environment: dict[str, str], database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable, value in environment.items():
@@ -179,18 +163,18 @@ async def test_sigterm_of_a_batcher_worker_under_load_loses_nothing_and_the_othe
             if "batch" in record:
                 written.set()
 
-        first = await stack.enter_async_context(WorkerProcess("batcher", CLEAN | environment, note_batches))
-        await stack.enter_async_context(WorkerProcess("main", CLEAN | environment, ignore))
+        first = await stack.enter_async_context(WorkerProcess("batcher", CLEAN_ENVIRONMENT | environment, note_batches))
+        await stack.enter_async_context(WorkerProcess("main", CLEAN_ENVIRONMENT | environment, ignore))
         handles = await start_workflows(client, settings, series, 60, on_started=lambda: None)
         async with asyncio.timeout(30):
             await written.wait()  # and more is coming
-        await stack.enter_async_context(WorkerProcess("batcher", CLEAN | environment, ignore))
+        await stack.enter_async_context(WorkerProcess("batcher", CLEAN_ENVIRONMENT | environment, ignore))
         stopped = time.monotonic()
         first.send(signal.SIGTERM)
         async with asyncio.timeout(60):
             assert await first.wait() == 0
-            assert time.monotonic() - stopped < 8  # it does not wait out its grace
+            assert time.monotonic() - stopped < 8  # it does not use up its grace period
             outcomes = await wait_for(handles, on_ended=lambda: None)
     assert (outcomes.completed, outcomes.failed) == (60, 0)
     assert await count_rows(database_url, series) == (60, 0)
-    assert max(outcomes.latencies_ms) < 8_000  # below the heartbeat timeout: nobody waited for one
+    assert max(outcomes.latencies_ms) < 8_000  # below the heartbeat timeout, which no caller waited for

@@ -1,4 +1,4 @@
-"""A whole comparison as a user runs it, and what it keeps of what it has measured."""
+"""A whole comparison as a user runs it, and what it saves of its measurements."""
 
 import asyncio
 import json
@@ -10,15 +10,15 @@ import pytest
 from sqlalchemy import make_url
 from temporalio.client import Client, WorkflowExecutionStatus
 
-from tests.integration.cli.test_command import run
+from tests.support.command import run_command
 from tests.support.target_databases import PostgresDatabase
-from write_batcher.compare.comparison import Comparison, unsafe_writes
+from write_batcher.compare.comparison import Comparison, runs_with_broken_promises
 from write_batcher.compare.contenders import design_of
 from write_batcher.compare.contenders.design import Order
 from write_batcher.compare.resource_usage import Baseline
 from write_batcher.compare.results import Contender, Results, Run, Scenario
 from write_batcher.compare.scale import Scale, Step
-from write_batcher.compare.scenarios.measurement import Measured
+from write_batcher.compare.scenarios.measurement import Measurement
 from write_batcher.config import load_settings
 from write_batcher.errors import WorkerEnded
 from write_batcher.workers.embedded.redis_server import RedisServer
@@ -40,18 +40,18 @@ class NoView:
 
 
 class StubbedComparison(Comparison):
-    """Measures nothing: `answers` are figures, or what goes wrong."""
+    """A comparison without measuring: `answers` holds the figures of each contender, or the error to raise."""
 
     answers: dict[Contender, dict[str, float | None] | BaseException]
 
     async def _baseline(self, step: Step) -> Baseline:
         return Baseline(actions=3.0, events=17.0, bytes=2000.0)
 
-    async def _measured(self, step: Step, contender: Contender, known: Baseline) -> Measured:
+    async def _measure(self, step: Step, contender: Contender, baseline: Baseline) -> Measurement:
         answer = self.answers[contender]
         if isinstance(answer, BaseException):
             raise answer
-        return Measured(figures=answer)
+        return Measurement(figures=answer)
 
 
 def stubbed(folder: Path, **answers: Any) -> StubbedComparison:
@@ -63,7 +63,7 @@ def stubbed(folder: Path, **answers: Any) -> StubbedComparison:
     return comparison
 
 
-async def test_run_that_fails_is_kept_with_its_reason_and_the_others_go_on(tmp_path: Path) -> None:
+async def test_failed_run_is_kept_with_its_reason_and_the_others_go_on(tmp_path: Path) -> None:
     comparison = stubbed(tmp_path, direct=WorkerEnded("the main worker ended"), queue={"lost": 0.0})
     await comparison.run()
     saved = {run.contender: run for run in Results.load(tmp_path).runs}
@@ -81,15 +81,15 @@ async def test_what_was_measured_before_an_interruption_is_saved(tmp_path: Path)
     assert Results.load(tmp_path).runs == first
 
 
-async def test_lost_and_doubled_rows_of_this_library_alone_are_alarming(tmp_path: Path) -> None:
+async def test_only_lost_and_doubled_rows_of_this_library_break_a_promise(tmp_path: Path) -> None:
     comparison = stubbed(tmp_path, direct={"lost": 1.0, "duplicates": 2.0}, queue={"lost": 0.0, "duplicates": 0.0})
-    assert unsafe_writes(await comparison.run()) == []
+    assert runs_with_broken_promises(await comparison.run()) == []
     for broken in ("lost", "duplicates", "failed_written"):
         comparison = stubbed(tmp_path, queue={broken: 1.0})
-        assert [run.contender for run in unsafe_writes(await comparison.run())] == [Contender.QUEUE]
+        assert [run.contender for run in runs_with_broken_promises(await comparison.run())] == [Contender.QUEUE]
 
 
-async def test_interrupted_before_the_first_run_leaves_nothing_in_the_way_of_the_next_comparison(
+async def test_comparison_interrupted_before_its_first_run_leaves_its_folder_empty(
     tmp_path: Path,
 ) -> None:
     comparison = stubbed(tmp_path, queue=asyncio.CancelledError())
@@ -106,20 +106,20 @@ async def test_interrupted_before_the_first_run_leaves_nothing_in_the_way_of_the
         (["run", "load", "--contenders", "que"], ["no contender 'que'", "direct, signal, queue, queue-completion"]),
         (["--own-servers", "--databases", "postgresql"], ["requires embedded servers", "names sqlite"]),
         (["report", "no/such/folder"], ["no/such/folder"]),
-        (["load", "--max-items", "1001"], ["--max-items 1001", "signal holds 1000 at most"]),
+        (["load", "--max-items", "1001"], ["--max-items 1001", "signal, whose batches hold 1000 requests at most"]),
     ],
 )
 async def test_wrong_usage_names_the_value_and_what_is_allowed(
     arguments: list[str], wanted: list[str], tmp_path: Path
 ) -> None:
-    status, output, errors = await run("compare", *arguments)
+    status, output, errors = await run_command("compare", *arguments)
     assert (status, output, errors.count("\n")) == (2, "", 1)
     for part in wanted:
         assert part in errors
 
 
-async def test_database_url_that_is_none_is_refused_before_anything_is_started(tmp_path: Path) -> None:
-    status, output, errors = await run(
+async def test_malformed_database_url_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+    status, output, errors = await run_command(
         "compare", "--own-servers", environment={"WRITE_BATCHER_DATABASE_URL": "nonsense"}
     )
     assert (status, output, errors.count("\n")) == (2, "", 1)
@@ -146,7 +146,7 @@ async def test_clean_up_ends_callers_that_an_interrupted_run_left_running(
 
 
 @pytest.mark.thorough
-async def test_comparison_on_own_servers_is_saved_and_reported_without_what_only_embedded_servers_tell(
+async def test_comparison_on_own_servers_leaves_out_what_only_embedded_ones_tell(
     temporal_server: TemporalServer, postgres: PostgresDatabase, tmp_path: Path
 ) -> None:
     secrets = ("redis-s3cret", "temporal-s3cret", str(make_url(postgres.url).password))
@@ -159,7 +159,7 @@ async def test_comparison_on_own_servers_is_saved_and_reported_without_what_only
             "WRITE_BATCHER_REDIS_URL": redis_server.url,
             "WRITE_BATCHER_DATABASE_URL": postgres.url,
         }
-        status, output, errors = await run(
+        status, output, errors = await run_command(
             "compare", "load", *chosen, "--out", str(tmp_path / "results"), environment=environment, within_s=110
         )
     assert (status, errors) == (0, "")

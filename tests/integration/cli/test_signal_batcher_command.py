@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import os
 import sqlite3
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
@@ -14,6 +12,7 @@ from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.client import Client
 from temporalio.service import RPCError
 
+from tests.support.command import CLEAN_ENVIRONMENT, COMMAND, run_command
 from tests.support.waiting import eventually
 from write_batcher.compare.signal_batcher.roles import (
     make_batcher_worker,
@@ -29,14 +28,11 @@ from write_batcher.workers.embedded.temporal_server import TemporalServer
 
 pytestmark = pytest.mark.thorough
 
-COMMAND = [sys.executable, "-m", "write_batcher.cli.app", "signal-batcher"]
-CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("TEMPORAL_", "WRITE_BATCHER_"))}
-
 
 @pytest.fixture
 def environment(temporal_server: TemporalServer, database_url: str, name: str) -> dict[str, str]:
-    """Points the commands to the server of the tests, with queues of its own. There is no Redis at all."""
-    return CLEAN | {
+    """Points the commands to the Temporal server of the tests, and to queues that no other test uses; not to Redis."""
+    return CLEAN_ENVIRONMENT | {
         "TEMPORAL_ADDRESS": temporal_server.address,
         "WRITE_BATCHER_REDIS_URL": "redis://127.0.0.1:1/0",
         "WRITE_BATCHER_DATABASE_URL": database_url,
@@ -51,7 +47,9 @@ def environment(temporal_server: TemporalServer, database_url: str, name: str) -
 
 @asynccontextmanager
 async def worker(role: str, environment: dict[str, str], folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await processes.spawn([*COMMAND, "worker", role], log=folder / f"{role}.log", environment=environment)
+    process = await processes.spawn(
+        [*COMMAND, "signal-batcher", "worker", role], log=folder / f"{role}.log", environment=environment
+    )
     try:
         yield process
     finally:
@@ -60,20 +58,12 @@ async def worker(role: str, environment: dict[str, str], folder: Path) -> AsyncI
 
 async def run(*arguments: str, environment: dict[str, str]) -> tuple[str, str]:
     """Stdout and stderr of a command that succeeds."""
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND, *arguments, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    try:
-        async with asyncio.timeout(60):
-            output, errors = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-    assert process.returncode == 0, errors.decode()
-    return output.decode(), errors.decode()
+    status, output, errors = await run_command("signal-batcher", *arguments, environment=environment)
+    assert status == 0, errors
+    return output, errors
 
 
-async def test_separate_workers_write_for_the_workflows_of_start_and_the_monitor_shows_it(
+async def test_separate_workers_write_what_start_submits_and_the_monitor_shows_it(
     environment: dict[str, str], database_url: str, name: str, tmp_path: Path
 ) -> None:
     async with worker("main", environment, tmp_path), worker("batcher", environment, tmp_path):
@@ -96,10 +86,10 @@ async def test_separate_workers_write_for_the_workflows_of_start_and_the_monitor
     assert {batch["flush_reason"] for batch in batches} <= {"wait", "size"}
 
 
-async def test_monitor_goes_on_until_it_is_told_to_end(environment: dict[str, str], tmp_path: Path) -> None:
+async def test_monitor_refreshes_until_it_is_stopped(environment: dict[str, str], tmp_path: Path) -> None:
     log = tmp_path / "monitor.log"
     process = await processes.spawn(
-        [*COMMAND, "monitor", "--json", "--every", "100ms"], log=log, environment=environment
+        [*COMMAND, "signal-batcher", "monitor", "--json", "--every", "100ms"], log=log, environment=environment
     )
     try:
         await eventually(lambda: log.read_text().count("batchers") >= 2, within_s=60)
@@ -112,7 +102,7 @@ async def test_monitor_goes_on_until_it_is_told_to_end(environment: dict[str, st
 
 
 @pytest.mark.thorough
-async def test_batcher_worker_killed_in_the_middle_of_a_batch_loses_nothing(
+async def test_batcher_worker_killed_in_mid_batch_loses_nothing(
     client: Client,
     environment: dict[str, str],
     database_url: str,

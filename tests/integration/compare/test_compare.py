@@ -1,4 +1,4 @@
-"""Every contender through every scenario, tiny, on real servers: what must be true whoever wins."""
+"""Every contender through small versions of the scenarios, on real servers: what must hold whoever wins."""
 
 import asyncio
 import contextlib
@@ -31,12 +31,13 @@ from write_batcher.workers.embedded.postgres_server import PostgresServer
 pytestmark = pytest.mark.thorough  # worker processes of all contenders
 
 SCALE = Scale(workflows=15, requests=250, idle=timedelta(seconds=1))
-# A start and two business activities; 17 events, as a replay of MainWorkflow without its write has them.
+# A start and two business activities; 17 events, as in the recorded history of MainWorkflow without its write.
 BASELINE = Baseline(actions=3.0, events=17.0, bytes=0.0)
 ACTIONS = {Contender.DIRECT: 1, Contender.SIGNAL: 3, Contender.QUEUE: 3, Contender.QUEUE_COMPLETION: 1}
-TIMER = {Contender.SIGNAL, Contender.QUEUE}  # one of the three: a receipt that comes early enough needs none
-BATCHER_ACTIONS = 8  # at most, while so few callers write: heartbeats; by signal, an activity and a timer per batch
-BATCHERS = [Contender.SIGNAL, Contender.QUEUE]
+# One of their three actions is a timer, which a receipt that comes early makes unnecessary.
+MAY_SAVE_A_TIMER = {Contender.SIGNAL, Contender.QUEUE}
+MAX_BATCHER_ACTIONS = 8  # heartbeats; with signal, an activity and a timer per batch
+WITH_BATCHER = [Contender.SIGNAL, Contender.QUEUE]
 
 Arenas = dict[Contender, Arena]
 
@@ -51,13 +52,13 @@ class NoView:
 
 @pytest.fixture(scope="module")
 async def arenas() -> AsyncIterator[Arenas]:
-    """One for each contender, all made at the same time; the tests share them, and with `fresh` not their rows."""
-    common = load_settings(max_items=5, max_wait="500ms", partitions=1, log_format="json")
+    """An arena for each contender, opened concurrently. The tests share them; `fresh` keeps their rows apart."""
+    shared = load_settings(max_items=5, max_wait="500ms", partitions=1, log_format="json")
     stacks = [AsyncExitStack() for _ in Contender]
 
     async def make(contender: Contender, stack: AsyncExitStack) -> Arena:
-        settings = design_of(contender).settings(common)
-        if contender is Contender.DIRECT:  # it tries a bad record until the time is over
+        settings = design_of(contender).settings(shared)
+        if contender is Contender.DIRECT:  # it retries a bad record until the timeout
             settings = settings.model_copy(update={"confirm_timeout": timedelta(seconds=6)})
         servers = await stack.enter_async_context(embedded_servers(settings, "sqlite", connection_limit=20))
         return await stack.enter_async_context(arena(contender, servers, NoView()))
@@ -73,7 +74,7 @@ def fresh(arenas: Arenas, contender: Contender) -> Arena:
     return arenas[contender]
 
 
-async def test_load_counts_every_row_once_and_the_actions_of_the_write_alone(arenas: Arenas) -> None:
+async def test_load_has_every_row_once_and_the_actions_of_the_write_alone(arenas: Arenas) -> None:
     measured = await asyncio.gather(
         *(load.measure(fresh(arenas, contender), SCALE, BASELINE) for contender in Contender)
     )
@@ -83,8 +84,8 @@ async def test_load_counts_every_row_once_and_the_actions_of_the_write_alone(are
         assert counted == {"completed": 15, "failed": 0, "rows": 15, "duplicates": 0, "lost": 0}, contender
         actions = figures["actions_per_write"]
         assert actions is not None
-        least = ACTIONS[contender] - (contender in TIMER)
-        assert least <= actions <= ACTIONS[contender] + BATCHER_ACTIONS / 15, contender
+        least = ACTIONS[contender] - (contender in MAY_SAVE_A_TIMER)
+        assert least <= actions <= ACTIONS[contender] + MAX_BATCHER_ACTIONS / 15, contender
         assert len(run.samples["latency_ms"]) == 15
         assert figures["connection_limit"] is None
         used = (figures["transactions"], figures["connections_opened"])
@@ -98,7 +99,7 @@ async def test_load_counts_every_row_once_and_the_actions_of_the_write_alone(are
 
 async def test_growth_samples_the_history_of_the_batcher(arenas: Arenas) -> None:
     measured = await asyncio.gather(
-        *(growth.measure(fresh(arenas, contender), SCALE, BASELINE) for contender in BATCHERS)
+        *(growth.measure(fresh(arenas, contender), SCALE, BASELINE) for contender in WITH_BATCHER)
     )
     for run in measured:
         assert run.figures["writes"] == 250
@@ -111,7 +112,7 @@ async def test_growth_samples_the_history_of_the_batcher(arenas: Arenas) -> None
 
 async def test_ceiling_writes_every_accepted_request_once(arenas: Arenas) -> None:
     measured = await asyncio.gather(
-        *(ceiling.measure(fresh(arenas, contender), SCALE, BASELINE) for contender in BATCHERS)
+        *(ceiling.measure(fresh(arenas, contender), SCALE, BASELINE) for contender in WITH_BATCHER)
     )
     for run in measured:
         assert {name: run.figures[name] for name in ("offered", "accepted", "refused", "rows", "duplicates")} == {
@@ -131,7 +132,7 @@ async def test_poison_fails_the_caller_of_the_bad_record_alone(arenas: Arenas) -
     for contender, run in zip(Contender, measured, strict=True):
         counted = {name: run.figures[name] for name in ("bad", "failed", "failed_good", "rows", "duplicates")}
         assert counted == {"bad": 1, "failed": 1, "failed_good": 0, "rows": 14, "duplicates": 0}, contender
-    told = " ".join(arenas[Contender.DIRECT].worker_notes())  # of the activity that failed
+    told = " ".join(arenas[Contender.DIRECT].worker_notes())  # about the activity that failed
     assert "the main worker logged" in told
     assert "write_directly" in told
 
@@ -141,8 +142,8 @@ async def test_idle_contender_without_a_batcher_costs_nothing(arenas: Arenas) ->
     assert (run.figures["actions"], run.figures["events"], run.figures["actions_per_day"]) == (0, 0, 0)
 
 
-async def test_crash_of_the_writer_loses_and_doubles_nothing_of_the_queue(arenas: Arenas) -> None:
-    # The direct contender is left to real runs: its callers wait a minute for the business steps that died with it.
+async def test_crash_of_the_writer_loses_and_duplicates_nothing_of_queue(arenas: Arenas) -> None:
+    # Not direct: its callers would wait a minute for the business steps that died with their worker.
     one = fresh(arenas, Contender.QUEUE)
     run = await crash.measure(one, replace(SCALE, workflows=60), BASELINE)
     figures = run.figures
@@ -155,7 +156,7 @@ async def test_crash_of_the_writer_loses_and_doubles_nothing_of_the_queue(arenas
     assert restarted - killed >= crash.RESTART_AFTER.total_seconds()
     assert killed + recovery > restarted  # nobody else writes
     points = run.samples["points"]
-    assert 20 <= max(point["rows"] for point in points if point["s"] < restarted) < 60  # killed in the midst
+    assert 20 <= max(point["rows"] for point in points if point["s"] < restarted) < 60  # killed in the middle
     assert points[-1]["rows"] == 60
 
 
@@ -176,7 +177,7 @@ async def test_refused_connections_of_direct_writes_are_counted_as_errors(tmp_pa
 
         try:
             await asyncio.gather(*map(write, range(writes)))
-            # Holding all connections, so that one more is refused however fast the others were.
+            # All connections are held, so that one more is refused however fast the others were.
             async with AsyncExitStack() as stack:
                 with contextlib.suppress(OperationalError):
                     for _ in range(limit + 1):
@@ -186,6 +187,6 @@ async def test_refused_connections_of_direct_writes_are_counted_as_errors(tmp_pa
             meter.stop()
         use = meter.take()
     assert refused >= 1
-    assert use.errors == refused + 1  # the one that was refused while connections were held
+    assert use.errors == refused + 1  # and the one that ended the loop above
     assert use.connections_opened == writes + 1 - refused + limit
     assert use.connections_peak == limit

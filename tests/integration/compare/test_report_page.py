@@ -1,4 +1,4 @@
-"""The report in a browser, and the command that draws it."""
+"""The report in a browser, and the command that writes it."""
 
 import shutil
 import subprocess
@@ -51,7 +51,7 @@ def browser() -> Iterator[Browser]:
     ids=str,
 )
 def opened(request: pytest.FixtureRequest, browser: Browser, report: Path) -> Iterator[tuple[Page, list[str]]]:
-    """The report in a window, and what the browser fetched or complained about meanwhile."""
+    """The report in a window, and a list of what the browser fetches or reports."""
     width: int
     scheme: Literal["light", "dark"]
     width, scheme = request.param
@@ -70,7 +70,7 @@ def test_page_fetches_only_itself_and_has_no_errors(opened: tuple[Page, list[str
     assert [one for one in happened if not one.startswith("data:")] == [report.as_uri()]
 
 
-def test_every_chart_can_be_seen_and_read(opened: tuple[Page, list[str]]) -> None:
+def test_every_chart_is_visible_and_legible(opened: tuple[Page, list[str]]) -> None:
     page, _ = opened
     shown = [svg for svg in page.locator("svg").all() if svg.is_visible()]
     assert len(shown) == CHARTS
@@ -87,7 +87,7 @@ SMALLEST_TEXT = """svg => Math.min(...[...svg.querySelectorAll("text")].map(
 ))"""
 
 
-def test_text_of_charts_stays_in_its_frame(opened: tuple[Page, list[str]]) -> None:
+def test_text_of_charts_stays_inside_the_chart(opened: tuple[Page, list[str]]) -> None:
     page, _ = opened
     outside = """() => [...document.querySelectorAll("svg")].filter(svg => svg.checkVisibility()).flatMap(
         svg => [...svg.querySelectorAll("text")]
@@ -97,14 +97,14 @@ def test_text_of_charts_stays_in_its_frame(opened: tuple[Page, list[str]]) -> No
     assert page.evaluate(outside) == []
 
 
-def test_page_does_not_scroll_sideways_even_with_all_data_shown(opened: tuple[Page, list[str]]) -> None:
+def test_page_does_not_scroll_sideways_with_all_data_open(opened: tuple[Page, list[str]]) -> None:
     page, _ = opened
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
     widths = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
     assert widths[0] <= widths[1]
 
 
-def test_ink_and_paper_are_far_apart_in_both_schemes(opened: tuple[Page, list[str]]) -> None:
+def test_text_has_enough_contrast_in_both_schemes(opened: tuple[Page, list[str]]) -> None:
     page, _ = opened
     colours = page.evaluate("""() => {
         const of = element => getComputedStyle(element)
@@ -116,13 +116,13 @@ def test_ink_and_paper_are_far_apart_in_both_schemes(opened: tuple[Page, list[st
 
 
 def _luminance(colour: str) -> float:
-    """Of `rgb(r, g, b)`, as the WCAG have it."""
+    """Return the relative luminance of `rgb(r, g, b)` as WCAG defines it."""
     parts = [int(part) / 255 for part in colour.removeprefix("rgb(").removesuffix(")").split(",")]
     red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def test_paper_is_white_also_when_the_screen_is_dark(browser: Browser, report: Path) -> None:
+def test_print_is_white_even_with_a_dark_screen(browser: Browser, report: Path) -> None:
     page = browser.new_page(color_scheme="dark")
     page.goto(report.as_uri())
     page.emulate_media(media="print", color_scheme="dark")
@@ -141,7 +141,7 @@ def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_command_draws_the_report_and_shows_the_summary(tmp_path: Path) -> None:
+def test_command_writes_the_report_and_prints_the_summary(tmp_path: Path) -> None:
     sample_results(rounds=1, databases=["sqlite"]).save(tmp_path)
     ended = command("report", str(tmp_path))
     assert ended.returncode == 0, ended.stderr
@@ -150,7 +150,7 @@ def test_command_draws_the_report_and_shows_the_summary(tmp_path: Path) -> None:
     assert (tmp_path / "latency.png").exists()
 
 
-def test_command_without_the_packages_for_charts_says_what_to_install() -> None:
+def test_command_without_chart_packages_says_what_to_install() -> None:
     program = (
         "import sys; sys.modules['altair'] = None; sys.argv[1:] = ['compare', 'report', '.']; "
         "from write_batcher.cli.app import main; main()"
@@ -158,8 +158,8 @@ def test_command_without_the_packages_for_charts_says_what_to_install() -> None:
     ended = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=100)
     assert ended.returncode == 2
     assert ended.stderr == (
-        "write-batcher: the comparison needs altair: install it with "
-        "`pip install 'write-batcher[compare,embedded,postgresql]'`\n"
+        "write-batcher: The comparison needs altair: install it with "
+        "`pip install 'write-batcher[compare,embedded,postgresql]'`.\n"
     )
 
 
@@ -168,6 +168,6 @@ def test_command_without_results_says_what_to_do(tmp_path: Path) -> None:
     assert ended.returncode == 2
     assert ended.stdout == ""
     assert ended.stderr == (
-        f"write-batcher: {tmp_path}/results.json is not there: give the folder of a comparison, "
-        "or make one with `write-batcher compare`\n"
+        f"write-batcher: {tmp_path}/results.json does not exist: give the folder of a comparison, "
+        "or make one with `write-batcher compare`.\n"
     )

@@ -1,6 +1,4 @@
-"""The batcher workflow of the older design, by the interface of the original: what its callers are told, and what is in
-the database then.
-"""
+"""The batcher workflow of the older design, through its original interface."""
 
 import uuid
 from collections import Counter
@@ -31,7 +29,7 @@ def settings(name: str, sqlite: SqliteDatabase) -> Settings:
     return settings_of(name, sqlite)
 
 
-async def test_caller_that_knows_only_the_original_interface_is_confirmed_by_batcher_main(
+async def test_caller_of_the_original_is_confirmed_by_batcher_main(
     client: Client, name: str, sqlite: SqliteDatabase
 ) -> None:
     settings = settings_of("default", sqlite, main_task_queue=name)
@@ -47,16 +45,16 @@ async def test_caller_that_knows_only_the_original_interface_is_confirmed_by_bat
     assert sqlite.ledger("request_id, outcome, batch_id") == [(order["request_id"], "written", confirmation.batch_id)]
 
 
-async def test_many_requests_are_one_activity_and_one_transaction(
+async def test_many_requests_are_written_by_one_activity_in_one_transaction(
     client: Client, settings: Settings, sqlite: SqliteDatabase
 ) -> None:
     async with sqlite.sink() as sink:
-        counted = FailingSink(sink)
-        async with batching(client, settings, counted, limits(max_wait_s=60, max_items=30)) as batch:
+        counting = FailingSink(sink)
+        async with batching(client, settings, counting, limits(max_wait_s=60, max_items=30)) as batch:
             confirmations = await confirmations_of(await batch.call(range(30)))
             kinds = Counter(await kinds_of(batch.batcher()))
     assert {(one.status, one.count, one.batch_size) for one in confirmations} == {("success", 30, 30)}
-    assert counted.writes == kinds["activity task scheduled"] == len({one.batch_id for one in confirmations}) == 1
+    assert counting.writes == kinds["activity task scheduled"] == len({one.batch_id for one in confirmations}) == 1
     assert sqlite.count("orders") == 30
 
 
@@ -67,7 +65,7 @@ async def test_batch_never_holds_more_requests_than_its_limit(
     sizes: list[int] = []
     async with sqlite.sink() as sink:
         noting = FailingSink(sink, before=lambda batch: sizes.append(len(batch.requests)))
-        # All are there before anybody takes them.
+        # All requests are there before a worker takes them.
         await _signal_all(client, settings, 35)
         async with make_batcher_worker(client, settings, noting):
             await eventually(lambda: sqlite.count("orders") == 35)
@@ -80,7 +78,7 @@ async def _signal_all(client: Client, settings: Settings, count: int) -> None:
         await batcher.signal("add_write_request", request(number))
 
 
-async def test_signal_that_comes_again_is_written_and_confirmed_once(
+async def test_repeated_signal_is_written_and_confirmed_once(
     client: Client, settings: Settings, sqlite: SqliteDatabase, name: str
 ) -> None:
     order, last = request(1, caller=name), request(2, caller=name)
@@ -99,7 +97,7 @@ async def _received(caller: Any, count: int) -> bool:
     return len(await caller.query("received")) == count
 
 
-async def test_caller_that_asks_anew_is_answered_with_the_batch_that_wrote_it(
+async def test_caller_that_submits_again_is_told_the_batch_that_wrote_it(
     client: Client, settings: Settings, sqlite: SqliteDatabase, name: str
 ) -> None:
     async with sqlite.sink() as sink, batching(client, settings, sink, limits(max_items=1)) as batch:
@@ -111,7 +109,7 @@ async def test_caller_that_asks_anew_is_answered_with_the_batch_that_wrote_it(
     assert sqlite.count("orders") == 1
 
 
-async def test_duplicate_that_nobody_remembers_is_answered_by_the_database(
+async def test_forgotten_duplicate_is_answered_by_the_database(
     client: Client, settings: Settings, sqlite: SqliteDatabase, name: str
 ) -> None:
     async with sqlite.sink() as sink, batching(client, settings, sink, limits(max_items=1)) as batch:
@@ -125,7 +123,7 @@ async def test_duplicate_that_nobody_remembers_is_answered_by_the_database(
 
 
 GOOD = request(1)
-JUNK: list[list[Any]] = [
+MALFORMED: list[list[Any]] = [
     [],
     *([value] for value in (None, "text", 17, True, [GOOD], {}, {"request": GOOD})),
     *([{name: GOOD[name] for name in GOOD if name != missing}] for missing in list(GOOD)[:4]),
@@ -138,14 +136,14 @@ JUNK: list[list[Any]] = [
 ]
 
 
-async def test_what_is_no_request_is_ignored_and_wedges_nothing(
+async def test_malformed_requests_are_ignored_and_do_not_wedge_the_batcher(
     client: Client, settings: Settings, sqlite: SqliteDatabase
 ) -> None:
     deep: dict[str, Any] = {}
     for _ in range(150):
         deep = {"in": deep}
     async with sqlite.sink() as sink, batching(client, settings, sink, limits(max_items=1)) as batch:
-        for arguments in [*JUNK, [GOOD | {"data": deep}]]:
+        for arguments in [*MALFORMED, [GOOD | {"data": deep}]]:
             await batch.batcher().signal("add_write_request", args=arguments)
         await batch.batcher().signal("configure", {"max_items": 0})
         await batch.batcher().signal("configure", args=["nothing", 3])
@@ -156,7 +154,7 @@ async def test_what_is_no_request_is_ignored_and_wedges_nothing(
         await eventually(batch.is_idle)
         stats = await batch.stats()
     assert sqlite.query("SELECT order_id FROM orders ORDER BY order_id") == [(2,), (3,)]
-    assert (stats.session_signals_received, stats.batch_size_limit) == (len(JUNK) + 3, 1)
+    assert (stats.session_signals_received, stats.batch_size_limit) == (len(MALFORMED) + 3, 1)
 
 
 async def test_one_bad_record_fails_one_caller(
@@ -171,7 +169,7 @@ async def test_one_bad_record_fails_one_caller(
     assert sqlite.count("orders") == 9
 
 
-async def test_request_that_is_too_large_for_a_batch_fails_its_caller_only(
+async def test_request_too_large_for_a_batch_fails_only_its_caller(
     client: Client, settings: Settings, sqlite: SqliteDatabase, name: str
 ) -> None:
     large = request(1, caller=name)
@@ -182,7 +180,7 @@ async def test_request_that_is_too_large_for_a_batch_fails_its_caller_only(
     assert (refused.status, written.status) == ("failed", "success")
 
 
-async def test_caller_that_is_gone_leaves_the_others_alone(
+async def test_missing_caller_does_not_affect_the_others(
     client: Client, settings: Settings, sqlite: SqliteDatabase
 ) -> None:
     async with sqlite.sink() as sink, batching(client, settings, sink) as batch:
@@ -191,11 +189,11 @@ async def test_caller_that_is_gone_leaves_the_others_alone(
         await eventually(lambda: sqlite.count("orders") == 30)
         kinds = Counter(await kinds_of(batch.batcher()))
     assert [one.status for one in confirmations] == ["success"] * 10
-    # Nobody is asked twice who does not exist.
+    # A missing caller is not signalled a second time.
     assert kinds["signal external workflow execution initiated"] == 30
 
 
-async def test_no_more_confirmations_are_on_their_way_than_the_limit(
+async def test_confirmations_in_flight_never_exceed_their_limit(
     client: Client, settings: Settings, sqlite: SqliteDatabase
 ) -> None:
     few = limits(max_items=30, max_wait_s=60, confirmations_at_once=4)
@@ -224,7 +222,7 @@ async def test_poisoned_batch_is_given_up_and_its_callers_learn_why(
             assert poisoned.writes == 2
             [written] = await confirmations_of(await batch.call([2]))
     assert (failed.status, failed.count, written.status) == ("failed", 0, "success")
-    # Certainly not written, whatever comes later.
+    # The ledger keeps it from being written later.
     [(outcome, error)] = sqlite.query(
         "SELECT outcome, error FROM write_batcher_ledger WHERE request_id = 'order-00001'"
     )
@@ -234,11 +232,11 @@ async def test_poisoned_batch_is_given_up_and_its_callers_learn_why(
     assert sqlite.query("SELECT order_id FROM orders") == [(2,)]
 
 
-async def test_given_up_batch_that_was_committed_after_all_is_confirmed_as_written(
+async def test_given_up_batch_that_was_committed_is_confirmed_as_written(
     client: Client, settings: Settings, sqlite: SqliteDatabase, name: str
 ) -> None:
     def fail(_batch: Batch) -> None:
-        raise RuntimeError("the answer got lost")
+        raise RuntimeError("the answer was lost")
 
     async with sqlite.sink() as sink:
         forgetful = FailingSink(sink, after=fail)
@@ -248,25 +246,25 @@ async def test_given_up_batch_that_was_committed_after_all_is_confirmed_as_writt
     assert sqlite.count("orders") == 1
 
 
-async def test_batch_is_given_up_also_when_the_database_cannot_be_asked(
+async def test_batch_is_given_up_even_if_the_database_cannot_be_asked(
     client: Client, settings: Settings, sqlite: SqliteDatabase, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("write_batcher.compare.signal_batcher.batcher_workflow.SETTLE_ATTEMPTS", 1)
 
     def fail(_: Batch | WriteRequest) -> None:
-        raise SinkUnavailable("database is away")
+        raise SinkUnavailable("database is down")
 
     async with sqlite.sink() as sink:
-        away = FailingSink(sink, before=fail, settling=fail)
-        async with batching(client, settings, away, limits(max_items=1, write_attempts=1)) as batch:
+        down = FailingSink(sink, before=fail, settling=fail)
+        async with batching(client, settings, down, limits(max_items=1, write_attempts=1)) as batch:
             [confirmation] = await confirmations_of([await batch.start_caller(name, request(1, caller=name))])
     assert (confirmation.status, confirmation.count) == ("failed", 0)
 
 
-async def test_outage_shorter_than_the_attempts_fails_nobody(
+async def test_outage_shorter_than_the_attempts_fails_no_caller(
     client: Client, settings: Settings, sqlite: SqliteDatabase
 ) -> None:
-    failures = iter(["away"])
+    failures = iter(["database is down"])
 
     def fail(_batch: Batch) -> None:
         if reason := next(failures, None):
@@ -281,7 +279,7 @@ async def test_outage_shorter_than_the_attempts_fails_nobody(
     assert sqlite.count("orders") == 5
 
 
-async def test_worker_that_starts_tells_a_running_batcher_its_limits(
+async def test_starting_worker_sends_its_limits_to_a_running_batcher(
     client: Client, settings: Settings, sqlite: SqliteDatabase
 ) -> None:
     async with sqlite.sink() as sink, batching(client, settings, sink, limits(max_items=5)) as batch:

@@ -1,4 +1,4 @@
-"""The caller of the older design against a batcher that speaks only the original interface."""
+"""The caller of the older design with a batcher that knows only the original interface."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -34,7 +34,7 @@ Handle = WorkflowHandle[SignalMainWorkflow, SignalMainResult]
 
 @workflow.defn
 class OriginalBatcher:
-    """Answers its first request with signals that the test has made."""
+    """A batcher of the original that answers its first request with signals given by the test."""
 
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
@@ -58,8 +58,8 @@ class OriginalBatcher:
 
 @asynccontextmanager
 async def caller(client: Client, name: str) -> AsyncIterator[Callable[..., Any]]:
-    """A worker of the callers, and of batchers made by hand; yields what starts a caller."""
-    by_hand = Worker(
+    """Run a worker for callers and one for batchers of the original; yield a function that starts a caller."""
+    batchers = Worker(
         client,
         task_queue=f"{name}-batcher",
         workflows=[OriginalBatcher],
@@ -71,12 +71,12 @@ async def caller(client: Client, name: str) -> AsyncIterator[Callable[..., Any]]
         order = replace(order, queue=name, business_s=0.0)
         return await within.start_workflow(SignalMainWorkflow.run, order, id=name, task_queue=f"{name}-main")
 
-    async with by_hand, make_main_worker(client, load_settings(main_task_queue=f"{name}-main")):
+    async with batchers, make_main_worker(client, load_settings(main_task_queue=f"{name}-main")):
         yield start
 
 
 async def start_batcher(client: Client, name: str, *answers: Any) -> WorkflowHandle[Any, Any]:
-    """A batcher that answers with `answers`, each the only argument of a signal unless it is a list."""
+    """Start a batcher that sends a signal for each of `answers`: its only argument, or a list of arguments."""
     arguments = [answer if isinstance(answer, list) else [answer] for answer in answers]
     return await client.start_workflow(
         OriginalBatcher.run, arguments, id=f"{name}/batcher-main", task_queue=f"{name}-batcher"
@@ -98,7 +98,7 @@ async def failure_of(handle: Handle) -> ApplicationError:
     return failure.value.cause
 
 
-async def test_caller_understands_a_batcher_that_knows_only_the_original_interface(client: Client, name: str) -> None:
+async def test_caller_understands_a_batcher_of_the_original(client: Client, name: str) -> None:
     batcher = await start_batcher(client, name, SUCCESS)
     async with caller(client, name) as start:
         handle = await start()
@@ -118,7 +118,7 @@ async def test_caller_understands_a_batcher_that_knows_only_the_original_interfa
     assert result.request_id == f"{name}/{run_id}"
 
 
-async def test_write_costs_a_signal_a_timer_and_a_signal(client: Client, name: str) -> None:
+async def test_write_costs_two_signals_and_a_timer(client: Client, name: str) -> None:
     await start_batcher(client, name, SUCCESS)
     async with caller(client, name) as start:
         handle = await start()
@@ -128,20 +128,20 @@ async def test_write_costs_a_signal_a_timer_and_a_signal(client: Client, name: s
     kinds = await kinds_of(handle)
     assert kinds[:4] == ["workflow execution started", *step]
     assert kinds[-4:] == [*step, "workflow execution completed"]
-    # The confirmation may come before the answer to the request's own signal.
+    # The confirmation may come before the answer to the signal that submits the request.
     assert sorted(kinds[4:-4]) == sorted([*signal, "timer started", "workflow execution signaled", "timer canceled"])
 
 
-async def test_caller_ignores_what_is_no_confirmation_or_that_of_another_request(client: Client, name: str) -> None:
+async def test_caller_ignores_malformed_and_foreign_confirmations(client: Client, name: str) -> None:
     malformed = [None, "success", 5, [], [SUCCESS, "more"][1:], {}, {"status": "success"}, SUCCESS | {"count": "x"}]
-    foreign = SUCCESS | {"request_id": "of-another", "batch_id": "foreign"}
+    foreign = SUCCESS | {"request_id": "another", "batch_id": "foreign"}
     first_counts = SUCCESS | {"batch_id": "first"}
     await start_batcher(client, name, *malformed, foreign, [first_counts, "more"], SUCCESS | {"status": "failed"})
     async with caller(client, name) as start:
         assert (await result_of(await start())).batch_id == "first"
 
 
-async def test_caller_fails_with_write_rejected_when_the_database_reports_failure(client: Client, name: str) -> None:
+async def test_caller_fails_with_write_rejected_when_its_write_failed(client: Client, name: str) -> None:
     await start_batcher(client, name, SUCCESS | {"status": "failed"})
     async with caller(client, name) as start:
         failure = await failure_of(await start())
@@ -149,15 +149,13 @@ async def test_caller_fails_with_write_rejected_when_the_database_reports_failur
     assert "reports failure and gives no reason" in failure.message
 
 
-async def test_caller_is_told_the_reason_and_when_nobody_knows_whether_it_was_written(
-    client: Client, name: str
-) -> None:
-    unknown = {"status": "failed", "error": "the database is away", "is_certain": False}
+async def test_caller_fails_with_write_outcome_unknown_and_the_reason(client: Client, name: str) -> None:
+    unknown = {"status": "failed", "error": "the database is down", "is_certain": False}
     await start_batcher(client, name, SUCCESS | unknown)
     async with caller(client, name) as start:
         failure = await failure_of(await start())
     assert failure.type == "WriteOutcomeUnknown"
-    assert "the database is away" in failure.message
+    assert "the database is down" in failure.message
 
 
 async def test_caller_fails_with_write_not_confirmed_after_two_minutes(client: Client, name: str) -> None:
@@ -174,7 +172,7 @@ async def test_caller_fails_with_write_not_confirmed_after_two_minutes(client: C
     assert timedelta(seconds=119) < waited < timedelta(seconds=130)
 
 
-async def test_caller_fails_with_write_not_submitted_when_there_is_no_batcher(client: Client, name: str) -> None:
+async def test_caller_fails_with_write_not_submitted_without_a_batcher(client: Client, name: str) -> None:
     async with caller(client, name) as start:
         handle = await start(
             SignalMainInput(item="tea", cents=450, submit_timeout_s=30), within=TimeSkipper(client).client
@@ -184,11 +182,11 @@ async def test_caller_fails_with_write_not_submitted_when_there_is_no_batcher(cl
     assert f"by batcher '{name}/batcher-main' within 30s" in failure.message
     assert "write-batcher signal-batcher worker batcher" in failure.message
     kinds = await kinds_of(handle)
-    # Ever longer waits between them: not one per second.
+    # It backs off: not one per second.
     assert 3 <= kinds.count("signal external workflow execution initiated") <= 8
 
 
-async def test_caller_submits_again_until_a_batcher_is_there(client: Client, name: str) -> None:
+async def test_caller_submits_again_until_there_is_a_batcher(client: Client, name: str) -> None:
     async with caller(client, name) as start:
         handle = await start()
         await eventually(lambda: _was_refused(handle))
@@ -202,7 +200,7 @@ async def _was_refused(handle: Handle) -> bool:
     return "signal external workflow execution failed" in await kinds_of(handle)
 
 
-async def test_caller_fails_at_once_when_its_record_is_too_large_for_a_signal(client: Client, name: str) -> None:
+async def test_caller_fails_at_once_when_its_record_is_too_large(client: Client, name: str) -> None:
     await start_batcher(client, name, SUCCESS)
     async with caller(client, name) as start:
         failure = await failure_of(await start(SignalMainInput(item="x" * 600_000, cents=1)))

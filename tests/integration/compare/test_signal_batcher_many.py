@@ -1,4 +1,4 @@
-"""Continue-as-new, several batchers, and the monitor that looks at them."""
+"""Continue-as-new, several batchers, and the monitor of batchers."""
 
 import asyncio
 from collections import Counter
@@ -11,7 +11,7 @@ from temporalio.client import Client
 from tests.support.signal_callers import Batching, batching, confirmations_of, limits, request, settings_of
 from tests.support.target_databases import SqliteDatabase
 from tests.support.waiting import eventually
-from write_batcher.compare.signal_batcher import pending_writes as line
+from write_batcher.compare.signal_batcher import batcher_limits
 from write_batcher.compare.signal_batcher.batcher_monitor import Monitor
 from write_batcher.compare.signal_batcher.roles import make_main_worker, start_main_workflows
 from write_batcher.compare.signal_batcher.wire import batcher_of
@@ -30,7 +30,7 @@ def settings(name: str, sqlite: SqliteDatabase) -> Settings:
     return settings_of(name, sqlite)
 
 
-async def test_five_thousand_requests_are_written_once_each_through_continue_as_new(
+async def test_thousands_of_requests_are_written_once_through_continue_as_new(
     client: Client, settings: Settings, sqlite: SqliteDatabase
 ) -> None:
     async with (
@@ -38,11 +38,11 @@ async def test_five_thousand_requests_are_written_once_each_through_continue_as_
         batching(client, settings, sink, limits(max_wait_s=1, signals_per_run=600)) as batch,
     ):
         for cycle in range(WAVES):
-            # More than one run takes; how many runs one wave takes depends on the machine.
+            # More than one run accepts; how many runs it takes depends on the machine.
             wave = range(cycle * REQUESTS // WAVES, (cycle + 1) * REQUESTS // WAVES)
             async with asyncio.timeout(60):
                 await batch.signal(*map(request, wave))
-            await eventually(lambda cycle=cycle: _has_come_to(batch, cycle + 1))  # type: ignore[misc]
+            await eventually(lambda cycle=cycle: _cycle_is_at_least(batch, cycle + 1))  # type: ignore[misc]
         await eventually(lambda: sqlite.count("orders") == REQUESTS, within_s=60)
         await eventually(batch.is_idle)
         stats = await batch.stats()
@@ -56,7 +56,7 @@ async def test_five_thousand_requests_are_written_once_each_through_continue_as_
     ]
 
 
-async def test_run_hands_over_what_it_remembers_and_what_waits(
+async def test_run_hands_over_written_ids_and_pending_writes(
     client: Client, settings: Settings, sqlite: SqliteDatabase
 ) -> None:
     async with (
@@ -70,14 +70,14 @@ async def test_run_hands_over_what_it_remembers_and_what_waits(
         stats = await batch.stats()
         assert (stats.pending_writes, stats.processed_batches, stats.processed_request_ids_count) == (2, 1, 4)
         assert stats.session_signals_received == 0
-        # A signal of the run before, come again, and the two that complete the batch.
+        # Two repeated signals, one of them from the run before, and the two that complete the batch.
         await batch.signal(request(0), request(4), request(6), request(7))
         await eventually(lambda: sqlite.count("orders") == 8)
         await eventually(batch.is_idle)
         assert (await batch.stats()).processed_batches == 2
 
 
-async def _has_come_to(batch: Batching, cycle: int) -> bool:
+async def _cycle_is_at_least(batch: Batching, cycle: int) -> bool:
     return (await batch.stats()).continue_as_new_cycle >= cycle
 
 
@@ -95,15 +95,15 @@ async def test_every_caller_is_confirmed_through_continue_as_new(
         confirmations = []
         for cycle in range(1, 4):
             confirmations += await confirmations_of(await batch.call(range(cycle * 20, cycle * 20 + 20)))
-            await eventually(lambda cycle=cycle: _has_come_to(batch, cycle))  # type: ignore[misc]
+            await eventually(lambda cycle=cycle: _cycle_is_at_least(batch, cycle))  # type: ignore[misc]
     assert Counter(one.status for one in confirmations) == {"success": 60}
     assert sqlite.count("orders") == 60
 
 
-async def test_batcher_that_is_told_again_and_again_to_continue_as_new_stops_that_and_goes_on_writing(
+async def test_batcher_whose_new_runs_do_not_help_stops_continuing_as_new(
     tmp_path: Path, settings: Settings, sqlite: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(line, "MAX_IDLE_RUNS", 3)  # the server lets a second pass before each
+    monkeypatch.setattr(batcher_limits, "MAX_IDLE_RUNS", 3)  # the server waits a second before each
     always_suggested = ("--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=1")
     async with TemporalServer(tmp_path, in_memory=True, extra=always_suggested) as server:
         client = await Client.connect(server.address)
@@ -116,10 +116,10 @@ async def test_batcher_that_is_told_again_and_again_to_continue_as_new_stops_tha
             await eventually(lambda: sqlite.count("orders") == 1)
 
 
-async def test_request_that_the_server_refuses_for_now_is_submitted_again(
+async def test_request_that_the_server_refuses_is_submitted_again(
     tmp_path: Path, settings: Settings, sqlite: SqliteDatabase
 ) -> None:
-    # A run takes 30 signals, and does not continue as new before that by itself.
+    # The server refuses the 31st signal of a run; the batcher continues as new after 29.
     few = ("--dynamic-config-value", "history.maximumSignalsPerExecution=30")
     settings = settings.model_copy(update={"tables": ("main_writes",)})
     sqlite.execute("CREATE TABLE main_writes (id INTEGER PRIMARY KEY, workflow_id TEXT, item TEXT, cents INTEGER)")
@@ -136,9 +136,7 @@ async def test_request_that_the_server_refuses_for_now_is_submitted_again(
     assert sqlite.query("SELECT count(*), count(DISTINCT workflow_id) FROM main_writes") == [(60, 60)]
 
 
-async def test_batchers_share_the_callers_by_their_keys(
-    client: Client, settings: Settings, sqlite: SqliteDatabase
-) -> None:
+async def test_batchers_share_the_callers_by_key(client: Client, settings: Settings, sqlite: SqliteDatabase) -> None:
     settings = settings.model_copy(update={"partitions": 3, "tables": ("main_writes",)})
     sqlite.execute("CREATE TABLE main_writes (id INTEGER PRIMARY KEY, workflow_id TEXT, item TEXT, cents INTEGER)")
     async with (
@@ -156,7 +154,7 @@ async def test_batchers_share_the_callers_by_their_keys(
         assert batch_id.rpartition("/")[0] == batcher_of(request_id, queue=settings.queue, batchers=3)
 
 
-async def test_monitor_follows_a_batcher_into_its_next_run_and_says_so(
+async def test_monitor_follows_a_batcher_into_its_next_run(
     client: Client, settings: Settings, sqlite: SqliteDatabase
 ) -> None:
     monitor = Monitor(client, settings.queue, 2)
@@ -175,10 +173,10 @@ async def test_monitor_follows_a_batcher_into_its_next_run_and_says_so(
     assert (second.stats.continue_as_new_cycle, second.stats.session_signals_received) == (1, 0)
 
 
-async def test_monitor_says_so_when_no_worker_answers(
+async def test_monitor_reports_a_batcher_that_no_worker_answers_for(
     client: Client, settings: Settings, sqlite: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("write_batcher.compare.signal_batcher.batcher_monitor.QUERY_LIMIT", timedelta(seconds=1))
+    monkeypatch.setattr("write_batcher.compare.signal_batcher.batcher_monitor.QUERY_TIMEOUT", timedelta(seconds=1))
     async with sqlite.sink() as sink, batching(client, settings, sink):
         pass
     [view] = await Monitor(client, settings.queue, 1).look()

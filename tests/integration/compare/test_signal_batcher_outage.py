@@ -1,4 +1,4 @@
-"""An outage of the database that lasts longer than a run of the batcher may."""
+"""Outages of the database that outlast a run of the batcher, and batchers that were terminated."""
 
 import json
 from collections.abc import Iterable
@@ -13,8 +13,8 @@ from tests.support.signal_callers import Batching, FailingSink, batching, confir
 from tests.support.target_databases import SqliteDatabase
 from tests.support.waiting import eventually
 from write_batcher.compare.signal_batcher import batcher_workflow, roles
+from write_batcher.compare.signal_batcher.batcher_limits import BatcherLimits
 from write_batcher.compare.signal_batcher.batcher_monitor import Monitor
-from write_batcher.compare.signal_batcher.pending_writes import BatcherLimits
 from write_batcher.compare.signal_batcher.roles import start_missing_batchers
 from write_batcher.compare.signal_batcher.wire import Confirmation, Status
 from write_batcher.config import Settings
@@ -25,8 +25,8 @@ from write_batcher.workers.embedded.temporal_server import TemporalServer
 pytestmark = pytest.mark.thorough
 
 REQUESTS = 1_000
-LETTERBOXES = 5
-SERVER_EVENTS = 1_500  # then the server terminates a run
+MAILBOXES = 5
+TERMINATED_AT_EVENTS = 1_500  # by the server
 
 
 @pytest.fixture
@@ -35,38 +35,38 @@ def settings(name: str, sqlite: SqliteDatabase) -> Settings:
 
 
 class Outage:
-    """What goes wrong before a write, until it is over."""
+    """A hook that fails writes until the outage is over."""
 
     def __init__(self) -> None:
         self.is_over = False
 
     def __call__(self, _batch: Batch) -> None:
         if not self.is_over:
-            raise SinkUnavailable("database is away")
+            raise SinkUnavailable("database is down")
 
 
-async def test_outage_that_outlasts_a_run_loses_nothing_that_was_accepted(
+async def test_outage_that_outlasts_a_run_loses_no_accepted_request(
     tmp_path: Path, settings: Settings, sqlite: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batcher_workflow, "MAX_CARRIED_BYTES", 50_000)  # about 100 requests
-    events = {"suggestContinueAsNew": 150, "warn": SERVER_EVENTS - 1, "error": SERVER_EVENTS}
-    few = [part for name, count in events.items() for part in _dynamic(f"limit.historyCount.{name}={count}")]
+    events = {"suggestContinueAsNew": 150, "warn": TERMINATED_AT_EVENTS - 1, "error": TERMINATED_AT_EVENTS}
+    few = [part for name, count in events.items() for part in _dynamic_config(f"limit.historyCount.{name}={count}")]
     outage = Outage()
     async with TemporalServer(tmp_path, in_memory=True, extra=few) as server, sqlite.sink() as sink:
         client = await Client.connect(server.address)
-        boxes = [await _letterbox(client, f"letterbox-{number}") for number in range(LETTERBOXES)]
+        boxes = [await _mailbox(client, f"mailbox-{number}") for number in range(MAILBOXES)]
         failing = FailingSink(sink, before=outage)
         async with batching(client, settings, failing, limits(max_items=20, write_attempts=1_000)) as batch:
             for first in range(0, REQUESTS, REQUESTS // 5):
                 wave = range(first, first + REQUESTS // 5)
-                await batch.signal(*(request(number, caller=f"letterbox-{number % LETTERBOXES}") for number in wave))
-            await eventually(lambda: _cycle_is_over(batch, 2))
+                await batch.signal(*(request(number, caller=f"mailbox-{number % MAILBOXES}") for number in wave))
+            await eventually(lambda: _cycle_is_above(batch, 2))
             assert failing.writes > 1
             assert sqlite.count("orders") == 0
             outage.is_over = True
             await eventually(batch.is_idle, within_s=40)
             await eventually(lambda: _all_are_told(boxes))
-            told = [one for box in boxes for one in await _letters(box)]
+            told = [one for box in boxes for one in await _confirmations(box)]
             assert (await batch.batcher().describe()).status is WorkflowExecutionStatus.RUNNING
     assert len({one.request_id for one in told}) == len(told) == REQUESTS
     written = {request_id for (request_id,) in sqlite.ledger("request_id")}
@@ -76,20 +76,20 @@ async def test_outage_that_outlasts_a_run_loses_nothing_that_was_accepted(
     assert all(one.is_certain and (one.error or "").startswith("the batcher is full: ") for one in refused)
 
 
-def _dynamic(setting: str) -> tuple[str, str]:
+def _dynamic_config(setting: str) -> tuple[str, str]:
     return ("--dynamic-config-value", setting)
 
 
-async def _letterbox(client: Client, name: str) -> WorkflowHandle[Any, Any]:
-    """Keeps the confirmations that it gets in its history: no worker runs it."""
-    return await client.start_workflow("letterbox", id=name, task_queue="of-nobody")
+async def _mailbox(client: Client, name: str) -> WorkflowHandle[Any, Any]:
+    """Start a workflow whose history keeps the confirmations that it gets; no worker runs it."""
+    return await client.start_workflow("mailbox", id=name, task_queue="without-a-worker")
 
 
 async def _all_are_told(boxes: Iterable[WorkflowHandle[Any, Any]]) -> bool:
-    return sum([len(await _letters(box)) for box in boxes]) >= REQUESTS
+    return sum([len(await _confirmations(box)) for box in boxes]) >= REQUESTS
 
 
-async def _letters(box: WorkflowHandle[Any, Any]) -> list[Confirmation]:
+async def _confirmations(box: WorkflowHandle[Any, Any]) -> list[Confirmation]:
     return [
         Confirmation.parse(json.loads(event.workflow_execution_signaled_event_attributes.input.payloads[0].data))
         async for event in box.fetch_history_events()
@@ -97,18 +97,18 @@ async def _letters(box: WorkflowHandle[Any, Any]) -> list[Confirmation]:
     ]
 
 
-async def _cycle_is_over(batch: Batching, cycle: int) -> bool:
+async def _cycle_is_above(batch: Batching, cycle: int) -> bool:
     return (await batch.stats()).continue_as_new_cycle > cycle
 
 
-async def test_batch_that_is_retried_is_taken_along_with_its_attempts(
+async def test_batch_in_retry_is_handed_over_with_its_attempts(
     client: Client, settings: Settings, sqlite: SqliteDatabase
 ) -> None:
     tried: list[tuple[str, int]] = []
 
     def fail(batch: Batch) -> None:
         tried.append((batch.batch_id, len(batch.requests)))
-        raise SinkUnavailable("database is away")
+        raise SinkUnavailable("database is down")
 
     async with sqlite.sink() as sink:
         few = limits(max_items=2, max_wait_s=60, signals_per_run=4, write_attempts=4)
@@ -116,7 +116,7 @@ async def test_batch_that_is_retried_is_taken_along_with_its_attempts(
             callers = await batch.call(range(2))
             await eventually(lambda: len(tried) >= 1)
             await batch.signal(request(2), request(3))
-            await eventually(lambda: _cycle_is_over(batch, 0))
+            await eventually(lambda: _cycle_is_above(batch, 0))
             assert (await batch.stats()).processed_batches == 0
             confirmations = await confirmations_of(callers)
     assert [one.status for one in confirmations] == ["failed"] * 2
@@ -125,7 +125,7 @@ async def test_batch_that_is_retried_is_taken_along_with_its_attempts(
     assert "given up after 4 attempts: " in error
 
 
-async def test_shorter_wait_closes_the_batch_that_is_open(
+async def test_shorter_max_wait_closes_the_open_batch(
     client: Client, settings: Settings, sqlite: SqliteDatabase
 ) -> None:
     async with sqlite.sink() as sink, batching(client, settings, sink, limits(max_wait_s=3600)) as batch:
@@ -140,7 +140,7 @@ async def _has_timer(batch: Batching) -> bool:
     return EventType.EVENT_TYPE_TIMER_STARTED in kinds
 
 
-async def test_terminated_batcher_is_shown_as_a_problem_and_is_started_again(
+async def test_terminated_batcher_is_reported_and_started_again(
     client: Client, settings: Settings, sqlite: SqliteDatabase
 ) -> None:
     monitor = Monitor(client, settings.queue, 1)
@@ -158,9 +158,7 @@ async def test_terminated_batcher_is_shown_as_a_problem_and_is_started_again(
         assert [view.problem for view in await monitor.look()] == [None]
 
 
-async def test_replay_of_a_long_run_has_more_time_than_temporal_gives_by_itself(
-    client: Client, settings: Settings
-) -> None:
+async def test_replay_of_a_long_run_has_more_time_than_the_default(client: Client, settings: Settings) -> None:
     await roles.start_batchers(client, settings)
     handle = client.get_workflow_handle(f"{settings.queue}/batcher-main")
     started = await anext(handle.fetch_history_events())

@@ -1,24 +1,20 @@
-"""Every kind of Redis in short, as a user who may do only what README.md lists; a cluster that moves and loses servers;
-and a payload codec that encrypts. `make other-servers` runs the long tests on each kind.
+"""Every kind of Redis in short, as a user with only the rights that README.md lists; and a cluster that moves slots and
+loses servers. `make other-servers` runs the long tests on each kind.
 """
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from redis.asyncio import Redis, RedisCluster
-from temporalio.api.common.v1 import Payload
 from temporalio.client import Client
-from temporalio.converter import DataConverter, PayloadCodec
 
-from tests.integration.drain.test_confirmations import EMPTY, NEVER, WITHIN_S, Stage, stage_on
-from tests.support.order_callers import receipts_of, result_of, stacked
+from tests.support.drain_stage import EMPTY, NEVER, WITHIN_S, Stage, stage_on
+from tests.support.order_callers import receipts_of, stacked
 from tests.support.proxy import Proxy
 from tests.support.redis_kinds import (
     PASSWORD,
@@ -37,7 +33,7 @@ from tests.support.redis_kinds import (
     tell_all,
 )
 from tests.support.waiting import eventually
-from tests.unit.test_stream_scripts import BACKLOG, decided, state_of, take
+from tests.unit.test_stream_scripts import BACKLOG, as_written, state_of, take
 from write_batcher.activities.drain import take as take_module
 from write_batcher.activities.drain.backoff import Backoff
 from write_batcher.config import load_settings
@@ -49,7 +45,6 @@ from write_batcher.queue.redis_client import MAX_CONNECTIONS, connect
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.workers.connections import connect_redis
 from write_batcher.workers.embedded.server import HOST, choose_ports
-from write_batcher.workers.embedded.temporal_server import TemporalServer
 
 QUICK = timedelta(milliseconds=100)
 
@@ -78,19 +73,19 @@ async def stage_of(server: AnyRedis, name: str, stack: AsyncExitStack) -> Stage:
     return stage_on(redis, await stack.enter_async_context(connect(url, longest_block=QUICK)), name)
 
 
-async def test_request_is_appended_once_written_told_and_forgotten(stage: Stage) -> None:
+async def test_request_is_appended_once_written_confirmed_and_forgotten(stage: Stage) -> None:
     stage.max_wait = NEVER
     await stage.append("a", "b", "a")
-    assert (await stage.backlog()).backlog == 2
+    assert (await stage.statistics()).backlog == 2
     await stage.queue.append_flush()
     async with stage.draining():
         await eventually(lambda: stage.sink.batch_ids == [["a", "b"]])
         await eventually(stage.is_empty)
     assert [len(stage.temporal.receipts(caller)) for caller in "ab"] == [1, 1]
-    assert (await stage.backlog()).counters["written"] == 2
+    assert (await stage.statistics()).counters["written"] == 2
 
 
-async def test_refused_request_is_a_dead_letter_until_it_is_replayed(stage: Stage) -> None:
+async def test_rejected_request_is_a_dead_letter_until_it_is_replayed(stage: Stage) -> None:
     stage.sink.refuse_all("no such table")
     letters = DeadLetters(stage.redis, stage.partition.queue, 0)
     async with stage.draining():
@@ -106,10 +101,10 @@ async def test_refused_request_is_a_dead_letter_until_it_is_replayed(stage: Stag
 
 async def test_more_callers_than_connections_wait_for_one(stage: Stage) -> None:
     await asyncio.gather(*(stage.append(f"request-{number}") for number in range(MAX_CONNECTIONS * 5)))
-    assert (await stage.backlog()).backlog == MAX_CONNECTIONS * 5
+    assert (await stage.statistics()).backlog == MAX_CONNECTIONS * 5
 
 
-async def test_server_out_of_memory_refuses_appends_and_drains_all_the_same(server: AnyRedis, stage: Stage) -> None:
+async def test_server_out_of_memory_refuses_appends_but_can_be_drained(server: AnyRedis, stage: Stage) -> None:
     await stage.append("a", "b")
     first, second = await take(stage.queue)
     await tell_all(server, "CONFIG SET", "maxmemory", 1)
@@ -117,20 +112,20 @@ async def test_server_out_of_memory_refuses_appends_and_drains_all_the_same(serv
         with pytest.raises(QueueFull, match="out of memory"):
             await stage.append("c")
         await stage.queue.begin_alone(first)
-        assert await stage.queue.acknowledge(decided([first])) == 1
+        assert await stage.queue.acknowledge(as_written([first])) == 1
         await stage.queue.dead_letter(second, "rejected", "no such table")
     finally:
         await tell_all(server, "CONFIG SET", "maxmemory", 0)
     assert await state_of(stage.queue) == (0, 0, 1)
 
 
-async def test_death_of_the_server_loses_nothing(server: AnyRedis, stage: Stage) -> None:
+async def test_crash_of_the_server_loses_nothing(server: AnyRedis, stage: Stage) -> None:
     stage.temporal.hold("a")
     await stage.append("a")
     async with stage.draining():
-        await eventually(lambda: stage.temporal.waiting == 1)  # written, not acknowledged
+        await eventually(lambda: stage.temporal.held == 1)  # written, not acknowledged
         await server.kill()
-        stage.temporal.let_go("a")
+        stage.temporal.release("a")
         resubmitting = asyncio.create_task(submit_until_appended(stage, "a", "b"))
         await server.start()
         await resubmitting
@@ -141,7 +136,7 @@ async def test_death_of_the_server_loses_nothing(server: AnyRedis, stage: Stage)
 
 
 async def submit_until_appended(stage: Stage, *request_ids: str) -> None:
-    """As the activity `enqueue_write`, which Temporal retries."""
+    """Append as the activity `enqueue_write` does: Temporal retries it."""
 
     async def appended(request_id: str) -> bool:
         try:
@@ -151,10 +146,10 @@ async def submit_until_appended(stage: Stage, *request_ids: str) -> None:
         return True
 
     for request_id in request_ids:
-        await eventually(lambda: appended(request_id))  # noqa: B023 - it is over when the next one begins
+        await eventually(lambda: appended(request_id))  # noqa: B023 - it ends before the next one begins
 
 
-async def test_workflows_and_their_batcher_find_the_new_primary_after_a_failover(
+async def test_workflows_and_batcher_find_the_new_primary_after_a_failover(
     client: Client, tmp_path: Path, name: str
 ) -> None:
     server = SentinelService(tmp_path)
@@ -173,7 +168,7 @@ async def test_workflows_and_their_batcher_find_the_new_primary_after_a_failover
 async def test_clients_follow_their_address_to_the_new_primary_after_a_failover(
     tmp_path: Path, name: str, kind: RedisKind
 ) -> None:
-    """Behind a name or a proxy, nothing cuts the connections to the old primary, which is a replica now."""
+    """Behind a name or a proxy, nothing closes the connections to the old primary, which is now a replica."""
     old, new = one_of(kind, tmp_path / "old"), one_of(kind, tmp_path / "new")
     if isinstance(old, TlsServer) and isinstance(new, TlsServer):
         new.share_certificate(old)
@@ -213,7 +208,7 @@ async def replicates(replica: OneServer) -> bool:
     return bool(replication["master_link_status"] == "up")
 
 
-async def test_connecting_tells_what_the_server_does_with_data(
+async def test_connecting_warns_of_a_server_that_may_evict_data(
     server: AnyRedis, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with await connect_redis(load_settings(redis_url=server.url)):
@@ -227,7 +222,7 @@ async def test_connecting_tells_what_the_server_does_with_data(
 
 
 async def use_everything(redis: Redis, stage: Stage) -> None:
-    """All that workers and commands do with Redis."""
+    """Do with Redis all that workers and commands do."""
     await redis.ping()
     partitions = Partitions(redis, stage.partition.queue)
     await partitions.announce(1)
@@ -249,10 +244,10 @@ async def use_everything(redis: Redis, stage: Stage) -> None:
     await stage.queue.begin_alone(entry)
     assert await stage.queue.deaths_alone(entry) == 1
     await stage.queue.end_alone(entry)
-    await stage.queue.acknowledge(decided([entry]))
+    await stage.queue.acknowledge(as_written([entry]))
 
 
-async def test_commands_that_the_readme_lists_are_enough_and_all_of_them_are_used(tmp_path: Path, name: str) -> None:
+async def test_rights_in_the_readme_are_sufficient_and_all_of_them_are_used(tmp_path: Path, name: str) -> None:
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(OneServer(tmp_path))
         stage = await stage_of(server, name, stack)
@@ -287,7 +282,7 @@ async def is_asked(server: ClusterMaster) -> bool:
     return "cmdstat_asking" in statistics
 
 
-async def test_partition_is_read_while_the_server_that_redis_py_asks_about_commands_is_down(cluster: Cluster) -> None:
+async def test_partition_is_read_while_the_default_node_of_redis_py_is_down(cluster: Cluster) -> None:
     url = limited_url(cluster)
     async with connect(url) as redis, connect(url, longest_block=QUICK) as reader:
         assert isinstance(reader, RedisCluster)
@@ -302,15 +297,15 @@ async def test_partition_is_read_while_the_server_that_redis_py_asks_about_comma
         await cluster.start()
 
 
-async def test_commands_to_all_servers_of_a_cluster_may_begin_at_once(cluster: Cluster) -> None:
+async def test_commands_to_all_servers_of_a_cluster_may_start_together(cluster: Cluster) -> None:
     async with connect(cluster.url) as redis:
-        await redis.aclose()  # so that it knows no server again
+        await redis.aclose()  # so that it has to discover the servers again
         queues = [WriteQueue(redis, f"orders-{number}", 0) for number in range(20)]
         found = await asyncio.gather(*(queue.statistics() for queue in queues))
     assert [statistics.backlog for statistics in found] == [0] * 20
 
 
-async def test_client_that_saw_a_server_of_a_cluster_die_closes_its_connections_to_the_others(cluster: Cluster) -> None:
+async def test_client_that_saw_a_server_die_closes_its_other_connections(cluster: Cluster) -> None:
     redis: Any = connect(cluster.url)
     queues = [WriteQueue(redis, f"orders-{number}", 0) for number in range(20)]
     for queue in queues:
@@ -343,59 +338,5 @@ async def test_sentinel_and_its_servers_are_reached_over_tls(tmp_path: Path, nam
 async def is_announced(redis: Redis, queue: str) -> bool:
     try:
         return await Partitions(redis, queue).announce(3) == 3
-    except QueueUnavailable:  # the cluster, or the Sentinel, has only just begun
+    except QueueUnavailable:  # the cluster, or the Sentinel, has only just started
         return False
-
-
-class Encryption(PayloadCodec):
-    def __init__(self) -> None:
-        self._cipher = AESGCM(AESGCM.generate_key(256))
-
-    async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        return [self._encrypted(payload.SerializeToString()) for payload in payloads]
-
-    async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        return [
-            Payload.FromString(self._cipher.decrypt(payload.data[:12], payload.data[12:], None)) for payload in payloads
-        ]
-
-    def _encrypted(self, plain: bytes) -> Payload:
-        nonce = os.urandom(12)
-        return Payload(
-            metadata={"encoding": b"binary/encrypted"}, data=nonce + self._cipher.encrypt(nonce, plain, None)
-        )
-
-
-@pytest.mark.parametrize("codec", [None, Encryption()], ids=["plain", "encrypted"])
-async def test_record_and_table_lie_in_redis_as_the_payload_codec_leaves_them(
-    temporal_server: TemporalServer, tmp_path: Path, name: str, codec: PayloadCodec | None
-) -> None:
-    converter = DataConverter(payload_codec=codec)
-    client = await Client.connect(temporal_server.address, data_converter=converter)
-    secrets = [b"darjeeling", b"lapsang", b"orders"]
-    server = OneServer(tmp_path)
-    async with server, connect(server.url) as redis, stacked(client, name, redis, server) as stack, stack.caller():
-        stack.sink.refuse_all("sold out")
-        bad = await stack.start(items=("lapsang",))
-        await eventually(lambda: stack.holds(1))
-        await stack.drain()
-        await eventually(stack.has_dead_letter)
-        with pytest.raises(Exception, match="Workflow execution failed"):
-            await result_of(bad)
-        stack.sink.repair()
-        await result_of(await stack.start(items=("darjeeling",)))
-        found = await everything_in(redis)
-    logged = b"".join(file.read_bytes() for file in (tmp_path / "redis").rglob("*") if file.is_file())
-    assert [row.record for row in stack.sink.rows] == [{"item": "darjeeling"}]
-    assert [secret in logged for secret in secrets] == [codec is None] * 3
-    assert [secret in found for secret in secrets] == [False, codec is None, codec is None]  # the first one is done
-
-
-async def everything_in(redis: Redis) -> bytes:
-    """All keys and values, as a person would look at them."""
-    seen: list[Any] = []
-    for key in await redis.keys():
-        kind: Any = await redis.type(key)
-        read: Any = {b"stream": redis.xrange, b"hash": redis.hgetall, b"string": redis.get}[kind]
-        seen += [key, await read(key)]
-    return repr(seen).encode()

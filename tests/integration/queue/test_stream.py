@@ -1,9 +1,9 @@
-"""The stream on a real server: blocking reads, its death, its loss of memory."""
+"""The stream on a real server: blocking reads, crashes, no memory left; and the taker that reads it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from redis.asyncio import Redis
@@ -11,7 +11,7 @@ from temporalio.converter import DataConverter
 
 from tests.support.redis_kinds import AnyRedis, tell_all
 from tests.support.waiting import eventually
-from tests.unit.test_stream_scripts import BACKLOG, ScriptSuite, decided, fields, state_of, take
+from tests.unit.test_stream_scripts import BACKLOG, ScriptSuite, as_written, fields, state_of, take
 from write_batcher.activities.drain import take as take_module
 from write_batcher.activities.drain.backoff import Backoff
 from write_batcher.activities.drain.batching import BatchLimits
@@ -21,22 +21,24 @@ from write_batcher.errors import QueueFull, QueueUnavailable
 from write_batcher.models import WriteRequest
 from write_batcher.queue.codec import Codec
 from write_batcher.queue.redis_client import GroupMissing, connect
-from write_batcher.queue.stream import CONSUMER, FOREIGN_IDLE, GROUP, StreamEntry, WriteQueue
+from write_batcher.queue.stream import CONSUMER, FOREIGN_IDLE, GROUP, WriteQueue
+from write_batcher.queue.stream_entry import StreamEntry
 
-AT_ONCE = timedelta(0)
+NO_WAIT = timedelta(0)
 WITHIN_S = 15
+T = TypeVar("T")
 CODEC = Codec(DataConverter.default)
 
 
 class TestValkey(ScriptSuite):
-    async def test_batch_of_the_largest_size_is_acknowledged_at_once(self, redis: Redis, queue: WriteQueue) -> None:
+    async def test_largest_batch_is_acknowledged_in_one_step(self, redis: Redis, queue: WriteQueue) -> None:
         async with redis.pipeline(transaction=False) as pipeline:
             for number in range(10_000):
                 pipeline.xadd(queue.stream_key, {b"id": str(number)})
             await pipeline.execute()
         await queue.ensure_group()
-        entries = await queue.read_new(count=10_000, block=AT_ONCE)
-        assert await queue.acknowledge(decided(entries)) == 10_000
+        entries = await queue.read_new(count=10_000, block=NO_WAIT)
+        assert await queue.acknowledge(as_written(entries)) == 10_000
 
 
 @pytest.fixture
@@ -63,26 +65,26 @@ async def own_queue(own_redis: Redis, own_reader: Redis, name: str) -> WriteQueu
 
 
 async def restart(server: AnyRedis, *clients: Redis) -> None:
-    """Kill the server and start it again. A dead connection of `clients` would fail their next command, or not."""
+    """Kill the server and start it again. `clients` drop their connections: a dead one may fail their next command."""
     await server.kill()
     await server.start()
     for client in clients:
         await client.aclose()
 
 
-async def within_time(work: Coroutine[Any, Any, Any]) -> Any:
+async def within_time(work: Awaitable[T]) -> T:
     async with asyncio.timeout(WITHIN_S):
         return await work
 
 
 async def blocked_read(server: AnyRedis, queue: WriteQueue) -> asyncio.Task[list[StreamEntry]]:
-    """A read that waits in the server already."""
+    """Start a read and wait until it blocks in the server."""
     reading = asyncio.create_task(queue.read_new(count=BACKLOG, block=LONGEST_BLOCK))
 
-    async def waits() -> bool:
+    async def is_blocked() -> bool:
         return sum(int(info["blocked_clients"]) for info in await tell_all(server, "INFO", "clients")) == 1
 
-    await eventually(waits)
+    await eventually(is_blocked)
     return reading
 
 
@@ -90,20 +92,16 @@ async def test_blocked_read_returns_with_the_first_entry(own_server: AnyRedis, o
     await own_queue.ensure_group()
     reading = await blocked_read(own_server, own_queue)
     await own_queue.append(fields("a"), max_backlog=BACKLOG)
-    assert [entry.request_id for entry in await within_time(reading_result(reading))] == [b"a"]
+    assert [entry.request_id for entry in await within_time(reading)] == [b"a"]
 
 
-async def reading_result(reading: asyncio.Task[list[StreamEntry]]) -> list[StreamEntry]:
-    return await reading
-
-
-async def test_quiet_read_returns_nothing_after_its_block(queue: WriteQueue) -> None:
+async def test_read_without_new_entries_returns_empty_after_its_block(queue: WriteQueue) -> None:
     await queue.ensure_group()
     assert await queue.read_new(count=1, block=timedelta(milliseconds=20)) == []
 
 
 @pytest.mark.parametrize("command", ["FLUSHALL", "DEL", "XGROUP DESTROY"])
-async def test_group_that_is_lost_during_a_read_is_missing(
+async def test_group_lost_during_a_read_is_reported_missing(
     own_server: AnyRedis, own_redis: Redis, own_queue: WriteQueue, command: str
 ) -> None:
     await own_queue.ensure_group()
@@ -118,37 +116,38 @@ async def test_group_that_is_lost_during_a_read_is_missing(
 
     async def read_on() -> None:
         await reading
-        await own_queue.read_new(count=1, block=AT_ONCE)  # Redis 6.2 says it only here: the blocked read ends quietly
+        # Redis 6.2 reports it only here: its blocked read ends without an error.
+        await own_queue.read_new(count=1, block=NO_WAIT)
 
     with pytest.raises(GroupMissing):
         await within_time(read_on())
 
 
-async def test_read_without_a_group_says_that_it_is_missing(queue: WriteQueue) -> None:
+async def test_read_without_a_group_reports_it_missing(queue: WriteQueue) -> None:
     with pytest.raises(GroupMissing):
-        await queue.read_new(count=1, block=AT_ONCE)
+        await queue.read_new(count=1, block=NO_WAIT)
     with pytest.raises(GroupMissing):
         await queue.read_pending(after="0", count=1)
     with pytest.raises(GroupMissing):
         await queue.claim_foreign()
 
 
-async def test_pending_entry_that_was_deleted_comes_without_fields(redis: Redis, queue: WriteQueue) -> None:
+async def test_deleted_pending_entry_has_no_fields(redis: Redis, queue: WriteQueue) -> None:
     entry_id = await queue.append(fields("a"), max_backlog=BACKLOG)
     await take(queue)
     await redis.xdel(queue.stream_key, entry_id)
     assert await queue.read_pending(after="0", count=1) == [StreamEntry(entry_id=entry_id, fields={})]
 
 
-async def test_entries_that_another_consumer_held_for_long_are_taken_over(redis: Redis, queue: WriteQueue) -> None:
-    kept_ms = int(FOREIGN_IDLE.total_seconds() * 1000) + 1000
-    for number in range(250):  # more than one call of XAUTOCLAIM looks at
+async def test_entries_long_pending_for_another_consumer_are_taken_over(redis: Redis, queue: WriteQueue) -> None:
+    idle_ms = int(FOREIGN_IDLE.total_seconds() * 1000) + 1000
+    for number in range(250):  # more than one XAUTOCLAIM examines
         await queue.append(fields(str(number)), max_backlog=BACKLOG * 10)
     await queue.ensure_group()
     await redis.xreadgroup(GROUP, "somebody", {queue.stream_key: ">"}, count=250)
     entries: Any = await redis.xrange(queue.stream_key)
     ids = [entry_id for entry_id, _ in entries]
-    await redis.xclaim(queue.stream_key, GROUP, "somebody", 0, ids, idle=kept_ms)
+    await redis.xclaim(queue.stream_key, GROUP, "somebody", 0, ids, idle=idle_ms)
 
     await queue.claim_foreign()
 
@@ -156,7 +155,7 @@ async def test_entries_that_another_consumer_held_for_long_are_taken_over(redis:
     assert [entry.entry_id.encode() for entry in own] == ids
 
 
-async def test_entries_that_another_consumer_has_just_read_are_left_to_it(redis: Redis, queue: WriteQueue) -> None:
+async def test_entries_another_consumer_has_just_read_are_left_to_it(redis: Redis, queue: WriteQueue) -> None:
     await queue.append(fields("a"), max_backlog=BACKLOG)
     await queue.ensure_group()
     await redis.xreadgroup(GROUP, "somebody", {queue.stream_key: ">"})
@@ -174,7 +173,7 @@ async def test_taking_over_does_not_count_as_a_delivery(redis: Redis, queue: Wri
     assert (pending["consumer"], pending["times_delivered"]) == (CONSUMER.encode(), 1)
 
 
-async def test_server_out_of_memory_refuses_appends_and_drains_all_the_same(
+async def test_server_out_of_memory_refuses_appends_but_can_be_drained(
     own_server: AnyRedis, own_queue: WriteQueue
 ) -> None:
     for request_id in ("a", "b"):
@@ -185,7 +184,7 @@ async def test_server_out_of_memory_refuses_appends_and_drains_all_the_same(
     with pytest.raises(QueueFull, match="out of memory"):
         await own_queue.append(fields("c"), max_backlog=BACKLOG)
     await own_queue.begin_alone(first)
-    assert await own_queue.acknowledge(decided([first])) == 1
+    assert await own_queue.acknowledge(as_written([first])) == 1
     await own_queue.dead_letter(second, "rejected", "no such table")
     assert await state_of(own_queue) == (0, 0, 1)
 
@@ -193,15 +192,15 @@ async def test_server_out_of_memory_refuses_appends_and_drains_all_the_same(
     await own_queue.append(fields("c"), max_backlog=BACKLOG)
 
 
-async def test_server_that_is_killed_during_a_read_is_unavailable(own_server: AnyRedis, own_queue: WriteQueue) -> None:
+async def test_server_killed_during_a_read_is_unavailable(own_server: AnyRedis, own_queue: WriteQueue) -> None:
     await own_queue.ensure_group()
     reading = await blocked_read(own_server, own_queue)
     await own_server.kill()
     with pytest.raises(QueueUnavailable):
-        await within_time(reading_result(reading))
+        await within_time(reading)
 
 
-async def test_restarted_server_still_has_what_was_appended_and_knows_its_scripts_again(
+async def test_restarted_server_has_kept_its_entries_and_runs_the_scripts(
     own_server: AnyRedis, own_redis: Redis, own_reader: Redis, own_queue: WriteQueue
 ) -> None:
     first = await own_queue.append(fields("a"), max_backlog=BACKLOG)
@@ -209,11 +208,11 @@ async def test_restarted_server_still_has_what_was_appended_and_knows_its_script
     await restart(own_server, own_redis, own_reader)
     assert await own_queue.read_pending(after="0", count=1) == taken
     assert await own_queue.append(fields("a"), max_backlog=BACKLOG) == first
-    assert await own_queue.acknowledge(decided(taken)) == 1
+    assert await own_queue.acknowledge(as_written(taken)) == 1
 
 
 class Taking:
-    """A taker with what it refused."""
+    """A taker, and the entries that it refused."""
 
     def __init__(self, queue: WriteQueue, *, max_items: int = 100, max_wait: timedelta = timedelta(0)) -> None:
         self.refused: list[tuple[str, str]] = []
@@ -242,14 +241,14 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(take_module, "LONGEST_BLOCK", timedelta(milliseconds=200))
 
 
-async def test_taker_starts_with_what_was_delivered_before(queue: WriteQueue) -> None:
+async def test_taker_starts_with_the_pending_entries(queue: WriteQueue) -> None:
     await append_request(queue, "pending")
     await take(queue)
     await append_request(queue, "new")
     assert await Taking(queue, max_items=2).batch() == ["pending", "new"]
 
 
-async def test_taker_closes_a_batch_in_time_although_redis_once_did_not_tell_its_time(
+async def test_taker_closes_a_batch_in_time_although_reading_the_clock_failed(
     queue: WriteQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_ms, asked = queue.now_ms, 0
@@ -267,7 +266,7 @@ async def test_taker_closes_a_batch_in_time_although_redis_once_did_not_tell_its
     assert asked > 1
 
 
-async def test_taker_does_not_take_twice_what_is_in_flight(queue: WriteQueue) -> None:
+async def test_taker_does_not_take_an_entry_in_flight_again(queue: WriteQueue) -> None:
     taking = Taking(queue, max_items=1)
     await append_request(queue, "a")
     assert await taking.batch() == ["a"]
@@ -277,7 +276,7 @@ async def test_taker_does_not_take_twice_what_is_in_flight(queue: WriteQueue) ->
     assert taking.taker.in_flight == 2
 
 
-async def test_taker_does_not_take_again_what_is_answered_while_it_is_read(
+async def test_taker_does_not_take_an_entry_acknowledged_while_it_reads(
     queue: WriteQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taking = Taking(queue, max_items=1)
@@ -285,12 +284,12 @@ async def test_taker_does_not_take_again_what_is_answered_while_it_is_read(
     assert await taking.batch() == ["a"]
     deliveries = queue.deliveries
 
-    async def answered_meanwhile(entries: list[StreamEntry]) -> dict[str, int]:
-        await queue.acknowledge(decided(entries))
+    async def acknowledged_meanwhile(entries: list[StreamEntry]) -> dict[str, int]:
+        await queue.acknowledge(as_written(entries))
         taking.taker.release(entries, redeliver=False)
         return await deliveries(entries)
 
-    monkeypatch.setattr(queue, "deliveries", answered_meanwhile)
+    monkeypatch.setattr(queue, "deliveries", acknowledged_meanwhile)
     taking.taker.release([], redeliver=True)
     next_batch = asyncio.create_task(taking.batch())
     await eventually(lambda: taking.taker.in_flight == 0)
@@ -298,7 +297,7 @@ async def test_taker_does_not_take_again_what_is_answered_while_it_is_read(
     assert await next_batch == ["b"]
 
 
-async def test_taker_takes_again_what_was_released_for_redelivery(queue: WriteQueue) -> None:
+async def test_taker_takes_an_entry_released_for_redelivery_again(queue: WriteQueue) -> None:
     taking = Taking(queue, max_items=1)
     await append_request(queue, "a")
     assert await taking.batch() == ["a"]
@@ -306,7 +305,7 @@ async def test_taker_takes_again_what_was_released_for_redelivery(queue: WriteQu
     assert await taking.batch() == ["a"]
 
 
-async def test_taker_acknowledges_pending_entries_that_were_deleted(redis: Redis, queue: WriteQueue) -> None:
+async def test_taker_acknowledges_deleted_pending_entries(redis: Redis, queue: WriteQueue) -> None:
     await redis.xdel(queue.stream_key, await append_request(queue, "deleted"))
     deleted = await append_request(queue, "deleted later")
     await take(queue)
@@ -321,17 +320,17 @@ async def test_taker_refuses_garbage_with_the_reason_and_goes_on(redis: Redis, q
     await append_request(queue, "a")
     taking = Taking(queue)
     assert await taking.batch() == ["a"]
-    assert taking.refused == [(garbage.decode(), "version None is not b'1'")]
+    assert taking.refused == [(garbage.decode(), "Version None is not b'1'.")]
 
 
 async def test_taker_is_not_stopped_by_an_entry_from_the_far_future(redis: Redis, queue: WriteQueue) -> None:
     fields_ = await CODEC.encode(WriteRequest(request_id="a", table="orders", record={}))
-    nanoseconds = f"{1_800_000_000 * 10**9}-0"  # where another language took the wrong unit
+    nanoseconds = f"{1_800_000_000 * 10**9}-0"  # as a producer in another language may set it by mistake
     await redis.xadd(queue.stream_key, fields_, id=nanoseconds)  # type: ignore[arg-type] # its dict is invariant
     assert await Taking(queue).batch() == ["a"]
 
 
-async def test_taker_goes_on_when_the_server_lost_everything(own_redis: Redis, own_queue: WriteQueue) -> None:
+async def test_taker_goes_on_after_the_server_lost_all_data(own_redis: Redis, own_queue: WriteQueue) -> None:
     taking = Taking(own_queue)
     next_batch = asyncio.create_task(taking.batch())
     await eventually(lambda: own_redis.exists(own_queue.stream_key))
@@ -340,7 +339,7 @@ async def test_taker_goes_on_when_the_server_lost_everything(own_redis: Redis, o
     assert await next_batch == ["after"]
 
 
-async def test_taker_goes_on_when_the_server_was_killed(
+async def test_taker_goes_on_after_the_server_was_killed(
     own_server: AnyRedis, own_redis: Redis, own_queue: WriteQueue
 ) -> None:
     taking = Taking(own_queue, max_items=2, max_wait=timedelta(minutes=5))
@@ -352,7 +351,7 @@ async def test_taker_goes_on_when_the_server_was_killed(
     assert await next_batch == ["before", "after"]
 
 
-async def test_stopped_taker_returns_what_it_has_collected_and_then_nothing(queue: WriteQueue) -> None:
+async def test_stopped_taker_returns_its_open_batch_and_then_nothing(queue: WriteQueue) -> None:
     taking = Taking(queue, max_wait=timedelta(minutes=5))
     await append_request(queue, "a")
     next_batch = asyncio.create_task(taking.batch())

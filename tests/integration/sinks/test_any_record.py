@@ -1,4 +1,4 @@
-"""Whatever a caller submits, the database holds exactly what the receipts say."""
+"""Whatever callers submit, the database holds exactly what the receipts report."""
 
 import asyncio
 import tempfile
@@ -41,7 +41,7 @@ tables = st.sampled_from(["orders"] * 5 + ["no such table", ""])
 
 @settings(max_examples=15)
 @given(st.lists(st.tuples(tables, records), min_size=1, max_size=20))
-def test_rows_are_what_the_receipts_say_whatever_the_records_are(
+def test_rows_match_the_receipts_whatever_the_records_are(
     redis_server: AnyRedis, submitted: list[tuple[str, dict[str, Any]]]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -60,13 +60,13 @@ def test_rows_are_what_the_receipts_say_whatever_the_records_are(
         assert all(
             (receipt.error is not None) == (receipt.outcome is Outcome.REJECTED) for receipt in receipts.values()
         )
-        said = [r.record for r in requests if receipts[r.request_id].outcome is Outcome.WRITTEN]
+        reported = [r.record for r in requests if receipts[r.request_id].outcome is Outcome.WRITTEN]
         rows = database.query("SELECT order_id, cents FROM orders")
-        assert sorted(rows) == sorted((int(one["order_id"]), int(one["cents"])) for one in said)
+        assert sorted(rows) == sorted((int(one["order_id"]), int(one["cents"])) for one in reported)
 
 
 async def written(database: SqliteDatabase, redis_url: str, requests: list[WriteRequest]) -> dict[str, WriteReceipt]:
-    """Through the whole path but Temporal: encoded, appended, taken, written, confirmed, acknowledged."""
+    """Send requests through the whole path except Temporal: encode, append, take, write, confirm, acknowledge."""
     partition = PartitionRef(queue=f"any-{uuid.uuid4().hex[:8]}", partition=0)
     receipts: dict[str, WriteReceipt] = {}
     temporal = FakeTemporal()
@@ -103,7 +103,7 @@ async def written(database: SqliteDatabase, redis_url: str, requests: list[Write
         await queue.append_flush()  # wakes the reader
         await draining
     for request in requests:
-        told = temporal.receipts(f"caller-{request.request_id.removeprefix('request-')}")
-        assert len(told) <= 1
-        receipts |= {receipt.request_id: receipt for receipt in told}
+        received = temporal.receipts(f"caller-{request.request_id.removeprefix('request-')}")
+        assert len(received) <= 1
+        receipts |= {receipt.request_id: receipt for receipt in received}
     return receipts

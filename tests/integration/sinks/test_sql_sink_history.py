@@ -1,4 +1,4 @@
-"""Any history of batches and settlements leaves the rows that its receipts speak of."""
+"""Any sequence of batches and settlements leaves exactly the rows that its receipts report."""
 
 import asyncio
 import tempfile
@@ -21,7 +21,7 @@ History = list[list[WriteRequest] | Settle]
 
 
 def asked(request: WriteRequest, workflow_id: str, attempt: int) -> WriteRequest:
-    """By the attempt of that number, each of which asks later than the one before."""
+    """The request as asked by attempt number `attempt` of a workflow; later attempts ask later."""
     name = f"{workflow_id}-{attempt}"
     return replace(
         request, reply=ReplyAddress(workflow_id=workflow_id, run_id=name, attempt=name), asked_ms=1_000 * attempt
@@ -41,14 +41,14 @@ histories = st.lists(st.one_of(batches, st.builds(Settle, requests)), max_size=8
 
 @settings(max_examples=25)
 @given(histories)
-def test_rows_are_what_the_receipts_say_on_sqlite(history: History) -> None:
+def test_rows_match_the_receipts_on_sqlite(history: History) -> None:
     with tempfile.TemporaryDirectory() as folder:
         check(SqliteDatabase(Path(folder)), history)
 
 
 @settings(max_examples=15)
 @given(history=histories)
-def test_rows_are_what_the_receipts_say_on_postgresql(postgres_server: PostgresServer, history: History) -> None:
+def test_rows_match_the_receipts_on_postgresql(postgres_server: PostgresServer, history: History) -> None:
     check(PostgresDatabase.fresh(postgres_server), history)
 
 

@@ -1,4 +1,4 @@
-"""Settling: the caller that waits no longer and the drain never both win."""
+"""Settling: a caller that no longer waits and the drain never both win."""
 
 import asyncio
 import random
@@ -24,12 +24,12 @@ async def drain(database: Database) -> AsyncIterator[SqlSink]:
 
 @pytest.fixture
 async def caller(database: Database, drain: SqlSink) -> AsyncIterator[SqlSink]:
-    """A sink of another process, as far as the database can tell."""
+    """To the database this is the sink of another process."""
     async with database.sink() as sink:
         yield sink
 
 
-async def test_settled_before_it_is_written_is_never_written_for_that_run(database: Database, drain: SqlSink) -> None:
+async def test_request_settled_first_is_never_written_for_its_attempt(database: Database, drain: SqlSink) -> None:
     withdrawn = WriteReceipt(request_id="order-00001", outcome=Outcome.WITHDRAWN, attempt="run-1")
 
     assert await drain.settle(order(1)) == withdrawn
@@ -39,7 +39,7 @@ async def test_settled_before_it_is_written_is_never_written_for_that_run(databa
     assert database.ledger() == [("order-00001", "withdrawn", None, "run-1", None)]
 
 
-async def test_another_run_may_write_what_was_withdrawn(database: Database, drain: SqlSink) -> None:
+async def test_another_attempt_may_write_a_withdrawn_request(database: Database, drain: SqlSink) -> None:
     await drain.settle(order(1))
 
     assert outcomes(await drain.write(batch(order(1, attempt="run-2"), batch_id="batch-2"))) == [Outcome.WRITTEN]
@@ -49,19 +49,19 @@ async def test_another_run_may_write_what_was_withdrawn(database: Database, drai
     assert database.count("orders") == 1
 
 
-async def test_settled_after_it_was_written_is_written(database: Database, drain: SqlSink) -> None:
+async def test_settle_of_a_written_request_answers_written(database: Database, drain: SqlSink) -> None:
     await drain.write(batch(order(1)))
 
     settled = await drain.settle(order(1))
-    of_another_run = await drain.settle(order(1, attempt="run-2"))
+    of_another_attempt = await drain.settle(order(1, attempt="run-2"))
 
     assert settled == WriteReceipt(
         request_id="order-00001", outcome=Outcome.WRITTEN, batch_id="batch-1", attempt="run-1"
     )
-    assert (of_another_run.outcome, of_another_run.attempt) == (Outcome.WRITTEN, "run-2")
+    assert (of_another_attempt.outcome, of_another_attempt.attempt) == (Outcome.WRITTEN, "run-2")
 
 
-async def test_settled_after_another_record_was_written_is_a_conflict(drain: SqlSink) -> None:
+async def test_settle_of_a_request_id_of_another_record_is_a_conflict(drain: SqlSink) -> None:
     await drain.write(batch(order(1)))
 
     receipt = await drain.settle(order(1, cents=999))
@@ -70,13 +70,13 @@ async def test_settled_after_another_record_was_written_is_a_conflict(drain: Sql
     assert "another record" in (receipt.error or "")
 
 
-async def test_settled_after_it_was_rejected_is_rejected(drain: SqlSink) -> None:
+async def test_settle_of_a_rejected_request_answers_rejected(drain: SqlSink) -> None:
     rejected = await drain.write(batch(order(1, cents=-1)))
 
     assert [await drain.settle(order(1, cents=-1))] == rejected
 
 
-async def test_refusal_or_withdrawal_of_another_run_is_replaced(database: Database, drain: SqlSink) -> None:
+async def test_outcome_of_another_attempt_is_replaced_by_a_withdrawal(database: Database, drain: SqlSink) -> None:
     await drain.write(batch(order(1, cents=-1)))
     await drain.settle(order(2))
 
@@ -109,7 +109,7 @@ async def test_settle_waits_for_the_batch_that_is_being_written(drain: SqlSink, 
     assert settle.result().outcome is Outcome.WRITTEN
 
 
-async def test_settle_withdraws_what_a_failed_batch_did_not_write(
+async def test_settle_withdraws_a_request_that_a_failed_batch_did_not_write(
     database: Database, drain: SqlSink, caller: SqlSink
 ) -> None:
     async with held_after(ORDERS_INSERT) as transaction, asyncio.timeout(20):
@@ -127,7 +127,7 @@ async def test_settle_withdraws_what_a_failed_batch_did_not_write(
     assert database.count("orders") == 0
 
 
-async def test_batch_waits_for_a_settle_that_has_begun_and_respects_it(
+async def test_batch_waits_for_a_settle_in_progress_and_respects_it(
     database: Database, drain: SqlSink, caller: SqlSink
 ) -> None:
     async with held_after(LEDGER_INSERT) as transaction, asyncio.timeout(20), asyncio.TaskGroup() as group:
@@ -143,7 +143,7 @@ async def test_batch_waits_for_a_settle_that_has_begun_and_respects_it(
     assert database.query("SELECT order_id FROM orders") == [(0,), (2,)]
 
 
-async def test_settle_of_the_next_run_and_its_write_never_both_win(
+async def test_settle_and_write_of_the_next_attempt_never_both_win(
     database: Database, drain: SqlSink, caller: SqlSink
 ) -> None:
     await drain.settle(order(1))
@@ -160,7 +160,7 @@ async def test_settle_of_the_next_run_and_its_write_never_both_win(
     assert database.count("orders") == 1
 
 
-async def test_what_was_withdrawn_is_written_anew_once_by_two_drains(
+async def test_withdrawn_request_of_a_new_attempt_is_written_once_by_two_drains(
     database: Database, drain: SqlSink, caller: SqlSink
 ) -> None:
     await drain.write(batch(order(7)))
@@ -177,11 +177,11 @@ async def test_what_was_withdrawn_is_written_anew_once_by_two_drains(
 
 
 def audit(*, attempt: str) -> WriteRequest:
-    """Of a table without a key that would hide a second row."""
+    """For a table without a key that would hide a second row."""
     return replace(order(7, request_id="audit", attempt=attempt), table="audits", record={"order_id": 7})
 
 
-async def test_settles_and_overlapping_batches_at_random_agree(
+async def test_random_settles_and_overlapping_batches_agree(
     database: Database, drain: SqlSink, caller: SqlSink
 ) -> None:
     dice = random.Random(7)
@@ -205,8 +205,8 @@ async def test_settles_and_overlapping_batches_at_random_agree(
         assert (receipt.outcome is Outcome.WITHDRAWN) == (int(receipt.request_id[-5:]) not in rows)
 
 
-async def test_withdrawals_of_two_workflows_with_one_id_both_stand(database: Database, drain: SqlSink) -> None:
-    """Each was told that its write will never be made; each may have an entry on its way."""
+async def test_withdrawals_of_two_workflows_with_one_request_id_both_stand(database: Database, drain: SqlSink) -> None:
+    """Each workflow was told that its write is withdrawn, and may still have an entry in flight."""
     first = order(1, attempt="of-first")
     second = replace(first, reply=ReplyAddress(workflow_id="another", run_id="run", attempt="of-second"))
     assert (await drain.settle(first)).outcome is Outcome.WITHDRAWN
@@ -218,17 +218,17 @@ async def test_withdrawals_of_two_workflows_with_one_id_both_stand(database: Dat
     assert outcomes(await drain.write(batch(third, batch_id="batch-3"))) == [Outcome.WRITTEN]
 
 
-async def test_entry_of_an_attempt_before_the_one_that_withdrew_stays_dead(database: Database, drain: SqlSink) -> None:
-    """A workflow was reset while it waited: its first attempt never settled, and its entry comes late."""
+async def test_earlier_attempt_of_the_workflow_that_withdrew_stays_withdrawn(
+    database: Database, drain: SqlSink
+) -> None:
+    """A workflow was reset while it waited: its first attempt never settled, and its entry arrives late."""
     before, after = (replace(order(1, attempt=name), asked_ms=asked) for name, asked in (("a", 1000), ("b", 2000)))
     assert (await drain.settle(after)).outcome is Outcome.WITHDRAWN
     assert outcomes(await drain.write(batch(before))) == [Outcome.WITHDRAWN]
     assert database.count("orders") == 0
 
 
-async def test_entry_of_an_attempt_before_stays_dead_when_another_workflow_withdraws_too(
-    database: Database, drain: SqlSink
-) -> None:
+async def test_earlier_attempts_stay_withdrawn_when_two_workflows_withdrew(database: Database, drain: SqlSink) -> None:
     assert (await drain.settle(asked_by("first", "a1", 2000))).outcome is Outcome.WITHDRAWN
     assert (await drain.settle(asked_by("second", "b1", 3000))).outcome is Outcome.WITHDRAWN
 
@@ -238,20 +238,16 @@ async def test_entry_of_an_attempt_before_stays_dead_when_another_workflow_withd
     assert outcomes(await drain.write(batch(asked_by("first", "a2", 2500)))) == [Outcome.WRITTEN]
 
 
-async def test_refusal_of_a_request_without_a_caller_leaves_a_withdrawal_standing(
-    database: Database, drain: SqlSink
-) -> None:
+async def test_rejection_without_a_caller_leaves_a_withdrawal_standing(database: Database, drain: SqlSink) -> None:
     await drain.settle(order(1))
-    of_nobody = replace(order(1, cents=-1), reply=None)
-    assert outcomes(await drain.write(batch(of_nobody))) == [Outcome.REJECTED]
+    without_caller = replace(order(1, cents=-1), reply=None)
+    assert outcomes(await drain.write(batch(without_caller))) == [Outcome.REJECTED]
 
     assert Outcome.WRITTEN not in outcomes(await drain.write(batch(order(1))))
     assert database.count("orders") == 0
 
 
-async def test_forgotten_rejection_of_one_workflow_still_binds_attempts_before_of_the_other(
-    database: Database, drain: SqlSink
-) -> None:
+async def test_forgotten_rejection_still_binds_attempts_of_other_workflows(database: Database, drain: SqlSink) -> None:
     for request in (asked_by("first", "a1", 2000), asked_by("second", "b1", 3000)):
         await drain.settle(request, refused="it ends the process")
     assert await drain.forget_rejection("order-00001", "a1", 2000)
@@ -261,7 +257,7 @@ async def test_forgotten_rejection_of_one_workflow_still_binds_attempts_before_o
     assert database.count("orders") == 1
 
 
-async def test_ledger_that_kept_only_the_names_of_attempts_still_binds_them(database: Database, drain: SqlSink) -> None:
+async def test_ledger_row_with_only_names_of_attempts_still_binds_them(database: Database, drain: SqlSink) -> None:
     await drain.settle(asked_by("second", "b1", 3000))
     database.execute("UPDATE write_batcher_ledger SET attempt = 'a1\nb1'")
 
@@ -277,9 +273,7 @@ def asked_by(workflow_id: str, attempt: str, asked_ms: int) -> WriteRequest:
     return replace(order(1), reply=reply, asked_ms=asked_ms)
 
 
-async def test_entry_that_is_given_up_is_rejected_until_its_rejection_is_forgotten(
-    database: Database, drain: SqlSink
-) -> None:
+async def test_request_given_up_by_the_drain_is_rejected_until_forgotten(database: Database, drain: SqlSink) -> None:
     receipt = await drain.settle(order(1), refused="it ends the process")
     assert (receipt.outcome, receipt.error) == (Outcome.REJECTED, "it ends the process")
     assert outcomes(await drain.write(batch(order(1)))) == [Outcome.REJECTED]

@@ -1,4 +1,4 @@
-"""What only SQLite does."""
+"""What only SQLite does: its errors, its lock, its files."""
 
 import asyncio
 import sqlite3
@@ -39,7 +39,7 @@ async def test_value_that_the_driver_cannot_bind_is_rejected_alone(sink: SqlSink
     assert "INSERT" not in (receipts[1].error or "INSERT")
 
 
-async def test_error_without_a_code_is_that_of_the_record_when_one_like_it_is_accepted(
+async def test_ambiguous_error_rejects_a_record_if_a_similar_one_is_accepted(
     sqlite: SqliteDatabase, sink: SqlSink
 ) -> None:
     sqlite.execute("CREATE TRIGGER parse BEFORE INSERT ON loose BEGIN SELECT json_extract(new.name, '$.a'); END")
@@ -74,10 +74,10 @@ async def test_locked_database_is_unavailable_until_it_is_free(
         assert outcomes(await sink.write(batch(order(1)))) == [Outcome.WRITTEN]
 
 
-async def test_cancelled_write_keeps_no_lock(sqlite: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cancelled_write_releases_its_lock(sqlite: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dialect, "LOCK_WAIT", timedelta(0))
     async with sqlite.sink() as sink:
-        for number in range(40):  # each a little later than the one before, so that every statement is met
+        for number in range(40):  # each a little later, so that every statement is hit
             write = asyncio.create_task(sink.write(batch(order(number))))
             await asyncio.sleep(number / 5_000)
             write.cancel()
@@ -85,9 +85,7 @@ async def test_cancelled_write_keeps_no_lock(sqlite: SqliteDatabase, monkeypatch
             sqlite.execute("BEGIN IMMEDIATE")
 
 
-async def test_trigger_that_ends_the_transaction_leaves_neither_rows_nor_ledger(
-    sqlite: SqliteDatabase, sink: SqlSink
-) -> None:
+async def test_trigger_that_ends_the_transaction_holds_the_batch(sqlite: SqliteDatabase, sink: SqlSink) -> None:
     sqlite.execute(
         "CREATE TRIGGER stop BEFORE INSERT ON orders WHEN new.order_id = 2 BEGIN SELECT RAISE(ROLLBACK, 'no'); END"
     )
@@ -99,8 +97,8 @@ async def test_trigger_that_ends_the_transaction_leaves_neither_rows_nor_ledger(
     assert sqlite.count("write_batcher_ledger") == 0
 
 
-async def test_full_disk_blames_no_record(sqlite: SqliteDatabase, sink: SqlSink) -> None:
-    limit = 1  # SQLite takes the file's present size instead
+async def test_full_disk_holds_the_batch(sqlite: SqliteDatabase, sink: SqlSink) -> None:
+    limit = 1  # below the file's present size, which SQLite then takes as the limit
 
     def fill(connection: Connection) -> None:
         connection.exec_driver_sql(f"PRAGMA max_page_count = {limit}")
@@ -141,7 +139,7 @@ async def test_commit_reaches_the_disk_before_it_returns(sqlite: SqliteDatabase)
     assert modes == {("wal", full)}
 
 
-async def test_open_refuses_a_file_that_is_no_database(tmp_path: Path) -> None:
+async def test_open_refuses_a_file_that_is_not_a_database(tmp_path: Path) -> None:
     (tmp_path / "notes.db").write_text("these are notes\n" * 100)
 
     with pytest.raises(ConfigurationError, match=r"notes\.db cannot be opened: file is not a database"):

@@ -1,8 +1,8 @@
 """Records the histories that `test_replay.py` replays:
-`.venv/bin/python -m tests.integration.workflows.record_histories`.
+`.venv/bin/python -m tests.integration.workflows.record_histories [NAME...]`.
 
-Record a history anew only when it is to be forgotten: the old ones stand for workflows that run while a new version is
-deployed. Give a new history a new name.
+Do not record an existing history again unless it may be forgotten: it stands for workflows that run while a new version
+is deployed. Give a new history a new name.
 """
 
 import asyncio
@@ -39,9 +39,9 @@ from write_batcher.models import (
     WriteRequest,
 )
 from write_batcher.workers.embedded.temporal_server import TemporalServer
-from write_batcher.workflows.batched_writes import OnRejected, WriteOptions
 from write_batcher.workflows.batcher import BatcherInput, BatcherState, BatcherWorkflow
 from write_batcher.workflows.main import MainInput, MainWorkflow
+from write_batcher.workflows.write_options import OnRejected, WriteOptions
 
 HISTORIES = Path(__file__).parent / "histories"
 TASK_QUEUE = "recorder"
@@ -295,7 +295,7 @@ async def has_drained(handle: WorkflowHandle[Any, Any], state: BatcherState) -> 
 
 
 def without_traces_of_this_machine(event: Any) -> Any:
-    """Stack traces hold paths and change with every line; a replay does not look at them."""
+    """Drop stack traces: they hold paths, change with every line, and do not matter to a replay."""
     if isinstance(event, dict):
         return {key: without_traces_of_this_machine(value) for key, value in event.items() if key != "stackTrace"}
     return [without_traces_of_this_machine(item) for item in event] if isinstance(event, list) else event

@@ -1,4 +1,4 @@
-"""BatchedWrites in real workflows: every receipt reaches its request, whatever else is sent to the workflow."""
+"""BatchedWrites in real workflows: every receipt reaches its submit, whatever else is sent to the workflow."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from temporalio import activity, workflow
+from temporalio import activity
 from temporalio.api.common.v1 import Payload
-from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.client import Client, WorkflowHandle
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import TimeSkipper
-from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+from temporalio.worker import Worker
 
 from tests.support.fakes import FakeQueue, MemorySink, written
 from tests.support.order_callers import (
@@ -29,7 +29,6 @@ from tests.support.order_callers import (
     kinds_of,
     receipts_of,
     replays,
-    reset,
     start,
     start_draining,
 )
@@ -40,7 +39,6 @@ from write_batcher.activities.enqueue import EnqueueActivities
 from write_batcher.activities.settle import SettleActivities
 from write_batcher.models import (
     CONFIRMATION_SIGNAL,
-    MAX_REQUEST_ID_BYTES,
     ConfirmBy,
     Outcome,
     Submission,
@@ -48,7 +46,7 @@ from write_batcher.models import (
 )
 from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.stream import WriteQueue
-from write_batcher.workflows.batched_writes import BatchedWrites, OnRejected, WriteOptions
+from write_batcher.workflows.write_options import OnRejected, WriteOptions
 
 
 async def confirm(handle: WorkflowHandle[Orders, list[WriteReceipt]], receipts: Sequence[WriteReceipt]) -> None:
@@ -89,7 +87,7 @@ async def test_submit_names_the_same_attempt_every_time(client: Client, name: st
     assert len({submission.request.attempt for submission in queue.submissions}) == 1
 
 
-async def test_submits_at_once_each_get_their_own_receipt(client: Client, name: str) -> None:
+async def test_concurrent_submits_each_get_their_own_receipt(client: Client, name: str) -> None:
     queue = FakeQueue()
     async with caller(client, name, queue.enqueue_write):
         handle = await start(client, name, Order(items=("a", "b", "c")))
@@ -109,14 +107,14 @@ async def test_submits_to_two_queues_share_one_workflow(client: Client, name: st
     assert len({receipt.request_id for receipt in receipts}) == 2
 
 
-async def test_receipt_ends_the_submit_before_the_append_has_answered(client: Client, name: str) -> None:
+async def test_receipt_ends_the_submit_before_the_append_has_returned(client: Client, name: str) -> None:
     appended: list[str] = []
-    never_answers = asyncio.Event()
+    test_is_over = asyncio.Event()
 
     @activity.defn
     async def enqueue_write(submission: Submission) -> str:
         appended.append(submission.request.request_id)
-        await never_answers.wait()
+        await test_is_over.wait()
         return "0/1-0"
 
     async with caller(client, name, enqueue_write):
@@ -124,17 +122,17 @@ async def test_receipt_ends_the_submit_before_the_append_has_answered(client: Cl
         await eventually(lambda: bool(appended))
         await confirm(handle, [written(appended[0])])
         assert await receipts_of(handle) == [written(appended[0])]
-        never_answers.set()
+        test_is_over.set()
 
 
-async def test_receipt_and_answer_of_the_append_may_come_in_one_workflow_task(client: Client, name: str) -> None:
+async def test_receipt_and_result_of_the_append_may_come_in_one_workflow_task(client: Client, name: str) -> None:
     appended: list[str] = []
-    answers = asyncio.Event()
+    may_return = asyncio.Event()
 
     @activity.defn
     async def enqueue_write(submission: Submission) -> str:
         appended.append(submission.request.request_id)
-        await answers.wait()
+        await may_return.wait()
         return "0/1-0"
 
     async with Worker(client, task_queue=name, activities=[enqueue_write]):
@@ -142,14 +140,14 @@ async def test_receipt_and_answer_of_the_append_may_come_in_one_workflow_task(cl
             handle = await start(client, name)
             await eventually(lambda: bool(appended))
         await confirm(handle, [written(appended[0])])
-        answers.set()
-        await eventually(lambda: has_answered(handle))
+        may_return.set()
+        await eventually(lambda: has_appended(handle))
         async with caller(client, name):
             assert await receipts_of(handle) == [written(appended[0])]
             await replays(handle)
 
 
-async def has_answered(handle: WorkflowHandle[Any, Any]) -> bool:
+async def has_appended(handle: WorkflowHandle[Any, Any]) -> bool:
     return "activity task completed" in await kinds_of(handle)
 
 
@@ -223,11 +221,11 @@ async def test_confirmation_of_another_attempt_binds_only_when_it_says_written(
         assert await receipts_of(handle) == [other]
 
 
-async def has_handled_more(handle: WorkflowHandle[Orders, list[WriteReceipt]], tasks: list[int]) -> bool:
+async def has_run_more_tasks(handle: WorkflowHandle[Orders, list[WriteReceipt]], tasks: list[int]) -> bool:
     return await finished_tasks(handle) > tasks
 
 
-async def test_receipt_of_one_queue_does_not_answer_for_another(client: Client, name: str) -> None:
+async def test_receipt_of_one_queue_does_not_count_for_another(client: Client, name: str) -> None:
     answered: list[str] = []
 
     @activity.defn
@@ -248,7 +246,7 @@ async def test_receipt_of_one_queue_does_not_answer_for_another(client: Client, 
     assert failure.type == "WriteNotSubmitted"
 
 
-async def test_two_that_wait_for_the_replay_of_one_id_both_learn_of_it(client: Client, name: str) -> None:
+async def test_two_submits_that_wait_for_one_replay_both_learn_of_it(client: Client, name: str) -> None:
     queue = FakeQueue()
     order = Order(items=("tea", "tea"), request_id="order-7", on_rejected=OnRejected.WAIT)
     async with caller(client, name, queue.enqueue_write):
@@ -260,7 +258,7 @@ async def test_two_that_wait_for_the_replay_of_one_id_both_learn_of_it(client: C
         for error in ("no such column", "still no such column"):
             tasks = await finished_tasks(handle)
             await confirm(handle, [replace(told, outcome=Outcome.REJECTED, error=error)])
-            await eventually(partial(has_handled_more, handle, tasks))
+            await eventually(partial(has_run_more_tasks, handle, tasks))
         await confirm(handle, [told])
         assert await receipts_of(handle) == [told] * 2
 
@@ -277,68 +275,6 @@ async def test_confirmation_before_the_submit_does_not_stop_the_workflow(client:
     )
     async with caller(client, name, queue.enqueue_write):
         assert await receipts_of(handle) == [written("order-7")]
-
-
-async def test_request_id_is_the_one_that_the_caller_gives(client: Client, name: str) -> None:
-    queue = FakeQueue(lambda request: written(request.request_id))
-    async with caller(client, name, queue.enqueue_write):
-        await receipts_of(await start(client, name, Order(request_id="order-7")))
-    assert queue.request_ids == ["order-7"]
-
-
-async def test_submits_of_one_record_at_once_are_one_call(client: Client, name: str) -> None:
-    queue = FakeQueue(lambda request: written(request.request_id))
-    async with caller(client, name, queue.enqueue_write):
-        await receipts_of(await start(client, name, Order(items=("tea", "tea"), request_id="order-7")))
-    assert [one.request.reply and one.request.reply.call for one in queue.submissions] == [1, 1]
-
-
-async def test_call_that_nobody_waits_for_does_not_bind_the_next_one(client: Client, name: str) -> None:
-    queue = FakeQueue()
-    order = Order(items=("tea", "tea"), one_by_one=True, request_id="order-7", confirm_by=ConfirmBy.NONE)
-    async with caller(client, name, queue.enqueue_write):
-        await receipts_of(await start(client, name, order))
-    assert len({one.request.attempt for one in queue.submissions}) == 2
-
-
-async def test_id_that_is_submitted_again_asks_for_an_answer_of_its_own(client: Client, name: str) -> None:
-    """Or the second would wait for an answer that the first has had, while their entry is not acknowledged yet."""
-    queue = FakeQueue(lambda request: written(request.request_id))
-    order = Order(items=("tea", "tea"), one_by_one=True, request_id="order-7")
-    async with caller(client, name, queue.enqueue_write):
-        assert await receipts_of(await start(client, name, order)) == [written("order-7")] * 2
-    assert [one.request.reply and one.request.reply.call for one in queue.submissions] == [1, 2]
-
-
-@pytest.mark.parametrize("request_id", ["", "x" * (MAX_REQUEST_ID_BYTES + 1), "é" * 257])
-async def test_request_id_of_a_wrong_length_is_refused_before_any_activity(
-    client: Client, name: str, request_id: str
-) -> None:
-    queue = FakeQueue()
-    async with caller(client, name, queue.enqueue_write):
-        failure = await failure_of(await start(client, name, Order(request_id=request_id)))
-    assert failure.type == "WriteNotSubmitted"
-    assert f"has {len(request_id.encode())} bytes: use 1 to 512" in failure.message
-    assert queue.submissions == []
-
-
-async def test_request_id_is_the_same_after_a_reset(client: Client, name: str) -> None:
-    queue = FakeQueue(lambda request: written(request.request_id))
-    async with caller(client, name, queue.enqueue_write):
-        handle = await start(client, name)
-        await receipts_of(handle)
-        again = await reset(client, handle, (await finished_tasks(handle))[0])
-        assert await receipts_of(again) == [written(queue.request_ids[0])]
-    assert len(queue.request_ids) == 2
-    assert len(set(queue.request_ids)) == 1
-
-
-async def test_request_ids_of_a_continued_workflow_never_repeat(client: Client, name: str) -> None:
-    queue = FakeQueue(lambda request: written(request.request_id))
-    async with caller(client, name, queue.enqueue_write):
-        await receipts_of(await start(client, name, Order(items=("a", "b"), continue_as_new=2)))
-    assert len(queue.request_ids) == 6
-    assert len(set(queue.request_ids)) == 6
 
 
 async def test_submit_that_nobody_confirms_is_repeated_once_under_the_same_id(client: Client, name: str) -> None:
@@ -398,82 +334,7 @@ async def has_entry(queue: WriteQueue) -> bool:
     return (await queue.statistics()).backlog == 1
 
 
-async def test_one_id_with_two_records_at_once_is_refused_before_anything_is_lost(client: Client, name: str) -> None:
-    queue = FakeQueue(lambda request: written(request.request_id))
-    async with caller(client, name, queue.enqueue_write):
-        handle = await start(client, name, Order(items=("tea", "milk"), request_id="order-1"))
-        with pytest.raises(WorkflowFailureError) as failure:
-            await receipts_of(handle)
-    assert isinstance(failure.value.cause, ApplicationError)
-    assert failure.value.cause.type == "WriteRejected"
-    assert "order-1 is being submitted with another record" in failure.value.cause.message
-
-
-async def test_default_request_id_of_a_workflow_with_a_long_id_is_short_enough(client: Client, name: str) -> None:
-    queue = FakeQueue(lambda request: written(request.request_id))
-    async with caller(client, name, queue.enqueue_write):
-        handles = [
-            await client.start_workflow(Orders.run, Order(), id=f"{name}{'x' * 900}{end}", task_queue=name)
-            for end in "ab"
-        ]
-        for handle in handles:
-            await receipts_of(handle)
-    assert len(set(queue.request_ids)) == 2
-    assert max(len(request_id.encode()) for request_id in queue.request_ids) <= MAX_REQUEST_ID_BYTES
-
-
-@workflow.defn
-class Hostile:
-    """Submits what no entry can carry; only the workflow itself can make it."""
-
-    @workflow.init
-    def __init__(self, kind: str) -> None:
-        self.writes = BatchedWrites()
-
-    @workflow.run
-    async def run(self, kind: str) -> None:
-        nested: list[Any] = []
-        for _ in range(10_000):
-            nested = [nested]
-        records: dict[str, Any] = {
-            "object": object(),
-            "nested": nested,
-            "huge": "x" * 1_100_000,
-            "set": {b"x"},
-        }
-        await self.writes.submit("orders", {"item": records[kind]})
-
-
-@pytest.mark.parametrize(
-    ("kind", "reason"),
-    [
-        ("object", "cannot be encoded"),
-        ("nested", "cannot be encoded"),
-        ("huge", "1000000 at most"),
-    ],
-)
-async def test_record_that_no_entry_can_carry_fails_its_workflow_at_once(
-    client: Client, name: str, kind: str, reason: str
-) -> None:
-    queue = FakeQueue()
-    async with Worker(
-        client,
-        task_queue=name,
-        workflows=[Hostile],
-        activities=[queue.enqueue_write],
-        workflow_runner=UnsandboxedWorkflowRunner(),
-    ):
-        handle = await client.start_workflow(Hostile.run, kind, id=name, task_queue=name)
-        failure = await failure_of(handle)
-    assert (failure.type, failure.non_retryable) == ("WriteNotSubmitted", True)
-    assert reason in failure.message
-    assert "'orders'" in failure.message
-    assert queue.submissions == []
-
-
-async def test_replay_that_was_written_before_the_caller_heard_of_its_rejection_is_the_last_word(
-    client: Client, name: str
-) -> None:
+async def test_receipt_of_a_replay_replaces_a_rejection_in_the_same_signal(client: Client, name: str) -> None:
     queue = FakeQueue()
     order = Order(on_rejected=OnRejected.WAIT)
     async with caller(client, name, queue.enqueue_write):

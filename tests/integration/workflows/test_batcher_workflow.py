@@ -1,4 +1,4 @@
-"""BatcherWorkflow with the real drain: what operators can do to it, and that it runs for ever in a bounded history."""
+"""BatcherWorkflow with the real drain: what operators can do to it, and that its history stays bounded for ever."""
 
 import asyncio
 import time
@@ -12,80 +12,45 @@ import pytest
 from redis.asyncio import Redis
 from temporalio import activity
 from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.api.workflowservice.v1 import PauseActivityRequest, UnpauseActivityRequest
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
-from temporalio.common import WorkflowIDConflictPolicy
-from temporalio.worker import Worker
+from temporalio.client import Client, WorkflowExecutionStatus
 
 from tests.support.fakes import MemorySink
+from tests.support.hosted_partition import (
+    QUICK,
+    HostedPartition,
+    drain_is_paused,
+    has_drained,
+    has_state,
+    has_status,
+    host_worker,
+    runs,
+)
 from tests.support.redis_kinds import AnyRedis, tell_all
 from tests.support.waiting import eventually
 from write_batcher.activities.drain import loop as loop_module, take, watch
 from write_batcher.activities.drain.activity import DrainActivities
 from write_batcher.activities.drain.batching import BatchLimits
-from write_batcher.models import DrainEnd, DrainProgress, DrainResult, FlushReason, PartitionRef, WriteRequest
-from write_batcher.queue.codec import Codec
+from write_batcher.models import DrainEnd, DrainProgress, DrainResult, FlushReason, PartitionRef
 from write_batcher.queue.redis_client import connect
 from write_batcher.queue.stream import WriteQueue
-from write_batcher.workers.plugin import passing_through
 from write_batcher.workflows import batcher as batcher_module
-from write_batcher.workflows.batcher import (
-    BatcherInput,
-    BatcherState,
-    BatcherStatus,
-    BatcherWorkflow,
-    batcher_workflow_id,
-)
+from write_batcher.workflows.batcher import BatcherState, BatcherWorkflow, batcher_workflow_id
 
-QUICK = timedelta(milliseconds=100)
 SHORT_WAIT = timedelta(milliseconds=50)
 LONG_WAIT = timedelta(minutes=5)
-
-Handle = WorkflowHandle[BatcherWorkflow, DrainEnd]
 
 
 @pytest.fixture(autouse=True)
 def _quick_reactions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cancellation reaches the drain with a heartbeat, and the drain looks up when its read returns."""
+    """A cancellation reaches the drain with a heartbeat, and the drain notices it when its read returns."""
     monkeypatch.setattr(take, "LONGEST_BLOCK", QUICK)
     monkeypatch.setattr(watch, "BEAT_EVERY", QUICK)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Partition:
-    """One partition with its batcher workflow, in the hands of a test."""
-
-    client: Client
-    queue: WriteQueue
-    ref: PartitionRef
-
-    async def start(self, *, first_signal: str | None = None) -> Handle:
-        return await self.client.start_workflow(
-            BatcherWorkflow.run,
-            BatcherInput(partition=self.ref),
-            id=batcher_workflow_id(self.ref),
-            task_queue=self.ref.queue,
-            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            start_signal=first_signal,
-        )
-
-    async def append(self, *items: str) -> None:
-        codec = Codec(self.client.data_converter)
-        for item in items:
-            request = WriteRequest(request_id=item, table="orders", record={"item": item})
-            await self.queue.append(await codec.encode(request), max_backlog=10_000)
-
-    async def is_empty(self) -> bool:
-        return (await self.queue.statistics()).backlog == 0
-
-    async def is_taken(self, entries: int) -> bool:
-        return (await self.queue.statistics()).pending == entries
-
-
 @pytest.fixture
-def partition(client: Client, redis: Redis, name: str) -> Partition:
-    return Partition(client=client, queue=WriteQueue(redis, name, 0), ref=PartitionRef(queue=name, partition=0))
+def partition(client: Client, redis: Redis, name: str) -> HostedPartition:
+    return HostedPartition(client=client, queue=WriteQueue(redis, name, 0), ref=PartitionRef(queue=name, partition=0))
 
 
 @pytest.fixture
@@ -98,7 +63,7 @@ Batcher = Callable[..., Any]
 
 @pytest.fixture
 def batcher(client: Client, redis: Redis, redis_server: AnyRedis, name: str, sink: MemorySink) -> Batcher:
-    """`async with batcher(max_wait=...)` runs a worker that drains into `sink`."""
+    """`async with batcher(max_wait=...)` runs a worker whose drain writes to `sink`."""
 
     @asynccontextmanager
     async def run(max_wait: timedelta = SHORT_WAIT) -> AsyncIterator[None]:
@@ -106,56 +71,22 @@ def batcher(client: Client, redis: Redis, redis_server: AnyRedis, name: str, sin
         drains = DrainActivities(
             queue=name, redis_url=redis_server.url, redis=redis, sink=sink, limits=limits, partitions=1
         )
-        async with worker(client, name, drains.drain, drains.flush):
+        async with host_worker(client, name, drains.drain, drains.flush):
             yield
 
     return run
 
 
-def worker(client: Client, name: str, *activities: Callable[..., Any]) -> Worker:
-    return Worker(
-        client,
-        task_queue=name,
-        workflows=[BatcherWorkflow],
-        activities=activities,
-        workflow_runner=passing_through(None),
-        graceful_shutdown_timeout=timedelta(seconds=10),
-        max_heartbeat_throttle_interval=QUICK,
-    )
-
-
-async def has_state(handle: Handle, state: BatcherState, *, drains: int | None = None) -> bool:
-    status: BatcherStatus = await handle.query(BatcherWorkflow.status)
-    return status.state is state and drains in (None, status.drains)
-
-
 async def never(check: Callable[[], Awaitable[bool]], *, for_s: float = 0.5) -> None:
-    """That nothing happens is the one thing that only time can show; here it is many times max_wait."""
+    """Check that nothing happens, which only time can show: here many times `max_wait`."""
     deadline = time.monotonic() + for_s
     while time.monotonic() < deadline:
         assert not await check()
         await asyncio.sleep(0.02)
 
 
-async def has_drained(handle: Handle, times: int) -> bool:
-    return (await handle.query(BatcherWorkflow.status)).drains >= times
-
-
-async def has_status(handle: Handle, status: WorkflowExecutionStatus) -> bool:
-    return (await handle.describe()).status is status
-
-
-async def runs(handle: Handle, *activities: str) -> bool:
-    """Whether exactly these activities are running."""
-    pending = (await handle.describe()).raw_description.pending_activities
-    started = PendingActivityState.PENDING_ACTIVITY_STATE_STARTED
-    return sorted(activity.activity_type.name for activity in pending if activity.state == started) == sorted(
-        activities
-    )
-
-
 async def test_batcher_writes_what_is_appended_and_acknowledges_it(
-    batcher: Batcher, partition: Partition, sink: MemorySink
+    batcher: Batcher, partition: HostedPartition, sink: MemorySink
 ) -> None:
     async with batcher():
         await partition.start()
@@ -165,7 +96,7 @@ async def test_batcher_writes_what_is_appended_and_acknowledges_it(
 
 
 async def test_batcher_that_is_paused_leaves_entries_in_the_stream(
-    batcher: Batcher, partition: Partition, sink: MemorySink
+    batcher: Batcher, partition: HostedPartition, sink: MemorySink
 ) -> None:
     async with batcher():
         handle = await partition.start()
@@ -178,8 +109,8 @@ async def test_batcher_that_is_paused_leaves_entries_in_the_stream(
     assert (await partition.queue.statistics()).backlog == 1
 
 
-async def test_batcher_writes_what_waited_when_it_is_resumed(
-    batcher: Batcher, partition: Partition, sink: MemorySink
+async def test_batcher_that_is_resumed_writes_what_was_waiting(
+    batcher: Batcher, partition: HostedPartition, sink: MemorySink
 ) -> None:
     async with batcher():
         handle = await partition.start(first_signal="pause")
@@ -191,20 +122,20 @@ async def test_batcher_writes_what_waited_when_it_is_resumed(
 
 
 async def test_batcher_finishes_the_open_batch_before_it_pauses(
-    batcher: Batcher, partition: Partition, sink: MemorySink
+    batcher: Batcher, partition: HostedPartition, sink: MemorySink
 ) -> None:
     async with batcher(max_wait=LONG_WAIT):
         handle = await partition.start()
         await partition.append("a", "b")
-        await eventually(lambda: partition.is_taken(2))
+        await eventually(lambda: partition.has_pending(2))
         await handle.signal(BatcherWorkflow.pause)
         await eventually(lambda: has_state(handle, BatcherState.PAUSED, drains=1))
     assert [batch.flush_reason for batch in sink.batches] == [FlushReason.STOP]
     assert await partition.is_empty()
 
 
-async def test_batcher_flushes_the_open_batch_long_before_its_time(
-    batcher: Batcher, partition: Partition, sink: MemorySink
+async def test_batcher_flushes_the_open_batch_before_max_wait(
+    batcher: Batcher, partition: HostedPartition, sink: MemorySink
 ) -> None:
     async with batcher(max_wait=LONG_WAIT):
         handle = await partition.start()
@@ -212,21 +143,23 @@ async def test_batcher_flushes_the_open_batch_long_before_its_time(
         await handle.signal(BatcherWorkflow.flush)
         await eventually(partition.is_empty)
         await partition.append("c")
-        await eventually(lambda: partition.is_taken(1))
+        await eventually(lambda: partition.has_pending(1))
         assert [(len(batch.requests), batch.flush_reason) for batch in sink.batches] == [(2, FlushReason.FLUSH)]
 
 
-async def test_batcher_that_is_stopped_completes(batcher: Batcher, partition: Partition, sink: MemorySink) -> None:
+async def test_batcher_that_is_stopped_completes(
+    batcher: Batcher, partition: HostedPartition, sink: MemorySink
+) -> None:
     async with batcher(max_wait=LONG_WAIT):
         handle = await partition.start()
         await partition.append("a")
-        await eventually(lambda: partition.is_taken(1))
+        await eventually(lambda: partition.has_pending(1))
         await handle.signal(BatcherWorkflow.stop)
         await eventually(lambda: has_status(handle, WorkflowExecutionStatus.COMPLETED))
     assert [row.request_id for row in sink.rows] == ["a"]
 
 
-async def test_batcher_that_is_paused_can_be_stopped(batcher: Batcher, partition: Partition) -> None:
+async def test_batcher_that_is_paused_can_be_stopped(batcher: Batcher, partition: HostedPartition) -> None:
     async with batcher():
         handle = await partition.start(first_signal="pause")
         await handle.signal(BatcherWorkflow.stop)
@@ -234,18 +167,18 @@ async def test_batcher_that_is_paused_can_be_stopped(batcher: Batcher, partition
 
 
 async def test_batcher_that_is_cancelled_ends_after_what_is_in_flight(
-    batcher: Batcher, partition: Partition, sink: MemorySink
+    batcher: Batcher, partition: HostedPartition, sink: MemorySink
 ) -> None:
     async with batcher(max_wait=LONG_WAIT):
         handle = await partition.start()
         await partition.append("a")
-        await eventually(lambda: partition.is_taken(1))
+        await eventually(lambda: partition.has_pending(1))
         await handle.cancel()
         await eventually(lambda: has_status(handle, WorkflowExecutionStatus.CANCELED), within_s=5)
     assert [row.request_id for row in sink.rows] == ["a"]
 
 
-async def test_batcher_that_is_cancelled_between_two_attempts_ends(client: Client, partition: Partition) -> None:
+async def test_batcher_that_is_cancelled_between_two_attempts_ends(client: Client, partition: HostedPartition) -> None:
     failed = asyncio.Event()
 
     @activity.defn
@@ -253,7 +186,7 @@ async def test_batcher_that_is_cancelled_between_two_attempts_ends(client: Clien
         failed.set()
         raise OSError("the database driver is broken")
 
-    async with worker(client, partition.ref.queue, drain):
+    async with host_worker(client, partition.ref.queue, drain):
         handle = await partition.start()
         async with asyncio.timeout(10):
             await failed.wait()
@@ -261,13 +194,13 @@ async def test_batcher_that_is_cancelled_between_two_attempts_ends(client: Clien
         await eventually(lambda: has_status(handle, WorkflowExecutionStatus.CANCELED), within_s=5)
 
 
-async def test_batcher_that_was_terminated_goes_on_when_started_again(
-    batcher: Batcher, partition: Partition, sink: MemorySink
+async def test_batcher_that_was_terminated_goes_on_when_restarted(
+    batcher: Batcher, partition: HostedPartition, sink: MemorySink
 ) -> None:
     async with batcher(max_wait=timedelta(seconds=1)):
         first = await partition.start()
         await partition.append("a")
-        await eventually(lambda: partition.is_taken(1))
+        await eventually(lambda: partition.has_pending(1))
         await first.terminate()
         second = await partition.start()
         await partition.append("b")
@@ -276,14 +209,14 @@ async def test_batcher_that_was_terminated_goes_on_when_started_again(
     assert sorted(row.request_id for row in sink.rows) == ["a", "b"]
 
 
-async def test_batcher_started_ten_times_at_once_runs_once(batcher: Batcher, partition: Partition) -> None:
+async def test_batcher_started_ten_times_at_once_runs_once(batcher: Batcher, partition: HostedPartition) -> None:
     async with batcher():
         handles = await asyncio.gather(*(partition.start() for _ in range(10)))
     assert len({handle.result_run_id for handle in handles}) == 1
 
 
-async def test_batcher_continues_as_new_when_the_time_of_its_drain_is_over(
-    batcher: Batcher, partition: Partition, sink: MemorySink, monkeypatch: pytest.MonkeyPatch
+async def test_batcher_continues_as_new_when_its_drain_expires(
+    batcher: Batcher, partition: HostedPartition, sink: MemorySink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop_module, "DRAIN_FOR", timedelta(milliseconds=200))
     async with batcher():
@@ -297,7 +230,7 @@ async def test_batcher_continues_as_new_when_the_time_of_its_drain_is_over(
 
 
 async def test_batcher_history_does_not_grow_with_the_writes(
-    batcher: Batcher, partition: Partition, sink: MemorySink
+    batcher: Batcher, partition: HostedPartition, sink: MemorySink
 ) -> None:
     async with batcher():
         handle = await partition.start()
@@ -312,7 +245,7 @@ async def test_batcher_history_does_not_grow_with_the_writes(
 
 @dataclass(slots=True)
 class HeldFlush:
-    """A drain that expires when told to, and a flush that takes as long as a test wants."""
+    """A drain that expires when `expire` is set, and a flush that lasts until `finish` is set."""
 
     expire: asyncio.Event
     finish: asyncio.Event
@@ -329,9 +262,9 @@ class HeldFlush:
         await self.finish.wait()
 
 
-async def test_flushes_that_are_asked_for_during_another_one_become_one(client: Client, partition: Partition) -> None:
+async def test_flushes_asked_for_during_another_one_are_merged(client: Client, partition: HostedPartition) -> None:
     held = HeldFlush(asyncio.Event(), asyncio.Event())
-    async with worker(client, partition.ref.queue, held.drain, held.flush):
+    async with host_worker(client, partition.ref.queue, held.drain, held.flush):
         handle = await partition.start()
         await handle.signal(BatcherWorkflow.flush)
         await eventually(lambda: runs(handle, "drain", "flush"))
@@ -345,13 +278,13 @@ async def test_flushes_that_are_asked_for_during_another_one_become_one(client: 
     assert held.flushes == 2
 
 
-async def test_flush_that_redis_has_no_memory_for_holds_up_no_drain_and_no_stop(
+async def test_flush_refused_by_a_full_redis_holds_up_neither_drain_nor_stop(
     client: Client, own_server: AnyRedis, name: str, sink: MemorySink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batcher_module, "FLUSH_TIMEOUT", timedelta(seconds=2))
     monkeypatch.setattr(loop_module, "DRAIN_FOR", timedelta(seconds=1))
     async with connect(own_server.url) as redis:
-        partition = Partition(
+        partition = HostedPartition(
             client=client, queue=WriteQueue(redis, name, 0), ref=PartitionRef(queue=name, partition=0)
         )
         await partition.queue.ensure_group()
@@ -361,7 +294,7 @@ async def test_flush_that_redis_has_no_memory_for_holds_up_no_drain_and_no_stop(
         drains = DrainActivities(
             queue=name, redis_url=own_server.url, redis=redis, sink=sink, limits=limits, partitions=1
         )
-        async with worker(client, name, drains.drain, drains.flush):
+        async with host_worker(client, name, drains.drain, drains.flush):
             handle = await partition.start()
             await handle.signal(BatcherWorkflow.flush)
             await eventually(lambda: has_drained(handle, 2))
@@ -378,15 +311,15 @@ async def test_flush_that_redis_has_no_memory_for_holds_up_no_drain_and_no_stop(
         (BatcherWorkflow.stop, BatcherState.STOPPING, WorkflowExecutionStatus.COMPLETED),
     ],
 )
-async def test_batcher_obeys_what_comes_while_it_waits_to_continue_as_new(
+async def test_batcher_obeys_a_signal_while_it_waits_to_continue_as_new(
     client: Client,
-    partition: Partition,
+    partition: HostedPartition,
     signal: Callable[..., Any],
     state: BatcherState,
     status: WorkflowExecutionStatus,
 ) -> None:
     held = HeldFlush(asyncio.Event(), asyncio.Event())
-    async with worker(client, partition.ref.queue, held.drain, held.flush):
+    async with host_worker(client, partition.ref.queue, held.drain, held.flush):
         handle = await partition.start()
         await handle.signal(BatcherWorkflow.flush)
         await eventually(lambda: runs(handle, "drain", "flush"))
@@ -398,8 +331,8 @@ async def test_batcher_obeys_what_comes_while_it_waits_to_continue_as_new(
         await eventually(lambda: has_state(handle, state), within_s=5)
 
 
-async def test_batcher_waits_while_an_operator_has_paused_the_drain_itself(
-    batcher: Batcher, partition: Partition, sink: MemorySink
+async def test_batcher_waits_while_an_operator_has_paused_the_drain_activity(
+    batcher: Batcher, partition: HostedPartition, sink: MemorySink
 ) -> None:
     client = partition.client
     execution = WorkflowExecution(workflow_id=batcher_workflow_id(partition.ref))
@@ -418,9 +351,3 @@ async def test_batcher_waits_while_an_operator_has_paused_the_drain_itself(
         )
         await eventually(partition.is_empty)
     assert [row.request_id for row in sink.rows] == ["a"]
-
-
-async def drain_is_paused(handle: Handle) -> bool:
-    """Paused, and the attempt that was running has ended."""
-    [pending] = (await handle.describe()).raw_description.pending_activities
-    return pending.paused and pending.state == PendingActivityState.PENDING_ACTIVITY_STATE_PAUSED

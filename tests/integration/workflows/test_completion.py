@@ -24,7 +24,7 @@ from tests.support.waiting import eventually
 from write_batcher.activities.enqueue import EnqueueActivities
 from write_batcher.activities.settle import SettleActivities
 from write_batcher.models import ConfirmBy, Outcome, Submission
-from write_batcher.workflows.batched_writes import OnRejected
+from write_batcher.workflows.write_options import OnRejected
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def stack(stack: Stack) -> Stack:
     return replace(stack, order=replace(stack.order, confirm_by=ConfirmBy.COMPLETION))
 
 
-async def test_completed_write_costs_the_events_of_one_activity(stack: Stack) -> None:
+async def test_completed_write_adds_the_events_of_one_activity(stack: Stack) -> None:
     await stack.drain()
     async with stack.caller():
         handle = await stack.start()
@@ -64,7 +64,7 @@ async def test_completed_receipt_tells_plausible_milliseconds(stack: Stack) -> N
     async with stack.caller():
         handle = await stack.start()
         await eventually(lambda: stack.holds(1))
-        await asyncio.sleep(0.3)  # not to synchronise: so long it has been queued at least
+        await asyncio.sleep(0.3)  # not to synchronise: the least time that it is queued
         await stack.drain()
         [receipt] = await receipts_of(handle)
     assert 300 <= (receipt.queued_ms or 0) < 20_000
@@ -84,14 +84,14 @@ async def test_completion_needs_no_worker_of_the_caller(stack: Stack) -> None:
     assert receipt.outcome is Outcome.WRITTEN
 
 
-async def test_worker_that_dies_between_append_and_answer_does_not_hinder_the_completion(stack: Stack) -> None:
+async def test_worker_that_dies_after_the_append_does_not_prevent_completion(stack: Stack) -> None:
     died = asyncio.Event()
 
     @activity.defn
     async def enqueue_write(submission: Submission) -> str:
         try:
             return await stack.enqueue.enqueue_write(submission)
-        except BaseException:  # raise_complete_async: what a dead process never tells the server
+        except BaseException:  # raise_complete_async, which a dead process never reports
             await died.wait()
             raise
 
@@ -130,7 +130,7 @@ async def test_attempt_that_fails_is_repeated_under_the_same_activity_id(stack: 
 
 
 async def test_receipt_between_two_attempts_is_not_lost(stack: Stack) -> None:
-    # The first attempt appended, its answer got lost, and the drain is done before the second begins.
+    # The first attempt appended, its result was lost, and the drain is done before the second begins.
     failed = asyncio.Event()
 
     @activity.defn
@@ -152,9 +152,7 @@ async def test_receipt_between_two_attempts_is_not_lost(stack: Stack) -> None:
     assert len(stack.sink.rows) == 1
 
 
-async def test_activity_without_a_receipt_is_asked_twice_and_never_retried_by_the_server(
-    client: Client, name: str
-) -> None:
+async def test_activity_without_a_receipt_is_repeated_once_by_the_workflow(client: Client, name: str) -> None:
     attempts: list[tuple[str, int]] = []
     queue = FakeQueue()
 
@@ -221,7 +219,7 @@ async def test_entry_of_a_caller_that_has_ended_is_acknowledged(stack: Stack, go
 
 
 @pytest.mark.parametrize("confirm_by", [ConfirmBy.SIGNAL, ConfirmBy.COMPLETION])
-async def test_rejected_write_that_waits_is_written_after_its_replay(stack: Stack, confirm_by: ConfirmBy) -> None:
+async def test_rejected_write_is_written_after_its_replay(stack: Stack, confirm_by: ConfirmBy) -> None:
     stack.sink.refuse_all("no such column")
     await stack.drain()
     async with stack.caller():
@@ -236,9 +234,7 @@ async def test_rejected_write_that_waits_is_written_after_its_replay(stack: Stac
 
 
 @pytest.mark.parametrize("confirm_by", [ConfirmBy.SIGNAL, ConfirmBy.COMPLETION])
-async def test_rejected_write_that_waits_goes_on_waiting_when_its_replay_is_rejected_too(
-    stack: Stack, confirm_by: ConfirmBy
-) -> None:
+async def test_rejected_write_waits_on_when_its_replay_is_rejected_too(stack: Stack, confirm_by: ConfirmBy) -> None:
     stack.sink.refuse_all("no such column")
     await stack.drain()
     async with stack.caller():
@@ -255,7 +251,7 @@ async def test_rejected_write_that_waits_goes_on_waiting_when_its_replay_is_reje
     assert receipt.outcome is Outcome.WRITTEN
 
 
-async def test_rejected_write_that_waits_stays_rejected_when_its_caller_is_cancelled(stack: Stack) -> None:
+async def test_rejected_write_stays_rejected_when_its_caller_is_cancelled(stack: Stack) -> None:
     stack.sink.refuse_all("no such column")
     await stack.drain()
     async with stack.caller():
@@ -266,7 +262,7 @@ async def test_rejected_write_that_waits_stays_rejected_when_its_caller_is_cance
     assert stack.sink.settled[0].outcome is Outcome.REJECTED
 
 
-async def test_write_that_nobody_waits_for_is_queued_at_once_and_written_later(stack: Stack) -> None:
+async def test_unconfirmed_write_is_queued_at_once_and_written_later(stack: Stack) -> None:
     async with stack.caller():
         handle = await stack.start(confirm_by=ConfirmBy.NONE)
         [receipt] = await receipts_of(handle)
@@ -276,16 +272,15 @@ async def test_write_that_nobody_waits_for_is_queued_at_once_and_written_later(s
     assert [row.request_id for row in stack.sink.rows] == [receipt.request_id]
 
 
-async def test_another_record_under_the_id_of_a_queued_write_is_not_dropped_before_the_ledger_sees_it(
-    stack: Stack,
-) -> None:
+async def test_another_record_under_the_id_of_a_queued_write_is_queued_too(stack: Stack) -> None:
+    # Only the ledger may decide that it is a conflict.
     async with stack.caller():
         order = {"items": ("tea", "milk"), "one_by_one": True, "request_id": "order-7"}
         await receipts_of(await stack.start(confirm_by=ConfirmBy.NONE, **order))
     assert await stack.holds(2)
 
 
-async def test_write_that_nobody_waits_for_is_withdrawn_when_its_append_fails(stack: Stack) -> None:
+async def test_unconfirmed_write_is_withdrawn_when_its_append_fails(stack: Stack) -> None:
     @activity.defn
     async def enqueue_write(submission: Submission) -> str:
         raise ConnectionError("Redis is away")
@@ -296,7 +291,7 @@ async def test_write_that_nobody_waits_for_is_withdrawn_when_its_append_fails(st
     assert [receipt.outcome for receipt in stack.sink.settled] == [Outcome.WITHDRAWN]
 
 
-async def test_write_that_nobody_waits_for_does_not_wait_for_a_replay_either(stack: Stack) -> None:
+async def test_unconfirmed_write_does_not_wait_for_a_replay(stack: Stack) -> None:
     @activity.defn
     async def enqueue_write(submission: Submission) -> str:
         await stack.enqueue.enqueue_write(submission)
@@ -311,7 +306,7 @@ async def test_write_that_nobody_waits_for_does_not_wait_for_a_replay_either(sta
     assert failure.type == "WriteRejected"
 
 
-async def test_write_that_nobody_waits_for_is_still_refused_when_it_is_invalid(stack: Stack) -> None:
+async def test_unconfirmed_write_is_refused_when_it_is_invalid(stack: Stack) -> None:
     enqueue = EnqueueActivities(stack.redis, max_backlog=100, max_request_bytes=10)
     async with caller(stack.client, stack.name, enqueue.enqueue_write):
         failure = await failure_of(await stack.start(confirm_by=ConfirmBy.NONE))

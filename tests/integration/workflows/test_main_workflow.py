@@ -23,7 +23,7 @@ from write_batcher.activities.enqueue import EnqueueActivities
 from write_batcher.activities.settle import SettleActivities
 from write_batcher.models import ConfirmBy, Outcome, Submission
 from write_batcher.queue.partitions import Partitions
-from write_batcher.workers.plugin import passing_through
+from write_batcher.workers.plugin import with_passthrough
 from write_batcher.workflows.main import MainInput, MainResult, MainStatus, MainWorkflow
 
 RESULT_TIMEOUT_S = 20
@@ -41,7 +41,7 @@ async def caller(
         task_queue=name,
         workflows=[MainWorkflow],
         activities=[enqueue, business, SettleActivities(name, MemorySink()).settle_write],
-        workflow_runner=passing_through(None),
+        workflow_runner=with_passthrough(None),
     ):
         yield
 
@@ -75,7 +75,7 @@ async def test_main_workflow_completes_with_the_receipt_of_its_write(
     assert submission.request.record == {"workflow_id": name, "item": "tea", "cents": 450}
 
 
-async def test_main_workflow_says_which_phase_it_is_in(client: Client, name: str) -> None:
+async def test_main_workflow_tells_its_phase(client: Client, name: str) -> None:
     finished = {"prepare": asyncio.Event(), "finish": asyncio.Event()}
 
     @activity.defn
@@ -100,7 +100,7 @@ async def has_status(handle: Handle, status: MainStatus) -> bool:
     return await handle.query(MainWorkflow.status) is status
 
 
-async def test_main_workflow_fails_with_write_rejected_when_the_receipt_says_so(client: Client, name: str) -> None:
+async def test_main_workflow_fails_when_its_write_is_rejected(client: Client, name: str) -> None:
     queue = FakeQueue(
         lambda request: replace(written(request.request_id), outcome=Outcome.REJECTED, error="cents must be positive")
     )
@@ -110,30 +110,27 @@ async def test_main_workflow_fails_with_write_rejected_when_the_receipt_says_so(
         assert await handle.query(MainWorkflow.status) is MainStatus.FAILED
     assert (failure.type, failure.non_retryable) == ("WriteRejected", True)
     assert failure.message == (
-        f"the database refuses the record of request {queue.request_ids[0]} for table 'main_writes': "
-        "cents must be positive"
+        f"The record of request {queue.request_ids[0]!r} for table 'main_writes' is rejected: cents must be positive"
     )
 
 
-async def test_main_workflow_fails_with_write_not_confirmed_after_two_minutes(client: Client, name: str) -> None:
+async def test_main_workflow_fails_when_its_write_is_not_confirmed_in_time(client: Client, name: str) -> None:
     queue = FakeQueue()
     async with caller(client, name, queue.enqueue_write):
         handle = await start(TimeSkipper(client).client, name)
         failure = await failure_of(handle)
     assert (failure.type, failure.non_retryable) == ("WriteNotConfirmed", True)
     assert (
-        f"request {queue.request_ids[0]} is withdrawn: it was not written within 120s after it was queued"
+        f"Request {queue.request_ids[0]!r} is withdrawn: it was not written within 120s after it was queued"
         in failure.message
     )
-    assert f"look at the batcher workers, at the workflow write-batcher/{name}/<partition>" in failure.message
+    assert f"Look at the batcher workers, at the workflow write-batcher/{name}/<partition>" in failure.message
     events = [(event.event_type, event.event_time.ToDatetime()) for event in (await handle.fetch_history()).events]
     queued_at = [time for kind, time in events if kind == EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED][1]
     assert timedelta(seconds=119) < events[-1][1] - queued_at < timedelta(seconds=130)
 
 
-async def test_main_workflow_fails_with_write_not_submitted_when_nothing_can_be_appended(
-    client: Client, name: str, redis: Redis
-) -> None:
+async def test_main_workflow_fails_when_its_request_cannot_be_appended(client: Client, name: str, redis: Redis) -> None:
     enqueue = EnqueueActivities(redis, max_backlog=10, max_request_bytes=10_000)
     async with caller(client, name, enqueue.enqueue_write):
         # No batcher has announced this queue.
@@ -154,7 +151,7 @@ async def test_main_workflow_fails_at_once_when_its_request_is_too_large(
     assert "bytes encoded, the limit is 2000: store large data elsewhere and write its address" in failure.message
 
 
-async def test_main_workflow_says_so_when_the_stream_stays_full(client: Client, name: str, redis: Redis) -> None:
+async def test_main_workflow_fails_when_the_stream_stays_full(client: Client, name: str, redis: Redis) -> None:
     await Partitions(redis, name).announce(1)
     full = EnqueueActivities(redis, max_backlog=0, max_request_bytes=2_000)
     async with caller(client, name, full.enqueue_write):

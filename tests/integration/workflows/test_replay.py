@@ -1,4 +1,4 @@
-"""Workflows that were started by an earlier version go on under this one. Recorded by record_histories.py beside it."""
+"""Workflows that an earlier version started go on under this one. `record_histories.py` recorded their histories."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 
 from tests.support.order_callers import Orders
-from write_batcher.workers.plugin import passing_through
+from write_batcher.workers.plugin import with_passthrough
 from write_batcher.workflows.batcher import BatcherWorkflow
 from write_batcher.workflows.main import MainInput, MainWorkflow
 
@@ -39,21 +39,21 @@ END_OF = {
 
 
 @workflow.defn(name="MainWorkflow")
-class Changed:
+class ChangedMain:
     @workflow.run
     async def run(self, _order: MainInput) -> None:
         await workflow.sleep(1)
 
 
 def history_in(file: Path) -> WorkflowHistory:
-    workflow_id = file.stem.partition("_")[0]  # as it was recorded: request ids begin with it
+    workflow_id = file.stem.partition("_")[0]  # as recorded, because request ids begin with it
     return WorkflowHistory.from_json(workflow_id, file.read_text("utf-8"))
 
 
 @pytest.mark.parametrize("file", HISTORIES, ids=lambda file: file.stem)
 async def test_replay_follows_the_recorded_history(file: Path) -> None:
-    # Unsandboxed where the workflow belongs to the tests: a sandbox would load pytest anew.
-    runner = UnsandboxedWorkflowRunner() if file.stem.startswith("orders") else passing_through(None)
+    # A workflow of the tests is not sandboxed: a sandbox would load pytest anew.
+    runner = UnsandboxedWorkflowRunner() if file.stem.startswith("orders") else with_passthrough(None)
     replayer = Replayer(workflows=[MainWorkflow, BatcherWorkflow, Orders], workflow_runner=runner)
     await replayer.replay_workflow(history_in(file))
 
@@ -67,6 +67,6 @@ def test_recorded_history_ends_as_its_name_says(name: str, end: str) -> None:
 
 async def test_replay_notices_a_workflow_that_does_something_else() -> None:
     [file] = [file for file in HISTORIES if file.stem == "main_completed"]
-    replayer = Replayer(workflows=[Changed], workflow_runner=UnsandboxedWorkflowRunner())
+    replayer = Replayer(workflows=[ChangedMain], workflow_runner=UnsandboxedWorkflowRunner())
     with pytest.raises(workflow.NondeterminismError):
         await replayer.replay_workflow(history_in(file))

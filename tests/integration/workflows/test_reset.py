@@ -1,5 +1,5 @@
-"""An operator repairs a cause and resets the workflow that failed: it writes under its old request id, and what the
-attempt before the reset was told neither fails it nor is undone by a stale entry.
+"""An operator repairs a cause and resets the workflow that failed. It then writes under its old request id: what the
+attempt before the reset was told does not fail it, and stale entries write nothing.
 
 `ReplyAddress.attempt` is the workflow's random seed. A reset gives the run a new one, which the SDK applies with the
 first workflow task after the reset point; everything before that point is replayed under the old seed.
@@ -8,7 +8,7 @@ first workflow task after the reset point; everything before that point is repla
 import pytest
 
 from tests.support.order_callers import (
-    BOTH,
+    CONFIRMING_MODES,
     Handle,
     Stack,
     events_of,
@@ -22,7 +22,7 @@ from tests.support.order_callers import (
 from tests.support.waiting import eventually
 from write_batcher.models import ConfirmBy, Outcome
 
-both_modes = pytest.mark.parametrize("confirm_by", BOTH)
+both_modes = pytest.mark.parametrize("confirm_by", CONFIRMING_MODES)
 FIRST, LAST = 0, -1
 
 
@@ -62,7 +62,7 @@ async def test_rejected_workflow_that_is_reset_writes_under_the_same_request_id(
     await replays(again)
 
 
-async def test_rejection_that_a_reset_delivers_again_does_not_fail_the_new_attempt(stack: Stack) -> None:
+async def test_rejection_redelivered_by_a_reset_does_not_fail_the_new_attempt(stack: Stack) -> None:
     async with stack.caller():
         handle = await rejected(stack, ConfirmBy.SIGNAL)
         again = await reset_to(stack, handle, FIRST)
@@ -77,7 +77,7 @@ async def test_rejection_that_a_reset_delivers_again_does_not_fail_the_new_attem
 
 
 @both_modes
-async def test_dead_letter_of_the_attempt_before_a_reset_stays_unwritten_when_it_is_replayed(
+async def test_dead_letter_from_before_a_reset_stays_unwritten_when_replayed(
     stack: Stack, confirm_by: ConfirmBy
 ) -> None:
     async with stack.caller():
@@ -91,9 +91,7 @@ async def test_dead_letter_of_the_attempt_before_a_reset_stays_unwritten_when_it
 
 
 @both_modes
-async def test_unconfirmed_workflow_that_is_reset_writes_and_its_stale_entries_do_not(
-    stack: Stack, confirm_by: ConfirmBy
-) -> None:
+async def test_unconfirmed_workflow_that_is_reset_writes_once(stack: Stack, confirm_by: ConfirmBy) -> None:
     async with stack.caller():
         handle = await not_confirmed(stack, confirm_by)
         stale = (await stack.queue.statistics()).backlog
@@ -142,8 +140,8 @@ async def test_workflow_that_was_written_and_is_reset_gets_a_duplicate(stack: St
 async def test_rejected_workflow_that_is_reset_to_its_last_task_fails_again(
     stack: Stack, confirm_by: ConfirmBy
 ) -> None:
-    # What it was told lies before the reset point. The SDK delivers even a signal of the very task that is repeated
-    # before the new seed: reset such a workflow to a task before the append, as the other tests do.
+    # What it was told lies before the reset point: the SDK delivers even a signal of the repeated task before the new
+    # seed. Such a workflow has to be reset to a task before the append, as in the other tests.
     async with stack.caller():
         handle = await rejected(stack, confirm_by)
         again = await reset_to(stack, handle, LAST)
@@ -158,7 +156,7 @@ async def test_rejected_workflow_that_is_reset_to_its_last_task_fails_again(
 async def test_unconfirmed_workflow_that_is_reset_to_its_last_task_fails_again(
     stack: Stack, confirm_by: ConfirmBy
 ) -> None:
-    # So does the result of the settling.
+    # The result of the settling lies before the reset point.
     async with stack.caller():
         handle = await not_confirmed(stack, confirm_by)
         again = await reset_to(stack, handle, LAST)
@@ -181,9 +179,7 @@ async def test_workflow_that_is_reset_while_it_waits_gets_its_receipt(stack: Sta
 
 
 @both_modes
-async def test_withdrawal_after_a_reset_binds_the_attempt_before_the_reset_too(
-    stack: Stack, confirm_by: ConfirmBy
-) -> None:
+async def test_withdrawal_after_a_reset_binds_the_attempt_before_it_too(stack: Stack, confirm_by: ConfirmBy) -> None:
     async with stack.caller():
         handle = await stack.start(confirm_by=confirm_by, confirm_timeout_s=2.0)
         await eventually(lambda: stack.holds(1))

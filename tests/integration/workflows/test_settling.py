@@ -1,4 +1,4 @@
-"""A caller that gets no receipt, or is cancelled, learns the truth before it ends: nothing is left undecided."""
+"""A caller that gets no receipt, or is cancelled, settles its write before it ends: no outcome is left open."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,10 +12,10 @@ from temporalio.exceptions import ApplicationError, CancelledError
 
 from tests.support.fakes import FakeQueue, MemorySink
 from tests.support.order_callers import (
-    BOTH,
-    Hurried,
-    Impatient,
+    CONFIRMING_MODES,
+    CancellingCaller,
     Order,
+    TimedCaller,
     caller,
     cause_of,
     failure_of,
@@ -28,11 +28,11 @@ from write_batcher.activities.settle import SettleActivities
 from write_batcher.errors import SinkUnavailable
 from write_batcher.models import Batch, ConfirmBy, FlushReason, Outcome, Submission, WriteReceipt, WriteRequest
 
-both_modes = pytest.mark.parametrize("confirm_by", BOTH)
+both_modes = pytest.mark.parametrize("confirm_by", CONFIRMING_MODES)
 
 
 class Ledger(MemorySink):
-    """`outage` makes it unavailable; settling waits while the gate is closed."""
+    """`outage` makes it unavailable; settling waits while `gate` is not set."""
 
     def __init__(self, refuse: Callable[[WriteRequest], str | None] = lambda _: None) -> None:
         super().__init__(refuse)
@@ -53,7 +53,7 @@ class Ledger(MemorySink):
         return await super().settle(request, refused=refused)
 
     async def write_one(self, submission: Submission) -> None:
-        """As the drain does, whose receipt gets lost."""
+        """Write like a drain whose receipt is lost."""
         await self.write(Batch(batch_id="b1", flush_reason=FlushReason.WAIT, requests=(submission.request,)))
 
 
@@ -64,13 +64,13 @@ def ledger() -> Ledger:
 
 @pytest.fixture
 def queue() -> FakeQueue:
-    """Takes every request and never answers."""
+    """Takes every request and never confirms."""
     return FakeQueue()
 
 
 @pytest.fixture
 def order(name: str) -> Order:
-    """Its receipt never comes, which it notices after a second."""
+    """An order that gives up waiting for its receipt after a second."""
     return Order(batcher_task_queue=name, confirm_timeout_s=1.0, settle_timeout_s=10.0)
 
 
@@ -90,13 +90,13 @@ async def test_write_without_a_receipt_is_withdrawn_and_then_not_confirmed(
     async with caller(client, name, queue.enqueue_write, settling(ledger)):
         failure = await failure_of(await start(client, name, replace(order, confirm_by=confirm_by)))
     assert (failure.type, failure.non_retryable) == ("WriteNotConfirmed", True)
-    assert f"request {queue.request_ids[0]} is withdrawn: it was not written within 1s" in failure.message
-    assert "look at the batcher workers" in failure.message
+    assert f"Request {queue.request_ids[0]!r} is withdrawn: it was not written within 1s" in failure.message
+    assert "Look at the batcher workers" in failure.message
     assert ledger.outcomes == [Outcome.WITHDRAWN]
 
 
 @both_modes
-async def test_withdrawn_write_is_not_made_by_the_entry_that_comes_late(
+async def test_withdrawn_write_is_not_made_by_its_late_entries(
     client: Client, name: str, order: Order, queue: FakeQueue, ledger: Ledger, confirm_by: ConfirmBy
 ) -> None:
     async with caller(client, name, queue.enqueue_write, settling(ledger)):
@@ -146,7 +146,7 @@ async def test_settling_is_tried_until_the_database_answers(
 
 @both_modes
 @pytest.mark.parametrize("why", ["no batcher worker", "no database"])
-async def test_outcome_that_cannot_be_settled_is_unknown_and_says_where_to_look(
+async def test_outcome_that_cannot_be_settled_is_unknown(
     client: Client, name: str, order: Order, queue: FakeQueue, ledger: Ledger, confirm_by: ConfirmBy, why: str
 ) -> None:
     order = replace(order, confirm_by=confirm_by, settle_timeout_s=1.0)
@@ -156,13 +156,16 @@ async def test_outcome_that_cannot_be_settled_is_unknown_and_says_where_to_look(
     async with caller(client, name, queue.enqueue_write, settling(ledger)):
         failure = await failure_of(await start(client, name, order))
     assert (failure.type, failure.non_retryable) == ("WriteOutcomeUnknown", True)
-    assert f"request {queue.request_ids[0]} is not confirmed" in failure.message
+    assert f"Request {queue.request_ids[0]!r} is not confirmed" in failure.message
     assert "within 1s whether it was written: look at the database and at the batcher workers" in failure.message
-    assert f"{order.batcher_task_queue!r}, then ask the table write_batcher_ledger" in failure.message
+    assert (
+        f"{order.batcher_task_queue!r}, then look up the request id in the table write_batcher_ledger."
+        in failure.message
+    )
 
 
-class Lossy:
-    """An append that happens and whose answers all get lost."""
+class LossyQueue:
+    """Appends every request, and loses every result."""
 
     def __init__(self) -> None:
         self.submissions: list[Submission] = []
@@ -174,10 +177,10 @@ class Lossy:
 
 
 @both_modes
-async def test_append_whose_answer_got_lost_is_settled_before_it_counts_as_not_submitted(
+async def test_append_whose_result_is_lost_is_settled_before_it_fails(
     client: Client, name: str, order: Order, ledger: Ledger, confirm_by: ConfirmBy
 ) -> None:
-    queue = Lossy()
+    queue = LossyQueue()
     async with caller(client, name, queue.enqueue_write, settling(ledger)):
         failure = await failure_of(
             await start(client, name, replace(order, confirm_by=confirm_by, submit_timeout_s=1.0))
@@ -187,10 +190,10 @@ async def test_append_whose_answer_got_lost_is_settled_before_it_counts_as_not_s
 
 
 @both_modes
-async def test_append_whose_answer_got_lost_and_that_was_written_is_a_success(
+async def test_append_whose_result_is_lost_succeeds_when_it_was_written(
     client: Client, name: str, order: Order, ledger: Ledger, confirm_by: ConfirmBy
 ) -> None:
-    queue = Lossy()
+    queue = LossyQueue()
     async with caller(client, name, queue.enqueue_write, settling(ledger)):
         handle = await start(client, name, replace(order, confirm_by=confirm_by, submit_timeout_s=1.0))
         await eventually(lambda: bool(queue.submissions))
@@ -200,7 +203,7 @@ async def test_append_whose_answer_got_lost_and_that_was_written_is_a_success(
 
 
 @both_modes
-async def test_request_that_no_entry_can_carry_is_not_settled(
+async def test_invalid_request_is_not_settled(
     client: Client, name: str, order: Order, ledger: Ledger, confirm_by: ConfirmBy
 ) -> None:
     @activity.defn
@@ -239,8 +242,13 @@ async def test_cancelled_caller_of_several_writes_settles_them_all(
     assert {receipt.request_id for receipt in ledger.settled} == set(queue.request_ids)
 
 
-async def impatient(client: Client, name: str, order: Order) -> WorkflowHandle[Impatient, str]:
-    return await client.start_workflow(Impatient.run, order, id=name, task_queue=name)
+async def start_cancelling(client: Client, name: str, order: Order) -> WorkflowHandle[CancellingCaller, str]:
+    return await client.start_workflow(CancellingCaller.run, order, id=name, task_queue=name)
+
+
+def cancelled(request_id: str, outcome: str) -> str:
+    """The message of a cancelled submit."""
+    return f"Request {request_id!r} was cancelled, its outcome is {outcome!r}."
 
 
 @both_modes
@@ -248,10 +256,10 @@ async def test_cancellation_says_that_the_write_was_withdrawn(
     client: Client, name: str, patient: Order, queue: FakeQueue, ledger: Ledger, confirm_by: ConfirmBy
 ) -> None:
     async with caller(client, name, queue.enqueue_write, settling(ledger)):
-        handle = await impatient(client, name, replace(patient, confirm_by=confirm_by))
+        handle = await start_cancelling(client, name, replace(patient, confirm_by=confirm_by))
         await eventually(lambda: bool(queue.submissions))
-        await handle.signal(Impatient.give_up)
-        assert await result_of(handle) == f"request {queue.request_ids[0]}: withdrawn"
+        await handle.signal(CancellingCaller.give_up)
+        assert await result_of(handle) == cancelled(queue.request_ids[0], "withdrawn")
 
 
 @both_modes
@@ -259,11 +267,11 @@ async def test_cancellation_says_that_the_write_was_made_meanwhile(
     client: Client, name: str, patient: Order, queue: FakeQueue, ledger: Ledger, confirm_by: ConfirmBy
 ) -> None:
     async with caller(client, name, queue.enqueue_write, settling(ledger)):
-        handle = await impatient(client, name, replace(patient, confirm_by=confirm_by))
+        handle = await start_cancelling(client, name, replace(patient, confirm_by=confirm_by))
         await eventually(lambda: bool(queue.submissions))
         await ledger.write_one(queue.submissions[0])
-        await handle.signal(Impatient.give_up)
-        assert await result_of(handle) == f"request {queue.request_ids[0]}: written"
+        await handle.signal(CancellingCaller.give_up)
+        assert await result_of(handle) == cancelled(queue.request_ids[0], "written")
 
 
 @both_modes
@@ -272,18 +280,18 @@ async def test_cancelling_twice_does_not_interrupt_the_settling(
 ) -> None:
     ledger.gate.clear()
     async with caller(client, name, queue.enqueue_write, settling(ledger)):
-        handle = await impatient(client, name, replace(patient, confirm_by=confirm_by))
+        handle = await start_cancelling(client, name, replace(patient, confirm_by=confirm_by))
         await eventually(lambda: bool(queue.submissions))
-        await handle.signal(Impatient.give_up)
+        await handle.signal(CancellingCaller.give_up)
         await eventually(lambda: ledger.asked == 1)
-        await handle.signal(Impatient.give_up)
+        await handle.signal(CancellingCaller.give_up)
         await eventually(lambda: has_seen_signals(handle, 2))
         ledger.gate.set()
-        assert await result_of(handle) == f"request {queue.request_ids[0]}: withdrawn"
+        assert await result_of(handle) == cancelled(queue.request_ids[0], "withdrawn")
 
 
 async def has_seen_signals(handle: WorkflowHandle[Any, Any], number: int) -> bool:
-    """Whether the workflow has got so many signals and has run a workflow task after the last."""
+    """Whether the workflow has received this number of signals, and has run a workflow task after the last one."""
     kinds = [event.WhichOneof("attributes") for event in (await handle.fetch_history()).events]
     signals = [at for at, kind in enumerate(kinds) if kind == "workflow_execution_signaled_event_attributes"]
     if len(signals) < number:
@@ -292,22 +300,22 @@ async def has_seen_signals(handle: WorkflowHandle[Any, Any], number: int) -> boo
 
 
 @both_modes
-async def test_caller_that_is_cancelled_while_it_settles_ends_cancelled_when_it_knows(
+async def test_caller_cancelled_while_it_settles_ends_with_the_outcome(
     client: Client, name: str, order: Order, queue: FakeQueue, ledger: Ledger, confirm_by: ConfirmBy
 ) -> None:
     ledger.gate.clear()
     async with caller(client, name, queue.enqueue_write, settling(ledger)):
-        handle = await impatient(client, name, replace(order, confirm_by=confirm_by))
+        handle = await start_cancelling(client, name, replace(order, confirm_by=confirm_by))
         await eventually(lambda: ledger.asked == 1)
-        await handle.signal(Impatient.give_up)
+        await handle.signal(CancellingCaller.give_up)
         await eventually(lambda: has_seen_signals(handle, 1))
         ledger.gate.set()
-        assert await result_of(handle) == f"request {queue.request_ids[0]}: withdrawn"
+        assert await result_of(handle) == cancelled(queue.request_ids[0], "withdrawn")
     assert set(ledger.outcomes) == {Outcome.WITHDRAWN}
 
 
 @both_modes
-async def test_cancelled_caller_that_cannot_settle_says_so(
+async def test_cancelled_caller_that_cannot_settle_ends_with_outcome_unknown(
     client: Client, name: str, patient: Order, queue: FakeQueue, confirm_by: ConfirmBy
 ) -> None:
     async with caller(client, name, queue.enqueue_write):
@@ -322,7 +330,7 @@ async def test_cancelled_caller_that_cannot_settle_says_so(
 
 
 @both_modes
-async def test_caller_that_is_cancelled_during_the_append_withdraws_what_is_appended_later(
+async def test_caller_cancelled_during_the_append_withdraws_the_late_entry(
     client: Client, name: str, patient: Order, ledger: Ledger, confirm_by: ConfirmBy
 ) -> None:
     appending: list[Submission] = []
@@ -345,15 +353,15 @@ async def test_caller_that_is_cancelled_during_the_append_withdraws_what_is_appe
 
 
 @both_modes
-async def test_append_of_a_write_that_was_given_up_is_not_tried_any_more(
+async def test_append_of_a_cancelled_write_is_not_retried(
     client: Client, name: str, patient: Order, ledger: Ledger, confirm_by: ConfirmBy
 ) -> None:
-    queue = Lossy()
+    queue = LossyQueue()
     async with caller(client, name, queue.enqueue_write, settling(ledger)):
-        handle = await impatient(client, name, replace(patient, confirm_by=confirm_by))
+        handle = await start_cancelling(client, name, replace(patient, confirm_by=confirm_by))
         await eventually(lambda: bool(queue.submissions))
         ledger.gate.clear()
-        await handle.signal(Impatient.give_up)
+        await handle.signal(CancellingCaller.give_up)
         await eventually(lambda: ledger.asked == 1)
         assert "enqueue_write" not in await pending_activities(handle)
         ledger.gate.set()
@@ -361,7 +369,7 @@ async def test_append_of_a_write_that_was_given_up_is_not_tried_any_more(
 
 
 async def pending_activities(handle: WorkflowHandle[Any, Any]) -> list[str]:
-    """Those that Temporal would try again."""
+    """The activities that Temporal would still retry."""
     pending = (await handle.describe()).raw_description.pending_activities
     cancel_requested = 3
     return [one.activity_type.name for one in pending if one.state != cancel_requested]
@@ -373,7 +381,7 @@ async def test_timeout_around_a_submit_settles_first(
 ) -> None:
     async with caller(client, name, queue.enqueue_write, settling(ledger)):
         handle = await client.start_workflow(
-            Hurried.run, replace(patient, confirm_by=confirm_by), id=name, task_queue=name
+            TimedCaller.run, replace(patient, confirm_by=confirm_by), id=name, task_queue=name
         )
         assert str(await result_of(handle)).startswith("too late")
     assert ledger.asked == 1

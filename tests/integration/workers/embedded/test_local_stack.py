@@ -1,4 +1,4 @@
-"""The embedded stack, with its real servers: it answers, keeps what it is told to keep, and leaves nothing behind."""
+"""The embedded stack on real servers: it answers, keeps the data it should keep, and leaves nothing behind."""
 
 import asyncio
 import importlib.metadata
@@ -7,9 +7,8 @@ import os
 import signal
 import socket
 import sys
-import time
 import urllib.request
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -21,6 +20,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 
+from tests.support.process_ids import is_running
+from tests.support.waiting import eventually
 from write_batcher.errors import ConfigurationError, ServerNotStarted
 from write_batcher.workers.embedded import processes, redis_server, server as server_module, temporal_server
 from write_batcher.workers.embedded.local_stack import LocalStack, Ports, local_stack
@@ -57,26 +58,6 @@ async def connected(url: str) -> AsyncIterator[redis.asyncio.Redis]:
     client = redis.asyncio.Redis.from_url(url, decode_responses=True, protocol=2)
     async with client:
         yield client
-
-
-async def eventually(check: Callable[[], bool], *, within_s: float = 15) -> None:
-    deadline = time.monotonic() + within_s
-    while not check():
-        assert time.monotonic() < deadline, f"not true within {within_s} s"
-        await asyncio.sleep(0.02)
-
-
-def runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    status = Path(f"/proc/{pid}/stat")
-    try:
-        # An orphan that ended stays a zombie where process 1 collects nobody, as in many containers.
-        return status.read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return not Path("/proc/self/stat").exists()
 
 
 async def test_stack_answers_on_every_address(stack: LocalStack) -> None:
@@ -142,19 +123,19 @@ def listening_addresses(pid: int) -> set[str]:
 async def test_stack_leaves_neither_processes_nor_a_temporary_folder() -> None:
     async with local_stack() as ended:
         pids = [ended.redis.pid, ended.temporal.pid]
-        assert all(map(runs, pids))
-    assert not any(map(runs, pids))
+        assert all(map(is_running, pids))
+    assert not any(map(is_running, pids))
     assert not ended.data_dir.exists()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a child whose parent died")
 async def test_servers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     parent = await stack_in_a_process(tmp_path)
     try:
         pids = await first_line(parent)
         os.kill(parent.pid, signal.SIGKILL)
         await parent.wait()
-        await eventually(lambda: not any(map(runs, pids)))
+        await eventually(lambda: not any(map(is_running, pids)))
     finally:
         await processes.kill(parent)
 
@@ -170,7 +151,7 @@ async def test_ctrl_c_reaches_the_parent_alone_and_it_ends_its_servers(tmp_path:
     finally:
         await processes.kill(parent)
     assert status == 130
-    assert not any(map(runs, pids))
+    assert not any(map(is_running, pids))
 
 
 async def stack_in_a_process(folder: Path) -> asyncio.subprocess.Process:
@@ -184,7 +165,7 @@ async def first_line(process: asyncio.subprocess.Process) -> list[int]:
     async with asyncio.timeout(20):
         line = await process.stdout.readline()
     pids: list[int] = json.loads(line)
-    assert all(map(runs, pids))
+    assert all(map(is_running, pids))
     return pids
 
 
@@ -247,7 +228,7 @@ def free_port() -> int:
         return port
 
 
-async def test_killed_redis_returns_on_its_port_with_its_data(tmp_path: Path) -> None:
+async def test_killed_redis_restarts_on_its_port_with_its_data(tmp_path: Path) -> None:
     async with RedisServer(tmp_path) as server:
         port, pid = server.port, server.pid
         async with connected(server.url) as client:
@@ -262,7 +243,7 @@ async def test_killed_redis_returns_on_its_port_with_its_data(tmp_path: Path) ->
         assert server.pid != pid
 
 
-async def test_killed_temporal_returns_on_its_port_with_its_workflows(tmp_path: Path) -> None:
+async def test_killed_temporal_restarts_on_its_port_with_its_workflows(tmp_path: Path) -> None:
     async with TemporalServer(tmp_path) as server:
         client = await Client.connect(server.address)
         await client.start_workflow("anything", id="kept", task_queue="nobody")
@@ -292,7 +273,7 @@ async def test_machine_without_a_redis_server_learns_what_to_install(
 async def test_machine_without_a_temporal_server_uses_the_download_of_the_sdk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Under the name that the SDK gives to its download, so that it finds it there and needs no network.
+    # Named as the SDK names its download, so that it finds it and needs no network.
     download = tmp_path / f"temporal-sdk-python-{importlib.metadata.version('temporalio')}"
     download.symlink_to(await TemporalServer(tmp_path)._program())
     monkeypatch.setattr(temporal_server, "DOWNLOADS", tmp_path)
@@ -301,11 +282,11 @@ async def test_machine_without_a_temporal_server_uses_the_download_of_the_sdk(
     assert await TemporalServer(tmp_path)._program() == download
 
 
-async def test_port_lost_to_somebody_else_is_replaced_by_another(
+async def test_port_taken_in_the_meantime_is_replaced_by_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as somebody:
-        choices = iter([somebody.getsockname()[1], free_port()])
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        choices = iter([other.getsockname()[1], free_port()])
         monkeypatch.setattr(server_module, "choose_ports", lambda given: {role: next(choices) for role in given})
         async with RedisServer(tmp_path) as server, connected(server.url) as client:
             assert await client.ping()
@@ -321,7 +302,7 @@ async def test_server_that_ends_while_starting_shows_its_output(tmp_path: Path) 
 
 
 async def test_start_that_is_cancelled_leaves_no_process(tmp_path: Path) -> None:
-    # A program that neither answers nor ends, nor minds SIGTERM.
+    # A program that neither answers nor ends, and ignores SIGTERM.
     silent = tmp_path / "silent"
     silent.write_text(f"#!{sys.executable}\nimport signal\nsignal.pthread_sigmask(0, {{15}})\nsignal.pause()\n")
     silent.chmod(0o755)
@@ -329,7 +310,7 @@ async def test_start_that_is_cancelled_leaves_no_process(tmp_path: Path) -> None
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5):
             await server.start()
-    assert not runs(server.pid)
+    assert not is_running(server.pid)
 
 
 async def test_stop_kills_what_does_not_end_within_the_grace_period(tmp_path: Path) -> None:

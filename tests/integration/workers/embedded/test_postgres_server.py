@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: it keeps what was committed, lets nobody in, and leaves nothing behind."""
+"""The embedded PostgreSQL server: it keeps what was committed, is password-protected, and leaves nothing behind."""
 
 import asyncio
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.support.process_ids import is_running
 from tests.support.target_databases import NO_SYNC, PostgresDatabase, SqliteDatabase
 from tests.support.waiting import eventually
 from write_batcher.errors import ConfigurationError, ServerNotStarted
@@ -40,7 +41,7 @@ async def server(tmp_path: Path) -> AsyncIterator[PostgresServer]:
         yield server
 
 
-async def test_killed_server_returns_on_its_port_with_its_data(server: PostgresServer) -> None:
+async def test_killed_server_restarts_on_its_port_with_its_data(server: PostgresServer) -> None:
     database, port, pid = PostgresDatabase(server), server.port, server.pid
     database.execute("CREATE TABLE kept (number INTEGER); INSERT INTO kept VALUES (1)")
     with database.connect() as connection:
@@ -54,7 +55,7 @@ async def test_killed_server_returns_on_its_port_with_its_data(server: PostgresS
     assert database.count("kept") == 1
 
 
-async def test_stop_waits_for_no_client_and_keeps_the_data(tmp_path: Path, server: PostgresServer) -> None:
+async def test_stop_does_not_wait_for_clients_and_keeps_the_data(tmp_path: Path, server: PostgresServer) -> None:
     database, url = PostgresDatabase(server), server.url()
     database.execute("CREATE TABLE kept (number INTEGER)")
     with database.connect():
@@ -66,7 +67,7 @@ async def test_stop_waits_for_no_client_and_keeps_the_data(tmp_path: Path, serve
         assert PostgresDatabase(second).count("kept") == 0
 
 
-async def test_nobody_comes_in_without_the_password(server: PostgresServer) -> None:
+async def test_login_without_the_password_is_refused(server: PostgresServer) -> None:
     assert PostgresDatabase(server).query("SHOW listen_addresses") == [("127.0.0.1",)]
     for password in ("", "postgres"):
         with pytest.raises(psycopg.OperationalError, match="password"):
@@ -78,7 +79,7 @@ async def test_number_of_connections_is_an_option(server: PostgresServer) -> Non
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-async def test_server_of_root_runs_as_somebody_else(server: PostgresServer) -> None:
+async def test_server_of_root_runs_as_another_user(server: PostgresServer) -> None:
     uid = user_of(server.pid)
 
     assert uid != 0
@@ -91,7 +92,7 @@ def user_of(pid: int) -> int:
     return int(effective)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a child whose parent died")
 async def test_server_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     parent = await processes.spawn([sys.executable, "-c", SERVER_IN_A_PROCESS, str(tmp_path)], log=None)
     try:
@@ -102,7 +103,7 @@ async def test_server_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
         assert len(family) > 1
         os.kill(parent.pid, signal.SIGKILL)
         await parent.wait()
-        await eventually(lambda: not any(map(runs, family)))
+        await eventually(lambda: not any(map(is_running, family)))
     finally:
         await processes.kill(parent)
 
@@ -111,15 +112,7 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def runs(pid: int) -> bool:
-    try:
-        # An orphan that ended stays a zombie where process 1 collects nobody, as in many containers.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-async def test_folder_that_was_left_half_made_is_made_again(tmp_path: Path) -> None:
+async def test_data_folder_that_was_left_incomplete_is_created_again(tmp_path: Path) -> None:
     (tmp_path / "postgresql.new").mkdir()
     (tmp_path / "postgresql.new" / "PG_VERSION").write_text("18")
 
@@ -145,7 +138,7 @@ async def test_stack_with_postgresql_points_to_it_and_ends_it() -> None:
         assert stack.environment()["WRITE_BATCHER_DATABASE_URL"] == stack.database_url == stack.postgres.url()
         assert PostgresDatabase(stack.postgres).query("SELECT 1") == [(1,)]
         pid = stack.postgres.pid
-    assert not runs(pid)
+    assert not is_running(pid)
     assert not stack.data_dir.exists()
 
 

@@ -1,0 +1,202 @@
+"""One partition with its drain: a real stream, a ledger in memory, and a Temporal that fails when told to."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from temporalio.converter import DataConverter, PayloadCodec
+from temporalio.service import RPCError, RPCStatusCode
+from temporalio.testing import ActivityEnvironment
+
+from tests.support.fakes import FakeTemporal, MemorySink
+from write_batcher.activities.drain.batching import BatchLimits
+from write_batcher.activities.drain.loop import Drain
+from write_batcher.errors import SinkUnavailable
+from write_batcher.models import Batch, DrainResult, FlushReason, PartitionRef, ReplyAddress, WriteReceipt, WriteRequest
+from write_batcher.queue.codec import Codec, Fields
+from write_batcher.queue.partitions import Partitions
+from write_batcher.queue.stream import PartitionStatistics, WriteQueue
+
+CODEC = Codec(FakeTemporal.data_converter)
+NEVER = timedelta(minutes=5)
+SOON = timedelta(milliseconds=20)
+WITHIN_S = 15
+EMPTY = (0, 0, 0)
+OLD_ATTEMPT = ReplyAddress(workflow_id="caller", run_id="run-1", attempt="old")
+NEW_ATTEMPT = ReplyAddress(workflow_id="caller", run_id="run-2", attempt="new")
+CALLER_ENDED = RPCError("workflow execution already completed", RPCStatusCode.NOT_FOUND, b"")
+TEMPORAL_AWAY = RPCError("no connection", RPCStatusCode.UNAVAILABLE, b"")
+
+
+class BreakableSink(MemorySink):
+    """A sink that can be broken."""
+
+    def __init__(self, refuse: Callable[[WriteRequest], str | None] = lambda _: None) -> None:
+        super().__init__(refuse)
+        self.outage: str | None = None
+        """Makes the sink unavailable, for this reason."""
+        self.spoil: Callable[[list[WriteReceipt]], list[WriteReceipt]] = lambda receipts: receipts
+        """Changes the receipts that it returns."""
+        self.hangs = False
+        self.delay_s = 0.0
+        self.attempts = 0
+
+    async def write(self, batch: Batch) -> list[WriteReceipt]:
+        self.attempts += 1
+        if self.hangs:
+            await asyncio.get_running_loop().create_future()
+        await asyncio.sleep(self.delay_s)
+        if self.outage:
+            raise SinkUnavailable(self.outage)
+        return self.spoil(await super().write(batch))
+
+    @property
+    def reasons(self) -> list[FlushReason]:
+        return [batch.flush_reason for batch in self.batches]
+
+    @property
+    def batch_ids(self) -> list[list[str]]:
+        """The request ids of each batch."""
+        return [[request.request_id for request in batch.requests] for batch in self.batches]
+
+    @property
+    def row_ids(self) -> list[str]:
+        return [row.request_id for row in self.rows]
+
+
+@dataclass
+class Stage:
+    """One partition with everything around its drain."""
+
+    redis: Redis
+    queue: WriteQueue
+    partition: PartitionRef
+    sink: BreakableSink
+    temporal: FakeTemporal
+    max_items: int = 100
+    max_bytes: int = 100_000
+    max_wait: timedelta = SOON
+    configured_partitions: int = 1
+
+    async def append(self, *request_ids: str, caller: str | None = None) -> None:
+        """Append requests of `caller`, or each of a workflow with the request's own id."""
+        for request_id in request_ids:
+            await self.queue.append(await self.fields(request_id, caller or request_id), max_backlog=10_000)
+
+    async def append_foreign(self, request_id: str, *, entry_id: str = "*", changes: Fields | None = None) -> None:
+        """Append a valid entry with some `changes`, like a foreign producer that does not look whether it is queued."""
+        fields = await self.fields(request_id, request_id) | (changes or {})
+        await self.redis.xadd(self.queue.stream_key, fields, id=entry_id)  # type: ignore[arg-type] # invariant
+
+    async def append_to(self, table: str, request_id: str) -> None:
+        reply = ReplyAddress(workflow_id=request_id, run_id="run", attempt="run")
+        request = WriteRequest(request_id=request_id, table=table, record={}, reply=reply)
+        await self.queue.append(await CODEC.encode(request), max_backlog=10_000)
+
+    async def append_for(self, reply: ReplyAddress, request_id: str) -> None:
+        request = WriteRequest(request_id=request_id, table="orders", record={}, reply=reply)
+        await self.queue.append(await CODEC.encode(request), max_backlog=10_000)
+
+    async def fields(self, request_id: str, caller: str) -> Fields:
+        """The fields of a valid entry."""
+        reply = ReplyAddress(workflow_id=caller, run_id="run", attempt="run")
+        return await CODEC.encode(WriteRequest(request_id=request_id, table="orders", record={}, reply=reply))
+
+    async def deliver_without_writing(self, times: int) -> None:
+        """Deliver all entries like drains that are killed while they hold what they read."""
+        await self.queue.ensure_group()
+        await self.queue.read_new(count=1000, block=timedelta(0))
+        for _ in range(times - 1):
+            await self.queue.read_pending(after="0", count=1000)
+
+    def decode_with(self, codec: PayloadCodec) -> None:
+        """Have the drain decode payloads with `codec`."""
+        self.temporal.data_converter = replace(DataConverter.default, payload_codec=codec)
+
+    def drain(self) -> Drain:
+        return Drain(
+            self.partition,
+            queue=self.queue,
+            partitions=Partitions(self.redis, self.partition.queue),
+            configured_partitions=self.configured_partitions,
+            sink=self.sink,
+            limits=BatchLimits(max_items=self.max_items, max_bytes=self.max_bytes, max_wait=self.max_wait),
+            client=self.temporal.client,
+        )
+
+    async def failure(self) -> Exception:
+        """Run a drain until it fails by itself; returns its error."""
+        running = asyncio.create_task(ActivityEnvironment().run(self.drain().run))
+        done, _ = await asyncio.wait({running}, timeout=WITHIN_S)
+        if not done:
+            running.cancel()
+            pytest.fail(f"the drain still runs after {WITHIN_S}s")
+        error = running.exception()
+        assert isinstance(error, Exception)
+        return error
+
+    @asynccontextmanager
+    async def draining(self) -> AsyncIterator["RunningDrain"]:
+        """A drain that runs inside and is stopped at the end."""
+        drain = self.drain()
+        task = asyncio.create_task(ActivityEnvironment().run(drain.run))
+        running = RunningDrain(drain, task)
+        try:
+            yield running
+            if not running.crashed:
+                await running.stop()
+        finally:
+            task.cancel()
+            await asyncio.wait({task}, timeout=WITHIN_S)
+
+    async def statistics(self) -> PartitionStatistics:
+        return await self.queue.statistics()
+
+    async def is_empty(self) -> bool:
+        return await self.holds(0)
+
+    async def holds(self, entries: int) -> bool:
+        return (await self.statistics()).backlog == entries
+
+    async def counts(self) -> tuple[int, int, int]:
+        """The number of entries in the stream, of pending ones, and of dead letters."""
+        statistics = await self.statistics()
+        return statistics.backlog, statistics.pending, statistics.dead
+
+    async def dead_letters(self) -> list[Fields]:
+        letters: Any = await self.redis.xrange(self.queue.dead_key)
+        return [fields for _, fields in letters]
+
+
+@dataclass
+class RunningDrain:
+    """A drain in a task. With `crashed` set, nobody stops it at the end of the test."""
+
+    drain: Drain
+    task: asyncio.Task[DrainResult]
+    crashed: bool = False
+
+    async def stop(self) -> DrainResult:
+        self.drain.stop()
+        return await self.end()
+
+    async def end(self) -> DrainResult:
+        async with asyncio.timeout(WITHIN_S):
+            return await self.task
+
+    async def crash(self) -> None:
+        """End the drain like a killed process, with nothing finished."""
+        self.crashed = self.task.cancel()
+        await asyncio.wait({self.task}, timeout=WITHIN_S)
+
+
+def stage_on(redis: Redis, reader: Redis, name: str) -> Stage:
+    """A stage with one partition of the queue `name`."""
+    partition = PartitionRef(queue=name, partition=0)
+    queue = WriteQueue(redis, name, 0, reader=reader)
+    return Stage(redis=redis, queue=queue, partition=partition, sink=BreakableSink(), temporal=FakeTemporal())
