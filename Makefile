@@ -79,7 +79,7 @@ setup: .venv/.locked
 
 .venv/.locked: requirements.lock $(UV)
 	$(UV) venv --quiet --allow-existing --python python3 .venv
-	$(UV) pip sync --quiet --python $(PYTHON) --require-hashes requirements.lock
+	$(UV) pip sync --quiet --compile-bytecode --python $(PYTHON) --require-hashes requirements.lock
 	@touch $@
 
 .tools/bin/uv:

@@ -36,6 +36,7 @@ MALFORMED_SIGNALS: list[list[Any]] = [
 ]
 
 
+@pytest.mark.fast
 async def test_cancelled_caller_withdraws_and_terminated_caller_does_not(
     open_arena: OpenArena, target: Database, confirm_by: ConfirmBy
 ) -> None:
@@ -88,6 +89,7 @@ async def test_reset_caller_that_has_written_gets_its_first_receipt_again(
         assert len(_receipts(first)) == arena.rows() == CALLERS
 
 
+@pytest.mark.fast
 async def test_request_id_reused_for_another_record_is_rejected(
     open_arena: OpenArena, target: Database, confirm_by: ConfirmBy
 ) -> None:
@@ -111,6 +113,7 @@ async def test_request_id_reused_for_another_record_is_rejected(
         assert await arena.has_dead_letters(CALLERS)
 
 
+@pytest.mark.fast
 async def test_caller_ignores_malformed_signals(open_arena: OpenArena, sqlite_target: Database) -> None:
     async with open_arena(sqlite_target) as arena:
         await arena.start_workers()

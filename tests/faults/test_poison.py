@@ -14,6 +14,7 @@ HUNDRED = 100
 HUGE_BYTES = 64 * 1024 * 1024
 
 
+@pytest.mark.fast
 async def test_bad_record_fails_only_its_own_caller(
     open_arena: OpenArena, target: Database, confirm_by: ConfirmBy
 ) -> None:
@@ -107,6 +108,7 @@ async def test_record_that_kills_its_worker_is_isolated_and_dead_lettered(
         assert (outcomes.completed, outcomes.failure_types) == (GOOD, {"WriteRejected": 1})
 
 
+@pytest.mark.fast
 async def test_garbage_in_the_stream_is_dead_lettered_and_delays_no_caller(
     open_arena: OpenArena, sqlite_target: Database
 ) -> None:

@@ -168,6 +168,7 @@ async def test_full_stream_delays_callers_until_it_is_drained(open_arena: OpenAr
         assert (await arena.audit()).completed == 4 * CALLERS
 
 
+@pytest.mark.fast
 async def test_redis_that_takes_no_more_clients_delays_callers_and_fails_none(
     open_arena: OpenArena, sqlite_target: Database
 ) -> None:

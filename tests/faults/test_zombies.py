@@ -74,6 +74,7 @@ async def test_batcher_recovers_from_a_blocked_event_loop(
         assert await _duplicates(arena) > 0
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("end", ["--kill-heartbeat", "--cancel-heartbeat"])
 async def test_drain_whose_heartbeat_dies_ends_and_is_restarted(
     open_arena: OpenArena, sqlite_target: Database, end: str

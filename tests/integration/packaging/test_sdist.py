@@ -21,7 +21,9 @@ def git(*arguments: str) -> list[str]:
 def test_sdist_holds_every_tracked_file(tmp_path: Path) -> None:
     if not (REPOSITORY / ".git").exists():
         pytest.skip("this is no clone, so nothing tells what belongs to the sources")
-    files = [name for name in git("ls-files", "--cached", "--others", "--exclude-standard") if (REPOSITORY / name).exists()]
+    files = [
+        name for name in git("ls-files", "--cached", "--others", "--exclude-standard") if (REPOSITORY / name).exists()
+    ]
     copy = tmp_path / "copy"  # building writes beside the sources
     for name in files:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)

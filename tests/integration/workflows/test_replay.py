@@ -50,12 +50,15 @@ def history_in(file: Path) -> WorkflowHistory:
     return WorkflowHistory.from_json(workflow_id, file.read_text("utf-8"))
 
 
+def replayer_of(file: Path) -> Replayer:
+    if file.stem.startswith("orders"):  # a workflow of the tests: its sandbox would load pytest anew
+        return Replayer(workflows=[Orders], workflow_runner=UnsandboxedWorkflowRunner())
+    return Replayer(workflows=[MainWorkflow, BatcherWorkflow], workflow_runner=with_passthrough(None))
+
+
 @pytest.mark.parametrize("file", HISTORIES, ids=lambda file: file.stem)
 async def test_replay_follows_the_recorded_history(file: Path) -> None:
-    # A workflow of the tests is not sandboxed: a sandbox would load pytest anew.
-    runner = UnsandboxedWorkflowRunner() if file.stem.startswith("orders") else with_passthrough(None)
-    replayer = Replayer(workflows=[MainWorkflow, BatcherWorkflow, Orders], workflow_runner=runner)
-    await replayer.replay_workflow(history_in(file))
+    await replayer_of(file).replay_workflow(history_in(file))
 
 
 @pytest.mark.parametrize(("name", "end"), END_OF.items())
