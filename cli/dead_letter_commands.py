@@ -13,8 +13,8 @@ from write_batcher.config import Settings
 from write_batcher.errors import OperationFailed
 
 if TYPE_CHECKING:
-    from write_batcher.workers.operating.letter_selection import Selection
-    from write_batcher.workers.operating.letters import Letter, QueueLetters
+    from write_batcher.workers.operating.dead_letter_repair import Letter, QueueLetters
+    from write_batcher.workers.operating.dead_letter_selection import Selection
 
 dead_letters_app = typer.Typer(
     help="List, show, replay or discard entries that could not be written.", no_args_is_help=True
@@ -34,7 +34,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done
 def list_command(*, settings: Settings, as_json: EachAsJson = False) -> None:
     """List id, age, request id, table and reason: as a table on a terminal, separated by tabs in a pipe."""
     from write_batcher.cli.dead_letter_view import letter_json, letter_line, print_letters
-    from write_batcher.workers.operating.letter_selection import Selection
+    from write_batcher.workers.operating.dead_letter_selection import Selection
 
     console = make_console()
 
@@ -57,7 +57,7 @@ def show_command(
 ) -> None:
     """Show everything about one dead letter, including its record."""
     from write_batcher.cli.dead_letter_view import print_letter
-    from write_batcher.workers.operating.letter_selection import Selection
+    from write_batcher.workers.operating.dead_letter_selection import Selection
 
     selection = Selection.parse(letter_id, None, everything=False)
 
@@ -81,7 +81,7 @@ def replay_command(
 ) -> None:
     """Put requests back under their own ids, once the cause is repaired. Callers that still wait get a new receipt."""
     from write_batcher.sinks.sql.sink import SqlSink
-    from write_batcher.workers.operating.letter_selection import Selection
+    from write_batcher.workers.operating.dead_letter_selection import Selection
 
     selection = Selection.parse(letter_id, reason, everything)
 
@@ -115,11 +115,11 @@ def discard_command(
     dry_run: DryRun = False,
 ) -> None:
     """Delete dead letters for good. Callers that still wait are told that their record will not be written."""
-    from write_batcher.activities.drain.deliver import ReceiptSender
+    from write_batcher.activities.drain.receipt_sender import ReceiptSender
     from write_batcher.activities.drain.watch import Watch
     from write_batcher.workers.connections import connect_temporal
-    from write_batcher.workers.operating.letter_selection import Selection
-    from write_batcher.workers.operating.letters import CallerNotice
+    from write_batcher.workers.operating.dead_letter_repair import CallerNotice
+    from write_batcher.workers.operating.dead_letter_selection import Selection
 
     selection = Selection.parse(letter_id, reason, everything)
 
@@ -147,7 +147,7 @@ def discard_command(
 @asynccontextmanager
 async def _letters(settings: Settings) -> AsyncIterator["QueueLetters"]:
     from write_batcher.workers.connections import connect_redis
-    from write_batcher.workers.operating.letters import QueueLetters
+    from write_batcher.workers.operating.dead_letter_repair import QueueLetters
 
     async with await connect_redis(settings) as redis:
         yield QueueLetters(redis, settings.queue)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from write_batcher.cli.console import one_line, print_rows
 from write_batcher.cli.queue_view import age
-from write_batcher.workers.operating.letters import Letter
+from write_batcher.workers.operating.dead_letter_repair import Letter
 
 
 def letter_json(letter: Letter) -> str:

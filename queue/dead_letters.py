@@ -6,9 +6,9 @@ from typing import Any
 from redis.asyncio import Redis
 
 from write_batcher.queue import lua
-from write_batcher.queue.codec import Fields
 from write_batcher.queue.redis_client import translated_errors
 from write_batcher.queue.stream import WriteQueue
+from write_batcher.queue.wire_form import Fields
 
 PAGE_SIZE = 100
 

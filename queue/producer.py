@@ -5,10 +5,10 @@ from temporalio.converter import DataConverter
 
 from write_batcher.errors import InvalidRequest
 from write_batcher.models import Submission
-from write_batcher.queue.codec import Codec, Fields
 from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.routing import partition_of
 from write_batcher.queue.stream import WriteQueue
+from write_batcher.queue.wire_form import Codec, Fields
 
 
 class Producer:

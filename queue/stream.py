@@ -11,9 +11,9 @@ from redis.exceptions import ResponseError
 
 from write_batcher.errors import QueueFull
 from write_batcher.queue import lua
-from write_batcher.queue.codec import Fields
 from write_batcher.queue.redis_client import translated_errors
 from write_batcher.queue.stream_entry import FLUSH_FIELDS, StreamEntry
+from write_batcher.queue.wire_form import Fields
 
 GROUP = "batcher"
 CONSUMER = "drain"  # always the same name, so that a new drain finds at once what the one before it left pending

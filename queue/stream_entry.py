@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from write_batcher.queue.codec import MILLISECONDS_PATTERN, VERSION, Fields
+from write_batcher.queue.wire_form import MILLISECONDS_PATTERN, VERSION, Fields
 
 FLUSH_FIELDS: Fields = {b"v": VERSION, b"control": b"flush"}  # a flush request: the drain closes its open batch
 

@@ -10,8 +10,8 @@ from datetime import timedelta
 from typing import Protocol
 
 from write_batcher.activities.drain.backoff import Backoff
-from write_batcher.activities.drain.deliver import Delivery, ReceiptSender
 from write_batcher.activities.drain.progress import Progress
+from write_batcher.activities.drain.receipt_sender import Delivery, ReceiptSender
 from write_batcher.errors import QueueUnavailable
 from write_batcher.models import ConfirmBy, Outcome, ReplyAddress, WriteReceipt
 from write_batcher.queue.stream import WriteQueue

@@ -8,8 +8,8 @@ from temporalio.client import Client
 
 from write_batcher.activities.drain.batching import BatchLimits
 from write_batcher.activities.drain.confirm import Confirmation, Confirmer
-from write_batcher.activities.drain.deliver import ReceiptSender
 from write_batcher.activities.drain.progress import Progress
+from write_batcher.activities.drain.receipt_sender import ReceiptSender
 from write_batcher.activities.drain.take import ClosedBatch, Taker
 from write_batcher.activities.drain.watch import Watch
 from write_batcher.activities.drain.write import Writer, shortened
@@ -23,10 +23,10 @@ from write_batcher.models import (
     PartitionRef,
     WriteReceipt,
 )
-from write_batcher.queue.codec import Codec, decode_reply
 from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.queue.stream_entry import StreamEntry
+from write_batcher.queue.wire_form import Codec, decode_reply
 from write_batcher.sinks.protocol import PrunableSink, Sink
 
 DRAIN_FOR = timedelta(hours=1)

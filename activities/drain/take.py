@@ -12,9 +12,9 @@ from write_batcher.activities.drain.batching import BatchLimits, DecodedEntry, F
 from write_batcher.activities.drain.watch import Watch
 from write_batcher.errors import CodecUnavailable, InvalidEntry, QueueUnavailable
 from write_batcher.models import FlushReason
-from write_batcher.queue.codec import Codec
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.queue.stream_entry import FLUSH_FIELDS, StreamEntry
+from write_batcher.queue.wire_form import Codec
 
 ALONE_AFTER_DELIVERIES = 3  # restarts count too and prove nothing, so such an entry is only quarantined: written alone
 LONGEST_BLOCK = timedelta(seconds=2)  # Redis 6.2 does not wake a blocked reader whose stream was deleted

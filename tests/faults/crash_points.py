@@ -25,7 +25,7 @@ from typing import Any, Self
 
 from sqlalchemy import Engine, event
 
-from write_batcher.activities.drain.deliver import ReceiptSender
+from write_batcher.activities.drain.receipt_sender import ReceiptSender
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.sinks.sql.sink import SqlSink
 

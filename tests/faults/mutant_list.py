@@ -112,7 +112,7 @@ MUTANTS = (
     ),
     Mutant(
         name="failed confirmations are taken as final",
-        file="activities/drain/deliver.py",
+        file="activities/drain/receipt_sender.py",
         right="        case _:\n            return Delivery.UNKNOWN\n",
         wrong="        case _:\n            return Delivery.NO_CALLER\n",
         test=f"{FAULTS}/test_temporal_away.py::test_frozen_temporal_leaves_unconfirmed_entries_pending",

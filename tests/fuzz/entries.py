@@ -14,8 +14,8 @@ with atheris.instrument_imports():
 
     from write_batcher.errors import InvalidEntry
     from write_batcher.models import WriteRequest
-    from write_batcher.queue.codec import Codec
     from write_batcher.queue.stream_entry import StreamEntry
+    from write_batcher.queue.wire_form import Codec
 
 CODEC = Codec(DataConverter.default)
 LOOP = asyncio.new_event_loop()

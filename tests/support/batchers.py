@@ -5,9 +5,9 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 
 from write_batcher.config import Settings
 from write_batcher.models import DrainEnd, PartitionRef, WriteRequest
-from write_batcher.queue.codec import Codec
 from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.stream import WriteQueue
+from write_batcher.queue.wire_form import Codec
 from write_batcher.workers.batcher_worker import start_batchers
 from write_batcher.workflows.batcher import BatcherWorkflow, batcher_workflow_id
 

@@ -18,9 +18,9 @@ from write_batcher.activities.drain.batching import BatchLimits
 from write_batcher.activities.drain.loop import Drain
 from write_batcher.errors import SinkUnavailable
 from write_batcher.models import Batch, DrainResult, FlushReason, PartitionRef, ReplyAddress, WriteReceipt, WriteRequest
-from write_batcher.queue.codec import Codec, Fields
 from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.stream import PartitionStatistics, WriteQueue
+from write_batcher.queue.wire_form import Codec, Fields
 
 CODEC = Codec(FakeTemporal.data_converter)
 NEVER = timedelta(minutes=5)

@@ -11,8 +11,8 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.worker import Worker
 
 from write_batcher.models import DrainEnd, PartitionRef, WriteRequest
-from write_batcher.queue.codec import Codec
 from write_batcher.queue.stream import WriteQueue
+from write_batcher.queue.wire_form import Codec
 from write_batcher.workers.plugin import with_passthrough
 from write_batcher.workflows.batcher import (
     BatcherInput,

@@ -17,15 +17,15 @@ from write_batcher.activities.drain.activity import DrainActivities
 from write_batcher.activities.drain.batching import BatchLimits
 from write_batcher.errors import SinkUnavailable
 from write_batcher.models import Batch, Outcome, PartitionRef, WriteReceipt, WriteRequest
-from write_batcher.queue.codec import Codec, Fields
 from write_batcher.queue.dead_letters import DeadLetters
 from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.queue.stream_entry import StreamEntry
+from write_batcher.queue.wire_form import Codec, Fields
 from write_batcher.sinks.protocol import Sink
+from write_batcher.workers.operating.dead_letter_repair import Letter, QueueLetters
+from write_batcher.workers.operating.dead_letter_selection import LetterId, Selection
 from write_batcher.workers.operating.host import HostState
-from write_batcher.workers.operating.letter_selection import LetterId, Selection
-from write_batcher.workers.operating.letters import Letter, QueueLetters
 from write_batcher.workers.operating.monitor import Monitor, PartitionView
 from write_batcher.workers.plugin import with_passthrough
 from write_batcher.workflows.batcher import BatcherInput, BatcherWorkflow, batcher_workflow_id

@@ -28,10 +28,10 @@ from write_batcher.cli import (
 from write_batcher.config import Settings, load_settings, parse_duration
 from write_batcher.errors import ConfigurationError, InvalidEntry, WriteBatcherError
 from write_batcher.models import ReplyAddress, WriteRequest
-from write_batcher.queue.codec import Codec, decode_reply
 from write_batcher.queue.stream_entry import StreamEntry
+from write_batcher.queue.wire_form import Codec, decode_reply
 from write_batcher.workers import logs
-from write_batcher.workers.operating.letter_selection import LetterId
+from write_batcher.workers.operating.dead_letter_selection import LetterId
 from write_batcher.workflows import inbox as inbox_module
 from write_batcher.workflows.inbox import Inbox, Write
 

@@ -16,8 +16,8 @@ from write_batcher.errors import ConfigurationError
 from write_batcher.models import DrainProgress, PartitionRef
 from write_batcher.queue.latencies import Latency
 from write_batcher.queue.stream import PartitionStatistics
+from write_batcher.workers.operating.dead_letter_selection import LetterId, Selection
 from write_batcher.workers.operating.host import HostState, HostView, view_host
-from write_batcher.workers.operating.letter_selection import LetterId, Selection
 from write_batcher.workers.operating.monitor import PartitionView, view_partition
 
 PARTITION = PartitionRef(queue="orders", partition=3)

@@ -10,9 +10,9 @@ from fakeredis import FakeAsyncRedis
 from redis.asyncio import Redis
 
 from write_batcher.errors import QueueFull, QueueUnavailable
-from write_batcher.queue.codec import Fields
 from write_batcher.queue.stream import CONSUMER, GROUP, WriteQueue
 from write_batcher.queue.stream_entry import StreamEntry
+from write_batcher.queue.wire_form import Fields
 
 BACKLOG = 100
 NO_WAIT = timedelta(0)

@@ -13,7 +13,7 @@ from temporalio.testing import ActivityEnvironment
 
 from tests.support.drain_stage import EMPTY, NEVER, WITHIN_S, Stage
 from tests.support.waiting import eventually
-from write_batcher.activities.drain import deliver as deliver_module, loop as loop_module, write as write_module
+from write_batcher.activities.drain import loop as loop_module, receipt_sender as deliver_module, write as write_module
 from write_batcher.errors import ConfigurationError, SinkContractBroken, StageStalled
 from write_batcher.models import Batch, DrainEnd, FlushReason, WriteReceipt
 

@@ -19,10 +19,10 @@ from write_batcher.activities.drain.take import LONGEST_BLOCK, Taker
 from write_batcher.activities.drain.watch import Watch
 from write_batcher.errors import QueueFull, QueueUnavailable
 from write_batcher.models import WriteRequest
-from write_batcher.queue.codec import Codec
 from write_batcher.queue.redis_client import GroupMissing, connect
 from write_batcher.queue.stream import CONSUMER, FOREIGN_IDLE, GROUP, WriteQueue
 from write_batcher.queue.stream_entry import StreamEntry
+from write_batcher.queue.wire_form import Codec
 
 NO_WAIT = timedelta(0)
 WITHIN_S = 15

@@ -19,10 +19,10 @@ from write_batcher.activities.drain.batching import BatchLimits
 from write_batcher.activities.drain.loop import Drain
 from write_batcher.errors import InvalidRequest
 from write_batcher.models import Outcome, PartitionRef, ReplyAddress, WriteReceipt, WriteRequest
-from write_batcher.queue.codec import Codec
 from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.redis_client import connect
 from write_batcher.queue.stream import WriteQueue
+from write_batcher.queue.wire_form import Codec
 
 CODEC = Codec(DataConverter.default)
 BATCH = BatchLimits(max_items=7, max_bytes=100_000, max_wait=timedelta(milliseconds=20))

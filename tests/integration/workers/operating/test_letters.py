@@ -12,15 +12,15 @@ import pytest
 from tests.support.operated_queue import ALL, OperatedQueue
 from tests.support.order_callers import Order, caller, failure_of, receipts_of, start
 from tests.support.waiting import eventually
-from write_batcher.activities.drain.deliver import ReceiptSender
+from write_batcher.activities.drain.receipt_sender import ReceiptSender
 from write_batcher.activities.drain.watch import Watch
 from write_batcher.activities.enqueue import EnqueueActivities
 from write_batcher.errors import SinkUnavailable
 from write_batcher.models import ConfirmBy, Outcome, ReplyAddress, WriteRequest
-from write_batcher.queue.codec import Codec
 from write_batcher.queue.partitions import Partitions
+from write_batcher.queue.wire_form import Codec
 from write_batcher.sinks.sql.sink import SqlSink
-from write_batcher.workers.operating.letters import CallerNotice
+from write_batcher.workers.operating.dead_letter_repair import CallerNotice
 from write_batcher.workflows.write_options import OnRejected
 
 

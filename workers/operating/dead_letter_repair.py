@@ -8,13 +8,13 @@ from typing import Protocol
 from redis.asyncio import Redis
 from temporalio.converter import DataConverter
 
-from write_batcher.activities.drain.deliver import Delivery, ReceiptSender
+from write_batcher.activities.drain.receipt_sender import Delivery, ReceiptSender
 from write_batcher.errors import ConfigurationError, InvalidEntry, OperationFailed, QueueUnavailable
 from write_batcher.models import Outcome, ReplyAddress, WriteReceipt, WriteRequest
-from write_batcher.queue.codec import Codec, Fields, decode_reply
 from write_batcher.queue.dead_letters import DeadLetter, DeadLetters
+from write_batcher.queue.wire_form import Codec, Fields, decode_reply
 from write_batcher.sinks.shielding import shielded
-from write_batcher.workers.operating.letter_selection import LetterId, Selection
+from write_batcher.workers.operating.dead_letter_selection import LetterId, Selection
 from write_batcher.workers.operating.monitor import partitions_of
 
 NOTICE_TRIES = 3  # each with the retries of the SDK, some 10 s

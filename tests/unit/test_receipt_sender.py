@@ -12,8 +12,8 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from tests.support.fakes import FakeTemporal
 from tests.support.waiting import eventually
-from write_batcher.activities.drain import deliver
-from write_batcher.activities.drain.deliver import Delivery, ReceiptSender
+from write_batcher.activities.drain import receipt_sender as deliver
+from write_batcher.activities.drain.receipt_sender import Delivery, ReceiptSender
 from write_batcher.activities.drain.watch import Watch
 from write_batcher.errors import ConfigurationError
 from write_batcher.models import ConfirmBy, Outcome, ReplyAddress, WriteReceipt

@@ -13,8 +13,8 @@ from temporalio.converter import DataConverter, PayloadCodec
 
 from write_batcher.errors import CodecUnavailable, InvalidEntry, InvalidRequest
 from write_batcher.models import MAX_REQUEST_ID_BYTES, ConfirmBy, ReplyAddress, WriteRequest
-from write_batcher.queue import codec as codec_module
-from write_batcher.queue.codec import Codec, Fields, decode_reply
+from write_batcher.queue import wire_form as codec_module
+from write_batcher.queue.wire_form import Codec, Fields, decode_reply
 
 REPLY = ReplyAddress(workflow_id="order-7", run_id="run-1", attempt="run-1")
 REQUEST = WriteRequest(request_id="order-7/1", table="orders", record={"cents": 250}, reply=REPLY)
