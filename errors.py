@@ -11,12 +11,28 @@ class ConfigurationError(WriteBatcherError):
     """A setting, an address or a permission is wrong: retrying does not help. The command exits with 2."""
 
 
+class WrongSink(ConfigurationError):
+    """The queue belongs to another sink than this process has: whoever writes or settles here would misinform callers."""
+
+
 class QueueUnavailable(WriteBatcherError):
-    """Redis cannot be asked right now, or nobody drains the queue yet. Heals by itself or by an operator."""
+    """Redis cannot be asked right now. Heals by itself or by an operator."""
+
+
+class NotAccepted(WriteBatcherError):
+    """The queue does not accept a request yet: it has no batcher, or none with the request's table. Nothing has been
+    appended. Heals when a batcher starts.
+    """
 
 
 class CodecUnavailable(QueueUnavailable):
-    """The payload codec cannot decode an entry right now; whether the entry is valid is not known."""
+    """The data converter or its payload codec cannot encode or decode right now; whether the entry or the record is
+    valid is not known.
+    """
+
+
+class UnknownVersion(CodecUnavailable):
+    """A stream entry of another version. A newer batcher may know it."""
 
 
 class QueueFull(QueueUnavailable):
@@ -35,8 +51,16 @@ class SinkUnavailable(WriteBatcherError):
     """The sink cannot write any batch right now: connection, lock, disk, permission, missing table."""
 
 
+class BatchTooLarge(WriteBatcherError):
+    """The sink could not write a batch of this size in time, and committed nothing. A smaller one may succeed."""
+
+
 class SinkContractBroken(WriteBatcherError):
-    """A sink did not return one receipt per request, in order. The drain ends rather than misinform a caller."""
+    """A sink did not return one answer per request, in order: what became of the batch is not known."""
+
+
+class TablesUnknown(WriteBatcherError):
+    """This worker does not know all tables of its queue; another worker does. It leaves the partition to that one."""
 
 
 class StageStalled(WriteBatcherError):

@@ -1,11 +1,13 @@
 """What crosses a boundary: between workflow and activity, through the stream, into a sink, back to the caller."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
 CONFIRMATION_SIGNAL = "write_confirmation"
 MAX_REQUEST_ID_BYTES = 512  # of UTF-8
+MAX_REQUEST_AGE = timedelta(days=7)  # a request that was appended longer ago is not written any more
 
 
 def batcher_task_queue(queue: str) -> str:
@@ -43,6 +45,8 @@ class FlushReason(StrEnum):
     """Somebody asked for a flush."""
     STOP = "stop"
     """The drain was stopped."""
+    RETRY = "retry"
+    """It consists of held requests that are tried again, or of one that is suspected to be poison."""
 
 
 class ConfirmBy(StrEnum):
@@ -63,16 +67,14 @@ class ReplyAddress:
     workflow_id: str
     run_id: str
     attempt: str
-    """The try that submitted the request: new for every run and for every reset of a run. A rejection or a withdrawal
-    binds only the attempt that got it.
+    """The try that submitted the request: new for every call of `submit`, in every run and after every reset, and the
+    same when a call submits its request again. A rejection or a withdrawal binds only the attempt that got it.
     """
     mode: ConfirmBy = ConfirmBy.SIGNAL
     activity_id: str | None = None
     """The activity to complete, of the run `run_id`; set exactly when `mode` is `ConfirmBy.COMPLETION`."""
-    call: int = 0
-    """Numbers the submits of an attempt. A request that is submitted anew has a new number and gets a receipt of its
-    own; one that is only repeated, because its receipt is late, keeps its number.
-    """
+    awaits_replay: bool = False
+    """Whether the caller goes on waiting after a rejection, for a replay of its dead letter."""
 
     @property
     def waits(self) -> bool:
@@ -89,25 +91,56 @@ class WriteRequest:
     table: str
     record: dict[str, Any]
     """JSON values by column name."""
+    key: str = ""
+    """Requests with the same key go to the same partition and are written in the order of their append. Empty: the
+    request id.
+    """
     reply: ReplyAddress | None = None
     """None when no caller is known."""
     asked_ms: int | None = None
     """When the caller asked, in milliseconds since the epoch by its clock: orders the attempts of one workflow."""
+    record_hash: str = ""
+    """SHA-256 of table and record, as `queue.record_encoding` computes it. Empty on its way to the queue."""
+    replayed: bool = False
+    """Whether an operator replayed its dead letter: then no earlier rejection binds it."""
 
     @property
     def attempt(self) -> str | None:
         """The attempt of the caller; None when no caller is known."""
         return self.reply.attempt if self.reply else None
 
+    @property
+    def order_key(self) -> str:
+        """What it shares with the requests that it must not overtake: its key, or its request id."""
+        return self.key or self.request_id
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """Input of the activities `enqueue_write` and `settle_write`: a request and where it belongs."""
+    """Input of the activities `enqueue_write` and `settle_write`: requests for one queue."""
 
     queue: str
-    key: str
-    """Requests with the same key go to the same partition."""
-    request: WriteRequest
+    requests: list[WriteRequest]
+    confirm_timeout_ms: int | None = None
+    """How long the callers wait for their receipts; None when they do not."""
+    unless_dead: bool = False
+    """Whether a request that is a dead letter stays one, instead of being appended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Appended:
+    """The answer of `enqueue_write` for one request."""
+
+    entry: str | None = None
+    """`<partition>/<entry id>` of the request in its stream; None when it is not there."""
+    refused: str | None = None
+    """Why the request has not been appended; None when it has."""
+    later: bool = False
+    """Whether a refused request may be accepted later: its queue has no batcher yet, or no batcher with its table."""
+    certain: bool = True
+    """Whether no earlier try of the activity can have appended a refused request."""
+    dead: bool = False
+    """Whether the request is a dead letter, and stays one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +148,8 @@ class Batch:
     """Requests to be written in one transaction. Their request ids differ from each other."""
 
     batch_id: str
+    queue: str
+    """`<namespace>/<queue>`: request ids are unique within it."""
     flush_reason: FlushReason
     requests: tuple[WriteRequest, ...]
 
@@ -127,6 +162,8 @@ class WriteReceipt:
     outcome: Outcome
     queue: str | None = None
     """The queue that the request was submitted to."""
+    record_hash: str | None = None
+    """SHA-256 of the table and the record that this receipt is about; None when nobody could decode them."""
     attempt: str | None = None
     """The attempt in the reply address of the request."""
     batch_id: str | None = None
@@ -146,6 +183,28 @@ class WriteReceipt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """The answer of a sink that cannot decide about a request now: it, and what follows with its key, is tried again
+    later, and nobody else waits.
+    """
+
+    request_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueRef:
+    """A queue, named within all that share a Redis or a database."""
+
+    namespace: str
+    """The Temporal namespace of its callers and its batcher."""
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionRef:
     """One partition of a queue."""
 
@@ -155,6 +214,15 @@ class PartitionRef:
 
     def __str__(self) -> str:
         return f"{self.queue}/{self.partition}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainInput:
+    """Input of the activity `drain`."""
+
+    partition: PartitionRef
+    sink_id: str = ""
+    """The sink that the partition's batcher was started for. A drain with another one ends. Empty: any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,8 +241,10 @@ class DrainProgress:
     """Entries moved to the dead letters."""
     in_flight: int = 0
     """Entries that are being collected, written or confirmed right now."""
+    held: int = 0
+    """Entries that cannot be decided now, and those that wait behind them."""
     holding: str | None = None
-    """Why the current batch is held; None when it is not."""
+    """Why nothing is written or taken at all: the sink is away, or too much is held. None otherwise."""
 
 
 class DrainEnd(StrEnum):

@@ -5,12 +5,15 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from write_batcher.models import QueueRef
 from write_batcher.queue import lua
 from write_batcher.queue.redis_client import translated_errors
 from write_batcher.queue.stream import WriteQueue
+from write_batcher.queue.stream_entry import StreamEntry, read_entries
 from write_batcher.queue.wire_form import Fields
 
 PAGE_SIZE = 100
+PAGE_BYTES = 8 * 1024 * 1024  # what a page may have, and of a larger dead letter it has the short fields only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,9 +22,13 @@ class DeadLetter:
 
     dead_id: str
     """Its id in the stream of dead letters."""
+    entry_id: str
+    """The id that it had as an entry."""
     reason: str
     fields: Fields
     """Those of the stream entry."""
+    size_bytes: int
+    """Of all its fields, also when only the short ones were read."""
 
     @property
     def request_id(self) -> str:
@@ -31,24 +38,26 @@ class DeadLetter:
 class DeadLetters:
     """The dead letters of one partition. Methods raise `QueueUnavailable` when Redis cannot be asked."""
 
-    def __init__(self, redis: Redis, queue: str, partition: int) -> None:
+    def __init__(self, redis: Redis, queue: QueueRef, partition: int) -> None:
         self._queue = WriteQueue(redis, queue, partition)
         self._redis = redis
-        self._replay = redis.register_script(lua.REPLAY)
+        self._read = lua.Script(redis, lua.READ_ALL)
+        self._replay = lua.Script(redis, lua.REPLAY)
+        self._discard = lua.Script(redis, lua.DISCARD)
 
-    async def page(self, *, after: str = "-", count: int = PAGE_SIZE) -> list[DeadLetter]:
-        """Return up to `count` dead letters in order, those behind `after` (default: from the first)."""
+    async def page(self, *, after: str = "0", count: int = PAGE_SIZE) -> list[DeadLetter]:
+        """Return up to `count` dead letters in order, those behind `after` (default: from the first). Fewer once they
+        have `PAGE_BYTES`, and of one that has more, only its short fields.
+        """
         with translated_errors():
-            found = await self._redis.xrange(
-                self._queue.dead_key, min=after if after == "-" else f"({after}", count=count
-            )
-        return _dead_letters(found)
+            found = await self._read(keys=[self._queue.dead_key], args=[after, count, PAGE_BYTES, PAGE_BYTES])
+        return [_dead_letter(entry) for entry in read_entries(found)]
 
     async def get(self, dead_id: str) -> DeadLetter | None:
-        """Return one dead letter, or None when it is gone."""
+        """Return one dead letter with all its fields, or None when it is gone."""
         with translated_errors():
-            found = await self._redis.xrange(self._queue.dead_key, min=dead_id, max=dead_id)
-        return next(iter(_dead_letters(found)), None)
+            found: Any = await self._redis.xrange(self._queue.dead_key, min=dead_id, max=dead_id)
+        return next((_dead_letter(StreamEntry.of(dead_id, dict(fields))) for _, fields in found), None)
 
     async def last_id(self) -> str | None:
         """Return the id of the latest dead letter, or None when there is none."""
@@ -66,10 +75,10 @@ class DeadLetters:
         return next((dict(fields) for _entry_id, fields in found), None)
 
     async def replay(self, letter: DeadLetter) -> str | None:
-        """Move the request back into the stream under its request id, in one step.
+        """Move the request back into the stream under its request id, in one step, marked as replayed: no earlier
+        rejection binds it.
 
-        Returns the id of the new entry, or None when the dead letter is gone. Clear the rejection from the ledger
-        first, or the request is rejected again.
+        Returns the id of the new entry, or None when the dead letter is gone.
         """
         with translated_errors():
             added = await self._replay(keys=self._queue.keys, args=[letter.dead_id])
@@ -78,14 +87,13 @@ class DeadLetters:
     async def discard(self, letter: DeadLetter) -> bool:
         """Delete the dead letter. Returns False when it was gone already."""
         with translated_errors():
-            return bool(await self._redis.xdel(self._queue.dead_key, letter.dead_id))
+            return bool(await self._discard(keys=self._queue.keys, args=[letter.dead_id]))
 
 
-def _dead_letters(reply: Any) -> list[DeadLetter]:
-    letters = []
-    for dead_id, fields in reply:
-        entry = dict(fields)
-        reason = entry.pop(b"dead-reason", b"").decode(errors="backslashreplace")
-        entry.pop(b"dead-entry", None)
-        letters.append(DeadLetter(dead_id=dead_id.decode(), reason=reason, fields=entry))
-    return letters
+def _dead_letter(entry: StreamEntry) -> DeadLetter:
+    fields = dict(entry.fields)
+    reason = fields.pop(b"dead-reason", b"").decode(errors="backslashreplace")
+    entry_id = fields.pop(b"dead-entry", b"").decode(errors="backslashreplace")
+    return DeadLetter(
+        dead_id=entry.entry_id, entry_id=entry_id, reason=reason, fields=fields, size_bytes=entry.size_bytes
+    )

@@ -1,22 +1,65 @@
-"""The Lua scripts of one partition: what must happen in one step, on any Redis from 6.2 on.
+"""The Lua scripts: what must happen in one step, on Redis 6.2 and newer.
 
-Scripts instead of MULTI: under maxmemory Redis 6.2 and 7.0 refuse MULTI, and the stream could never be drained. A
-script may add data under maxmemory once its first write is one that needs no memory.
+They replace MULTI, which Redis 6.2 and 7.0 refuse under maxmemory, so that a full stream could never be drained. Under
+maxmemory a script may add data after a first write that needs no memory.
 """
 
+from collections.abc import Sequence
+from functools import cache
+from hashlib import sha1
 from pathlib import Path
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
 
 FOLDER = Path(__file__).parent / "scripts"
 
 
 def _script(*names: str) -> str:
+    """The text of these files of `scripts/`, one after the other."""
     return "\n".join((FOLDER / f"{name}.lua").read_text("utf-8") for name in names)
 
 
-APPEND = _script("keys", "append")
+class Script:
+    """A script that runs where its keys are. A server that does not know it is sent its text: redis-py's own scripts
+    are loaded into all servers of a cluster instead, and fail while one of them is down.
+    """
+
+    def __init__(self, redis: Redis, text: str) -> None:
+        self._redis = redis
+        self._text = text
+
+    async def __call__(self, *, keys: Sequence[str], args: Sequence[str | bytes | int] = ()) -> Any:
+        """Run the script. Raises errors of redis-py."""
+        parameters: Any = [len(keys), *keys, *args]
+        try:
+            return await self._redis.evalsha(_digest(self._text), *parameters)
+        except NoScriptError:
+            return await self._redis.eval(self._text, *parameters)
+
+
+@cache
+def _digest(text: str) -> str:
+    return sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+# Those of one partition begin with its keys.
+APPEND = _script("keys", "now_ms", "append")
 ACKNOWLEDGE = _script("keys", "forget", "acknowledge")
-DEAD_LETTER = _script("keys", "forget", "dead_letter")
+DEAD_LETTER = _script("keys", "forget", "forget_dead", "dead_letter")
+TRIM_DEAD = _script("keys", "now_ms", "forget_dead", "trim_dead")
+DISCARD = _script("keys", "forget_dead", "discard")
+REPLAY = _script("keys", "now_ms", "forget_dead", "replay")
 BEGIN_ALONE = _script("keys", "begin_alone")
-REPLAY = _script("keys", "replay")
-CLAIM_FOREIGN = _script("claim_foreign")
-NOW = _script("now")
+STATISTICS = _script("keys", "now_ms", "group_info", "statistics")
+
+READ_NEW = _script("group_info", "collect", "read_new")
+READ_DELIVERED = _script("group_info", "collect", "read_delivered")
+READ_ALL = _script("collect", "read_all")
+MARK = _script("mark")
+NOW = _script("now_ms", "now")
+
+# Those of the contract of a queue.
+ANNOUNCE = _script("now_ms", "announce")
+LEAVE = _script("leave")

@@ -1,7 +1,7 @@
 """One partition of a queue: a Redis stream that takes each request once and is never trimmed."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -9,15 +9,38 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from write_batcher.errors import QueueFull
+from write_batcher.models import QueueRef
 from write_batcher.queue import lua
+from write_batcher.queue.keys import PartitionKeys
+from write_batcher.queue.marks import (
+    GivenOrder,
+    HeldMark,
+    Order,
+    decode_held_marks,
+    decode_orders,
+    encode_mark,
+)
 from write_batcher.queue.redis_client import translated_errors
-from write_batcher.queue.stream_entry import FLUSH_FIELDS, StreamEntry
+from write_batcher.queue.stream_entry import FLUSH_FIELDS, StreamEntry, position, read_entries, shortened
 from write_batcher.queue.wire_form import Fields
 
 GROUP = "batcher"
 CONSUMER = "drain"  # always the same name, so that a new drain finds at once what the one before it left pending
-FOREIGN_IDLE = timedelta(seconds=60)  # entries pending for another consumer name for longer are taken over
+MAX_DEAD_REASON_BYTES = 8192
+TRIM_AT_ONCE = 100  # dead letters, so that no script occupies the server for long
+UNLIMITED = 2**53  # bytes; Lua knows no larger integer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppendResult:
+    """What became of one request that was to be appended."""
+
+    entry_id: str | None = None
+    """Of its entry, be it new or queued before; None when there is none."""
+    backlog: int | None = None
+    """The number of entries in the stream, when that is full and the request was not appended."""
+    dead: bool = False
+    """Whether the request is a dead letter and therefore was not appended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +51,8 @@ class PartitionStatistics:
     """Entries in the stream, pending ones included."""
     pending: int
     """Entries delivered to the drain and not acknowledged."""
+    held: int
+    """Entries that the drain cannot decide about now."""
     dead: int
     """Dead letters that wait for an operator."""
     oldest_ms: int
@@ -38,48 +63,61 @@ class PartitionStatistics:
     """
 
 
-class WriteQueue:
+class WriteQueue(PartitionKeys):
     """One partition. Methods raise `QueueUnavailable` when Redis cannot be asked, or its kinds `QueueFull` (Redis is
     out of memory) and `GroupMissing` (the consumer group is gone).
 
-    `reader` is the client for blocking reads; without one the methods that read through the consumer group raise
-    `TypeError`.
+    `reader` is the client for blocking reads; without one `read_new` cannot wait, and raises `TypeError` if it should.
+    Of an entry with more than `largest_entry` bytes, reads return only the short fields (default: no limit).
     """
 
-    def __init__(self, redis: Redis, queue: str, partition: int, *, reader: Redis | None = None) -> None:
-        prefix = f"write-batcher:{{{queue}:{partition}}}"  # the braces keep the keys in one cluster slot
-        self.stream_key = f"{prefix}:requests"
-        self.live_key = f"{prefix}:live"
-        self.dead_key = f"{prefix}:dead"
-        self.counters_key = f"{prefix}:counters"
-        self.alone_key = f"{prefix}:alone"
-        self.keys = [self.stream_key, self.live_key, self.dead_key, self.counters_key, self.alone_key]
+    def __init__(
+        self,
+        redis: Redis,
+        queue: QueueRef,
+        partition: int,
+        *,
+        reader: Redis | None = None,
+        largest_entry: int | None = None,
+    ) -> None:
+        super().__init__(queue, partition)
+        self.ref = queue
+        self.partition = partition
         self._redis = redis
         self._reader = reader
-        self._append = redis.register_script(lua.APPEND)
-        self._acknowledge = redis.register_script(lua.ACKNOWLEDGE)
-        self._claim_foreign = redis.register_script(lua.CLAIM_FOREIGN)
-        self._dead_letter = redis.register_script(lua.DEAD_LETTER)
-        self._begin_alone = redis.register_script(lua.BEGIN_ALONE)
-        self._now = redis.register_script(lua.NOW)
+        self._largest_entry = UNLIMITED if largest_entry is None else largest_entry
+        self._append = lua.Script(redis, lua.APPEND)
+        self._read_all = lua.Script(redis, lua.READ_ALL)
+        self._read_new = lua.Script(redis, lua.READ_NEW)
+        self._read_delivered = lua.Script(redis, lua.READ_DELIVERED)
+        self._acknowledge = lua.Script(redis, lua.ACKNOWLEDGE)
+        self._dead_letter = lua.Script(redis, lua.DEAD_LETTER)
+        self._trim_dead = lua.Script(redis, lua.TRIM_DEAD)
+        self._begin_alone = lua.Script(redis, lua.BEGIN_ALONE)
+        self._mark = lua.Script(redis, lua.MARK)
+        self._statistics = lua.Script(redis, lua.STATISTICS)
+        self._now = lua.Script(redis, lua.NOW)
 
-    async def append(self, fields: Fields, *, max_backlog: int) -> str:
-        """Append a request unless it is in the stream already: the latest entry with its request id has the same reply
-        address. Returns the id of the entry.
+    async def append(self, fields: Fields, *, max_backlog: int, unless_dead: bool = False) -> AppendResult:
+        """Append one request, as `append_all` does."""
+        [result] = await self.append_all([fields], max_backlog=max_backlog, unless_dead=unless_dead)
+        return result
 
-        Raises `QueueFull` when the stream holds `max_backlog` entries or more.
+    async def append_all(
+        self, requests: Sequence[Fields], *, max_backlog: int, unless_dead: bool = False
+    ) -> list[AppendResult]:
+        """Append requests, in one exchange and in order, as long as the stream holds fewer than `max_backlog` entries.
+
+        A request is not appended when it is in the stream already: the latest entry with its request id has the same
+        reply address. With `unless_dead`, nor when the latest dead letter with its request id has.
         """
-        flat = [part for item in fields.items() for part in item]
+        args: list[str | bytes | int] = [max_backlog, "1" if unless_dead else ""]
+        for fields in requests:
+            flat = [part for item in fields.items() for part in item]
+            args += [fields[b"id"], fields.get(b"reply", b""), len(flat), *flat]
         with translated_errors():
-            added, entry = await self._append(
-                keys=self.keys, args=[fields[b"id"], fields[b"reply"], max_backlog, *flat]
-            )
-        if added < 0:
-            raise QueueFull(
-                f"Stream {self.stream_key} holds {entry.decode()} entries, the limit is {max_backlog}: "
-                "the batcher is behind or not running."
-            )
-        return str(entry.decode())
+            answers: list[tuple[int, bytes]] = await self._append(keys=self.appending_keys, args=args)
+        return [_append_result(code, value) for code, value in answers]
 
     async def append_flush(self) -> None:
         """Append a flush request: the drain closes its open batch when it has taken every entry before it."""
@@ -107,73 +145,59 @@ class WriteQueue:
             raise
         return next((group for group in groups if group["name"] == GROUP.encode()), None)
 
-    async def claim_foreign(self) -> None:
-        """Take over entries that another consumer name left pending, for example because somebody read by hand:
-        `read_pending` returns them from now on.
-        """
-        cursor = b"0-0"
-        with translated_errors():
-            while True:  # each call examines a bounded number of entries: only the cursor tells whether it was the last
-                cursor = await self._claim_foreign(
-                    keys=[self.stream_key], args=[GROUP, CONSUMER, int(FOREIGN_IDLE.total_seconds() * 1000), cursor]
-                )
-                if cursor == b"0-0":
-                    return
+    async def read_delivered(self, *, after: str, count: int, max_bytes: int) -> list[StreamEntry]:
+        """Return up to `count` entries that were delivered to anybody and not acknowledged, in order, those behind the
+        entry `after` ("0": from the first). Fewer once they have `max_bytes`, but at least one if there is any.
 
-    async def read_pending(self, *, after: str, count: int) -> list[StreamEntry]:
-        """Return up to `count` entries that were delivered to the drain and not acknowledged, in order, those behind
-        the entry `after` ("0": from the first).
+        They belong to this drain from then on, and this counts as a delivery of them.
         """
-        with translated_errors():
-            reply = await self._blocking_reader.xreadgroup(GROUP, CONSUMER, {self.stream_key: after}, count=count)
-        return _entries(reply)
+        return await self._read(self._read_delivered, GROUP, CONSUMER, after, count, max_bytes)
 
-    async def read_delivered(self, *, after: str, count: int) -> list[StreamEntry]:
-        """Return up to `count` entries that were delivered to any consumer and not acknowledged, in order, those behind
-        the entry `after` ("0": from the first). They include entries that are pending for no consumer any more, because
-        somebody deleted it (XGROUP DELCONSUMER).
+    async def read_new(
+        self, *, after: str, count: int, max_bytes: int, block: timedelta = timedelta(0)
+    ) -> list[StreamEntry]:
+        """Return up to `count` entries behind the entry `after` ("0": from the first), after waiting up to `block` for
+        a new one. Fewer once they have `max_bytes`, but at least one if there is any.
+
+        Before new entries come those that another drain was given meanwhile: so both read everything, in order.
+
+        Never cancel it: the server may have delivered entries already, and only `read_delivered` would return them.
         """
-        with translated_errors():
-            group = await self._group()
-            if group is None:
-                return []
-            last = group["last-delivered-id"]
-            found: Any = await self._redis.xrange(
-                self.stream_key, min="-" if after == "0" else f"({after}", max=last, count=count
-            )
-        return [StreamEntry(entry_id=entry_id.decode(), fields=fields) for entry_id, fields in found]
-
-    async def read_new(self, *, count: int, block: timedelta) -> list[StreamEntry]:
-        """Return up to `count` new entries, after waiting up to `block` for the first.
-
-        Never cancel it: the server may have delivered entries already, and they would stay pending.
-        """
+        entries = await self._read(self._read_new, GROUP, CONSUMER, after, count, max_bytes)
         block_ms = math.ceil(block.total_seconds() * 1000)
+        if entries or block_ms <= 0:  # BLOCK 0 would wait for ever
+            return entries
+        if self._reader is None:
+            raise TypeError("This WriteQueue has no reader: create it with reader=.")
         with translated_errors():
-            reply = await self._blocking_reader.xreadgroup(
-                GROUP,
-                CONSUMER,
-                {self.stream_key: ">"},
-                count=count,
-                block=block_ms or None,  # BLOCK 0 would wait for ever
-            )
-        return _entries(reply)
+            reply: Any = await self._reader.xreadgroup(GROUP, CONSUMER, {self.stream_key: ">"}, count=1, block=block_ms)
+        if not reply:
+            return []
+        [[_stream, [[entry_id, fields]]]] = reply
+        first = StreamEntry.of(entry_id.decode(), fields)
+        entries = await self._read(self._read_new, GROUP, CONSUMER, after, count, max_bytes)
+        if first.position > position(after):
+            return entries  # it is among them, behind what another drain was given before
+        return [shortened(first, self._largest_entry), *entries]  # Redis lost its data, and began anew
+
+    async def entry(self, entry_id: str) -> StreamEntry | None:
+        """Return one entry, or None when it is gone."""
+        with translated_errors():
+            found: Any = await self._redis.xrange(self.stream_key, min=entry_id, max=entry_id)
+        return next((shortened(StreamEntry.of(entry_id, fields), self._largest_entry) for _, fields in found), None)
+
+    async def entries(self, *, after: str, count: int, max_bytes: int) -> list[StreamEntry]:
+        """Return entries like `read_new`, but without delivering them."""
+        return await self._read(self._read_all, after, count, max_bytes)
+
+    async def _read(self, script: lua.Script, *args: str | int) -> list[StreamEntry]:
+        with translated_errors():
+            return read_entries(await script(keys=[self.stream_key], args=[*args, self._largest_entry]))
 
     async def now_ms(self) -> int:
         """Return milliseconds since the epoch, by the clock that stamps entry ids."""
         with translated_errors():
-            seconds, microseconds = await self._now(keys=[self.stream_key])
-        return int(seconds) * 1000 + int(microseconds) // 1000
-
-    async def deliveries(self, entries: Sequence[StreamEntry]) -> dict[str, int]:
-        """Return how often each of these pending entries has been delivered to the drain, by entry id. `entries` must
-        be in order and not empty.
-        """
-        with translated_errors():
-            found: Any = await self._redis.xpending_range(
-                self.stream_key, GROUP, min=entries[0].entry_id, max=entries[-1].entry_id, count=len(entries)
-            )
-        return {pending["message_id"].decode(): pending["times_delivered"] for pending in found}
+            return int(await self._now(keys=[self.stream_key]))
 
     async def deaths_alone(self, entry: StreamEntry) -> int:
         """Return how many processes in a row died while they wrote a batch of `entry` alone."""
@@ -200,15 +224,74 @@ class WriteQueue:
         with translated_errors():
             return int(await self._acknowledge(keys=self.keys, args=args))
 
-    async def dead_letter(self, entry: StreamEntry, outcome: str, reason: str) -> None:
+    async def dead_letter(self, entry: StreamEntry, outcome: str, reason: str, *, max_letters: int) -> None:
         """Move an entry that cannot be written to the dead letters, with the reason, in one step. At most 3,500 of its
-        fields are kept.
+        fields are kept, and `MAX_DEAD_REASON_BYTES` of the reason.
+
+        When there are `max_letters` already, the oldest is deleted, and counted as `dead_trimmed`.
         """
+        kept_reason = reason.encode(errors="backslashreplace")[:MAX_DEAD_REASON_BYTES]
         with translated_errors():
             await self._dead_letter(
-                keys=self.keys,
-                args=[GROUP, *_forget_args(entry, outcome), reason.encode(errors="backslashreplace")],
+                keys=self.keys, args=[GROUP, *_forget_args(entry, outcome), kept_reason, max_letters]
             )
+
+    async def trim_dead_letters(self, *, retention: timedelta) -> int:
+        """Delete the dead letters that died longer than `retention` ago, and count them as `dead_trimmed`. Returns how
+        many there were.
+        """
+        trimmed = 0
+        with translated_errors():
+            while True:
+                deleted = int(
+                    await self._trim_dead(keys=self.keys, args=[retention // timedelta(milliseconds=1), TRIM_AT_ONCE])
+                )
+                trimmed += deleted
+                if deleted < TRIM_AT_ONCE:
+                    return trimmed
+
+    async def mark_held(self, marks: Mapping[str, HeldMark]) -> None:
+        """Mark entries as held, by their ids, for operators to see. Acknowledging an entry removes its mark."""
+        await self._store(self.held_key, marks)
+
+    async def unmark_held(self, entry_ids: Iterable[str]) -> None:
+        """Remove the marks of entries that are not held any more."""
+        await self._delete(self.held_key, entry_ids)
+
+    async def held(self) -> dict[str, HeldMark]:
+        """Return the marks of held entries by entry id."""
+        return decode_held_marks(await self._stored(self.held_key))
+
+    async def give_order(self, entry_id: str, order: Order, reason: str = "") -> bool:
+        """Order the drain to reject or to release an entry. It looks for orders every second, and an earlier order for
+        the same entry is replaced. Returns False when the entry is gone.
+        """
+        return await self._store(self.orders_key, {entry_id: GivenOrder(order=order, reason=reason)}) == 1
+
+    async def orders(self) -> dict[str, GivenOrder]:
+        """Return the orders by entry id that have not been carried out yet."""
+        return decode_orders(await self._stored(self.orders_key))
+
+    async def withdraw_orders(self, entry_ids: Iterable[str]) -> None:
+        """Remove orders: they have been carried out, or are given up. Acknowledging an entry removes its order."""
+        await self._delete(self.orders_key, entry_ids)
+
+    async def _store(self, key: str, marks: Mapping[str, HeldMark | GivenOrder]) -> int:
+        args = [text for entry_id, mark in marks.items() for text in (entry_id, encode_mark(mark))]
+        if not args:
+            return 0
+        with translated_errors():
+            return int(await self._mark(keys=[self.stream_key, key], args=args))
+
+    async def _delete(self, key: str, entry_ids: Iterable[str]) -> None:
+        if ids := list(entry_ids):
+            with translated_errors():
+                await self._redis.hdel(key, *ids)
+
+    async def _stored(self, key: str) -> dict[bytes, bytes]:
+        with translated_errors():
+            stored: dict[bytes, bytes] = await self._redis.hgetall(key)  # type: ignore[assignment] # redis-py
+        return stored
 
     async def count(self, counts: Mapping[str, int]) -> None:
         """Add to the counters. Counts that a dying process has not added are lost: for the monitor only."""
@@ -219,43 +302,28 @@ class WriteQueue:
             await pipeline.execute()
 
     async def statistics(self) -> PartitionStatistics:
-        """Return the state of the partition, read in several steps: exact only while nothing changes."""
+        """Return the state of the partition."""
         with translated_errors():
-            backlog = await self._redis.xlen(self.stream_key)
-            dead = await self._redis.xlen(self.dead_key)
-            first: Any = await self._redis.xrange(self.stream_key, count=1)
-            counters: Any = await self._redis.hgetall(self.counters_key)
-            try:
-                pending = (await self._redis.xpending(self.stream_key, GROUP))["pending"]
-            except ResponseError as error:
-                if not str(error).startswith("NOGROUP"):
-                    raise
-                pending = 0
-        oldest_ms = 0
-        if first:
-            oldest_ms = max(await self.now_ms() - int(first[0][0].split(b"-", 1)[0]), 0)
+            backlog, pending, held, dead, oldest_ms, counters = await self._statistics(keys=self.keys, args=[GROUP])
         return PartitionStatistics(
             backlog=backlog,
             pending=pending,
+            held=held,
             dead=dead,
             oldest_ms=oldest_ms,
-            counters={name.decode(): int(value) for name, value in counters.items()},
+            counters={name.decode(): int(value) for name, value in zip(counters[::2], counters[1::2], strict=True)},
         )
 
-    @property
-    def _blocking_reader(self) -> Redis:
-        if self._reader is None:
-            raise TypeError("This WriteQueue has no reader: create it with reader=.")
-        return self._reader
+
+def _append_result(code: int, value: bytes) -> AppendResult:
+    match code:
+        case 0 | 1:
+            return AppendResult(entry_id=value.decode())
+        case 2:
+            return AppendResult(dead=True)
+        case _:
+            return AppendResult(backlog=int(value))
 
 
 def _forget_args(entry: StreamEntry, outcome: str | None) -> list[str | bytes]:
     return [entry.entry_id, entry.request_id, outcome or "", entry.fields.get(b"counted", b"")]
-
-
-def _entries(reply: Any) -> list[StreamEntry]:
-    return [
-        StreamEntry(entry_id=entry_id.decode(), fields=fields or {})
-        for _stream, entries in reply or []
-        for entry_id, fields in entries
-    ]

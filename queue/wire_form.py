@@ -1,38 +1,45 @@
 """The wire form (version 1): a write request as the fields of a stream entry. No other module knows it.
 
-| field     | value                                                                                               |
-|-----------|-----------------------------------------------------------------------------------------------------|
-| `v`       | `1`                                                                                                 |
-| `id`      | request id, UTF-8, at most 512 bytes                                                                |
-| `reply`   | JSON `{"workflow_id", "run_id", "attempt", "call", "mode", "activity_id"}`; empty without a caller  |
-| `asked`   | optional: when the caller asked, in milliseconds since the epoch; orders attempts of one workflow   |
-| `payload` | serialized `temporal.api.common.v1.Payload` of `{"table", "record"}`, from the data converter       |
+| field     | value                                                                                                |
+|-----------|------------------------------------------------------------------------------------------------------|
+| `v`       | `1`                                                                                                  |
+| `id`      | request id: UTF-8, 1 to 512 bytes                                                                    |
+| `key`     | optional: UTF-8, at most 512 bytes; decides on the partition and keeps the order; default: `id`      |
+| `reply`   | optional: JSON with the members below; empty or missing without a caller                             |
+| `asked`   | optional: when the caller asked, in milliseconds since the epoch; orders the attempts of a workflow  |
+| `trace`   | optional: reserved for the caller's W3C `traceparent`                                                |
+| `payload` | serialized `temporal.api.common.v1.Payload` of `{"table", "record"}`, from the data converter        |
+| `sig`     | HMAC-SHA256 of the fields above, in hexadecimal; required where the batcher has a signing key        |
 
-In `reply`, `mode` is `signal`, `completion` or `none`; `activity_id` is there for `completion` only. `attempt`
-(default: the run id) names the attempt that asked; a rejection or a withdrawal binds that attempt alone. `call`
-(default: 0) numbers the submits of an attempt. Two entries with the same bytes in `id` and `reply` are the same
-request, queued once.
+Members of `reply`: `mode` is `signal`, `completion` or `none`. `workflow_id`, `run_id` and `activity_id` name the
+caller: `signal` needs the first, `completion` all three. `attempt` names the try that asked, and is new for every
+record that is submitted (default: the run id and the record's hash); a rejection or a withdrawal binds that try alone.
+`awaits_replay` says that the caller goes on waiting after a rejection. Two entries with the same bytes in `id` and
+`reply` are the same request, queued once.
+
+`counted`, `first`, `replayed`, `control` and everything that begins with `dead-` are reserved.
 """
 
-import asyncio
 import json
 import re
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
 from typing import Any
 
 from google.protobuf.message import DecodeError
 from temporalio.api.common.v1 import Payload
 from temporalio.common import RawValue
-from temporalio.converter import DataConverter, DefaultPayloadConverter
+from temporalio.converter import CompositePayloadConverter, DataConverter, DefaultPayloadConverter
 
-from write_batcher.errors import CodecUnavailable, InvalidEntry, InvalidRequest
+from write_batcher.errors import CodecUnavailable, InvalidEntry, InvalidRequest, UnknownVersion
 from write_batcher.models import MAX_REQUEST_ID_BYTES, ConfirmBy, ReplyAddress, WriteRequest
+from write_batcher.queue.record_encoding import canonical_json, record_hash
 
 VERSION = b"1"
+VERSION_PATTERN = re.compile(rb"[1-9]\d{0,8}")
 MILLISECONDS_PATTERN = re.compile(rb"\d{1,18}")
+MAX_KEY_BYTES = 512
 MAX_REPLY_BYTES = 8192  # enough for the longest ids that Temporal allows, as JSON
-CODEC_TIMEOUT = timedelta(seconds=10)  # for the payload codec to decode one entry; the entries behind it wait
+JSON_ENCODING = b"json/plain"  # of a payload whose data is JSON
 
 Fields = dict[bytes, bytes]
 
@@ -53,71 +60,123 @@ class Codec:
         # Payload codec and external storage run apart from the payload converter: an error in them may be an outage, an
         # error in the converter means that the entry is invalid.
         self._unwrapper = replace(data_converter, payload_converter_class=DefaultPayloadConverter)
+        # A converter of one's own: that of the DataConverter is wrapped and does not tell its encodings.
+        converter = data_converter.payload_converter_class()
+        self._encodings = converter.converters.keys() if isinstance(converter, CompositePayloadConverter) else None
+
+    @property
+    def decodes_at_once(self) -> bool:
+        """Whether decoding asks nobody: there is no payload codec and no external storage."""
+        return self._converter.payload_codec is None and self._converter.external_storage is None
 
     async def encode(self, request: WriteRequest) -> Fields:
         """Return the fields of the request's stream entry.
 
-        Raises `InvalidRequest` when the request id is not 1 to 512 bytes of UTF-8, or the data converter cannot encode
-        the record.
+        Raises `InvalidRequest` when an id, the key or the record cannot be encoded whenever it is tried, and
+        `CodecUnavailable` when the converter or the payload codec fails, which may be an outage of its key server.
         """
-        request_id = _request_id_bytes(request.request_id)
+        fields = {b"v": VERSION, b"id": _encoded_id("Request id", request.request_id, MAX_REQUEST_ID_BYTES)}
+        if request.key:
+            fields[b"key"] = _encoded_id("Key", request.key, MAX_KEY_BYTES)
+        fields[b"reply"] = _encode_reply(request.reply)
+        if request.asked_ms is not None:
+            fields[b"asked"] = b"%d" % request.asked_ms
+        fields[b"payload"] = await self._encoded_body(request)
+        return fields
+
+    async def _encoded_body(self, request: WriteRequest) -> bytes:
         try:
-            [payload] = await self._converter.encode([WriteBody(table=request.table, record=request.record)])
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidRequest(f"The record of request {request.request_id!r} cannot be encoded: {error}.") from error
-        return {
-            b"v": VERSION,
-            b"id": request_id,
-            b"reply": _encode_reply(request.reply),
-            **({} if request.asked_ms is None else {b"asked": b"%d" % request.asked_ms}),
-            b"payload": payload.SerializeToString(),
-        }
+            canonical = canonical_json(request.table, request.record)
+        except (TypeError, ValueError) as error:
+            raise InvalidRequest(
+                f"The record of request {request.request_id!r} cannot be encoded ({error}): use JSON values."
+            ) from error
+        try:
+            [plain] = self._converter.payload_converter.to_payloads(
+                [WriteBody(table=request.table, record=request.record)]
+            )
+            if plain.metadata.get("encoding") == JSON_ENCODING:
+                plain.data = canonical  # converters differ in spaces and in the order of keys
+            [payload] = await self._unwrapper.encode([RawValue(plain)])
+        except Exception as error:
+            raise CodecUnavailable(
+                f"The record of request {request.request_id!r} cannot be encoded now: {error!r}."
+            ) from error
+        return payload.SerializeToString()
 
     async def decode(self, fields: Fields) -> WriteRequest:
         """Return the write request of an entry.
 
-        Raises `InvalidEntry` when the fields are not a version 1 entry of this data converter. Raises
-        `CodecUnavailable` when the payload codec fails in any way, or takes more than 10 s: its key server may be away
-        and the entry valid.
+        Raises `InvalidEntry` when the fields are not an entry of this version and this data converter. Raises
+        `CodecUnavailable` when the payload codec fails in any way, or the converter does not know the encoding: the key
+        server may be away, or this batcher be older than the entry, and the entry be valid. Raises `UnknownVersion` for
+        an entry of another version, which a newer batcher may know.
         """
-        if fields.get(b"v") != VERSION:
-            raise InvalidEntry(f"Version {fields.get(b'v')!r} is not {VERSION!r}.")
-        missing = {b"id", b"reply", b"payload"} - fields.keys()
-        if missing:
-            raise InvalidEntry(f"Fields are missing: {', '.join(sorted(name.decode() for name in missing))}.")
-        try:
-            request_id = fields[b"id"].decode()
-            payload = Payload.FromString(fields[b"payload"])
-        except (UnicodeDecodeError, DecodeError) as error:
-            raise InvalidEntry(f"Not a write request: {error}.") from error
-        if not request_id or len(fields[b"id"]) > MAX_REQUEST_ID_BYTES:
-            raise InvalidEntry(
-                f"The request id has {len(fields[b'id'])} bytes; 1 to {MAX_REQUEST_ID_BYTES} are allowed."
-            )
+        payload = _parsed(fields)
         reply = decode_reply(fields)
         try:
-            async with asyncio.timeout(CODEC_TIMEOUT.total_seconds()):
-                [raw] = await self._unwrapper.decode([payload], [RawValue])
+            [raw] = await self._unwrapper.decode([payload], [RawValue])
         except Exception as error:
             raise CodecUnavailable(f"The payload codec cannot decode the entry now: {error!r}.") from error
+        body, digest = self._decoded_body(raw.payload)
+        if reply and not reply.attempt:
+            # With the hash, or two records under one request id would be taken for the same try.
+            reply = replace(reply, attempt=f"{reply.run_id}/{digest}")
+        asked = fields.get(b"asked", b"")
+        return WriteRequest(
+            request_id=fields[b"id"].decode(),
+            key=fields.get(b"key", b"").decode(),
+            table=body.table,
+            record=body.record,
+            record_hash=digest,
+            reply=reply,
+            asked_ms=int(asked) if MILLISECONDS_PATTERN.fullmatch(asked) else None,
+            replayed=b"replayed" in fields,
+        )
+
+    def _decoded_body(self, payload: Payload) -> tuple[WriteBody, str]:
+        encoding = payload.metadata.get("encoding", b"")
+        if self._encodings is not None and encoding not in self._encodings:
+            raise CodecUnavailable(f"The data converter does not know the encoding {encoding!r} of the payload.")
         try:
-            [body] = self._converter.payload_converter.from_payloads([raw.payload], [WriteBody])
+            [body] = self._converter.payload_converter.from_payloads([payload], [WriteBody])
         except Exception as error:
             raise InvalidEntry(f"The payload cannot be decoded: {error}.") from error
         if not isinstance(body, WriteBody):  # for null and plain bytes the converter ignores the type that is asked for
             raise InvalidEntry(f"The payload holds {type(body).__name__} instead of a table and a record.")
-        asked = fields.get(b"asked", b"")
-        return WriteRequest(
-            request_id=request_id,
-            table=body.table,
-            record=body.record,
-            reply=reply,
-            asked_ms=int(asked) if MILLISECONDS_PATTERN.fullmatch(asked) else None,
-        )
+        try:
+            # Not from the payload's bytes: other languages write other spaces and orders of keys, and when one of their
+            # callers settles, the hash is taken from the record.
+            return body, record_hash(canonical_json(body.table, body.record))
+        except (TypeError, ValueError) as error:
+            raise InvalidEntry(f"The record is not JSON: {error}.") from error
+
+
+def _parsed(fields: Fields) -> Payload:
+    """The payload of an entry whose other fields are in order."""
+    version = fields.get(b"v", b"")
+    if version != VERSION:
+        if VERSION_PATTERN.fullmatch(version):
+            raise UnknownVersion(f"The entry has version {version.decode()}, this batcher knows {VERSION.decode()}.")
+        raise InvalidEntry(f"The entry has no version ({version[:20]!r}): it is not a write request.")
+    missing = {b"id", b"payload"} - fields.keys()
+    if missing:
+        raise InvalidEntry(f"Fields are missing: {', '.join(sorted(name.decode() for name in missing))}.")
+    for name, limit in ((b"id", MAX_REQUEST_ID_BYTES), (b"key", MAX_KEY_BYTES)):
+        value = fields.get(name)
+        if value is not None and not 1 <= len(value) <= limit:
+            raise InvalidEntry(f"The field {name.decode()} has {len(value)} bytes; 1 to {limit} are allowed.")
+    try:
+        fields[b"id"].decode()
+        fields.get(b"key", b"").decode()
+        return Payload.FromString(fields[b"payload"])
+    except (UnicodeDecodeError, DecodeError) as error:
+        raise InvalidEntry(f"Not a write request: {error}.") from error
 
 
 def decode_reply(fields: Fields) -> ReplyAddress | None:
     """Decode the reply address alone, which may be readable when the rest of the entry is not. None without a caller.
+    The attempt is empty when the entry names none.
 
     Raises `InvalidEntry` when it is malformed.
     """
@@ -129,36 +188,35 @@ def decode_reply(fields: Fields) -> ReplyAddress | None:
     try:
         reply = json.loads(text)
         mode = ConfirmBy(reply["mode"])
-        run_id = str(reply["run_id"])
         address = ReplyAddress(
-            workflow_id=str(reply["workflow_id"]),
-            run_id=run_id,
-            attempt=str(reply.get("attempt", run_id)),
+            workflow_id=str(reply.get("workflow_id", "")),
+            run_id=str(reply.get("run_id", "")),
+            attempt=str(reply.get("attempt", "")),
             mode=mode,
             activity_id=str(reply["activity_id"]) if mode is ConfirmBy.COMPLETION else None,
-            call=int(reply.get("call", 0)),
+            awaits_replay=reply.get("awaits_replay") is True,
         )
         # JSON may hold lone surrogates, which no id in Temporal has.
         _ = f"{address.workflow_id}{address.run_id}{address.attempt}{address.activity_id}".encode()
-        return address
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         raise InvalidEntry(f"The reply address cannot be decoded: {error!r}.") from error
+    if address.waits and not address.workflow_id:
+        raise InvalidEntry("The reply address has no workflow_id, and so names no caller.")
+    return address
 
 
 def _encode_reply(reply: ReplyAddress | None) -> bytes:
     if reply is None:
         return b""
-    present = {name: value for name, value in asdict(reply).items() if value is not None}
+    present = {name: value for name, value in asdict(reply).items() if value not in (None, False)}
     return json.dumps(present, sort_keys=True).encode()
 
 
-def _request_id_bytes(request_id: str) -> bytes:
+def _encoded_id(what: str, value: str, limit: int) -> bytes:
     try:
-        encoded = request_id.encode()
+        encoded = value.encode()
     except UnicodeEncodeError as error:
-        raise InvalidRequest(f"Request id {request_id!r} is not valid Unicode: {error.reason}.") from error
-    if not 1 <= len(encoded) <= MAX_REQUEST_ID_BYTES:
-        raise InvalidRequest(
-            f"Request id {request_id[:80]!r} has {len(encoded)} bytes: use 1 to {MAX_REQUEST_ID_BYTES} bytes."
-        )
+        raise InvalidRequest(f"{what} {value[:80]!r} is not valid Unicode: {error.reason}.") from error
+    if not 1 <= len(encoded) <= limit:
+        raise InvalidRequest(f"{what} {value[:80]!r} has {len(encoded)} bytes: use 1 to {limit} bytes.")
     return encoded

@@ -1,21 +1,43 @@
--- ARGV: request id, reply, max_backlog, then the entry's fields and values.
--- Returns {1, entry}: appended; {0, entry}: queued already; {-1, backlog}: the stream is full.
+-- ARGV: max_backlog, unless_dead ('1' or ''), then for each request: request id, reply, number of values that follow, the
+-- entry's fields and values.
+-- Returns for each request: {1, entry}: appended; {0, entry}: queued already; {-1, backlog}: the stream is full;
+-- {2, letter}: the request is a dead letter, and unless_dead is set.
 --
 -- A request that is still queued is not appended again: during an outage, resubmissions would multiply the backlog. The
--- marker in `live` is not enough: Redis may have lost the entry and kept the marker, or the entry may belong to an
--- earlier attempt of the same workflow, whose outcome does not bind this one.
-local id, reply, max_backlog = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local known = redis.call('HGET', live, id)
-local found = known and redis.call('XRANGE', stream, known, known) or {}
-if #found > 0 then
+-- marker in `live` is not enough: Redis may have lost the entry and kept the marker, or the entry may belong to another
+-- attempt, whose outcome does not bind this one.
+local max_backlog, unless_dead = tonumber(ARGV[1]), ARGV[2] == '1'
+
+local function holds(key, entry, reply)
+  local found = entry and redis.call('XRANGE', key, entry, entry) or {}
+  if #found == 0 then return false end
   local fields = found[1][2]
   for i = 1, #fields, 2 do
-    if fields[i] == 'reply' and fields[i + 1] == reply then return {0, known} end
+    if fields[i] == 'reply' then return fields[i + 1] == reply end
   end
+  return reply == ''
 end
-local backlog = redis.call('XLEN', stream)
-if backlog >= max_backlog then return {-1, tostring(backlog)} end
-local entry = redis.call('XADD', stream, '*', 'counted', '1', unpack(ARGV, 4))
-redis.call('HSET', live, id, entry)
-redis.call('HINCRBY', counters, 'appended', 1)
-return {1, entry}
+
+local function append(id, reply, first, last)
+  local known = redis.call('HGET', live, id)
+  if holds(stream, known, reply) then return {0, known} end
+  if unless_dead then
+    local letter = redis.call('HGET', dead_ids, id)
+    if holds(dead, letter, reply) then return {2, letter} end
+  end
+  local backlog = redis.call('XLEN', stream)
+  if backlog >= max_backlog then return {-1, tostring(backlog)} end
+  -- The time again, because the id need not tell it: after an id from the future, ids go on from there.
+  local entry = redis.call('XADD', stream, '*', 'counted', text_of(now_ms), unpack(ARGV, first, last))
+  redis.call('HSET', live, id, entry)
+  redis.call('HINCRBY', counters, 'appended', 1)
+  return {1, entry}
+end
+
+local answers, i = {}, 3
+while i <= #ARGV do
+  local last = i + 2 + tonumber(ARGV[i + 2])
+  answers[#answers + 1] = append(ARGV[i], ARGV[i + 1], i + 3, last)
+  i = last + 1
+end
+return answers

@@ -8,8 +8,13 @@ local function forget(group, entry, id, outcome, counted)
     redis.call('HINCRBY', counters, outcome, 1)
     if counted == '' then redis.call('HINCRBY', counters, 'appended', 1) end
   end
-  redis.call('HDEL', alone, entry)
   if id ~= '' and redis.call('HGET', live, id) == entry then redis.call('HDEL', live, id) end
-  if redis.call('XLEN', stream) == 0 then redis.call('DEL', live, alone) end
+  if redis.call('XLEN', stream) == 0 then
+    redis.call('DEL', live, alone, held, orders)
+  else
+    redis.call('HDEL', alone, entry)
+    redis.call('HDEL', held, entry)
+    redis.call('HDEL', orders, entry)
+  end
   return deleted
 end

@@ -1,20 +1,24 @@
--- ARGV: dead letter. Moves it back into the stream under its request id; `first` keeps the time of its first append.
--- Returns the id of the new entry, or nothing when the dead letter is gone.
+-- ARGV: dead letter. Moves it back into the stream under its request id; `first` keeps the time of its first append, and
+-- `replayed` tells that no earlier rejection binds it. Returns the id of the new entry, or nothing when the dead letter
+-- is gone.
 local found = redis.call('XRANGE', dead, ARGV[1], ARGV[1])
 if #found == 0 then return false end
 local fields = found[1][2]
 local entry = {}
-local id, first = '', string.match(fields[4], '%d+')
+local id, first, appended = '', nil, string.match(fields[4], '%d+')
 for i = 5, #fields, 2 do
-  if fields[i] == 'first' then first = fields[i + 1]
-  elseif fields[i] ~= 'counted' then
-    if fields[i] == 'id' then id = fields[i + 1] end
-    entry[#entry + 1] = fields[i]
-    entry[#entry + 1] = fields[i + 1]
+  local name, value = fields[i], fields[i + 1]
+  if name == 'first' then first = value
+  elseif name == 'counted' then appended = value
+  elseif name ~= 'replayed' then
+    if name == 'id' then id = value end
+    entry[#entry + 1] = name
+    entry[#entry + 1] = value
   end
 end
-local added = redis.call('XADD', stream, '*', 'counted', '1', 'first', first, unpack(entry))
+local added = redis.call('XADD', stream, '*', 'counted', text_of(now_ms), 'replayed', '1', 'first', first or appended,
+  unpack(entry))
 redis.call('HINCRBY', counters, 'appended', 1)
 if id ~= '' then redis.call('HSET', live, id, added) end
-redis.call('XDEL', dead, ARGV[1])
+forget_dead(ARGV[1], id)
 return added

@@ -28,8 +28,15 @@ from write_batcher.workers.embedded.server import HOST, Server, bundled
 PASSWORD = "pass/word"  # noqa: S105 - it must be quoted in a URL
 QUOTED = "pass%2Fword"
 SERVICE = "orders"
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+ACCESS = (Path(__file__).parents[2] / "docs" / "redis-access.md").read_text("utf-8")
 SLOTS = 16384
+
+
+class Login(StrEnum):
+    """The users of docs/redis-access.md, who have only the rights that it lists."""
+
+    CALLER = "write-batcher-caller"
+    BATCHER = "write-batcher"
 
 
 class RedisKind(StrEnum):
@@ -90,17 +97,18 @@ async def _execute(redis: Redis, *command: str | int) -> Any:
     return await redis.execute_command(*command)  # type: ignore[no-untyped-call]
 
 
-def limited_url(server: AnyRedis) -> str:
-    """The URL of the user who has only the rights that README.md lists."""
+def limited_url(server: AnyRedis, login: Login = Login.BATCHER) -> str:
+    """The URL of a user with limited rights."""
     scheme, _, rest = server.url.partition("://")
-    return f"{scheme}://{acl()[0]}:{QUOTED}@{rest.rpartition('@')[2]}"
+    return f"{scheme}://{login}:{QUOTED}@{rest.rpartition('@')[2]}"
 
 
-def acl(*, cluster: bool = False) -> list[str]:
-    """The user and its rights, read from README.md."""
-    [line] = re.findall(r"^ACL SETUSER (.*)$", README, re.MULTILINE)
-    [for_a_cluster] = re.findall(r"On a cluster it also needs `(.*?)`", README)
-    return [word.replace("PASSWORD", PASSWORD) for word in f"{line} {for_a_cluster if cluster else ''}".split()]
+def acl(login: Login, *, cluster: bool = False) -> list[str]:
+    """The user and its rights, read from docs/redis-access.md."""
+    [rights] = re.findall(rf"^ACL SETUSER {login} (.*)$", ACCESS, re.MULTILINE)
+    [for_a_cluster] = re.findall(r"On a cluster both also need `(.*?)`", ACCESS)
+    words = f"{login} {rights} {for_a_cluster if cluster else ''}".split()
+    return [word.replace("PASSWORD", PASSWORD) for word in words]
 
 
 def _program(found: str | Path | None, version: str = "") -> Path:
@@ -122,7 +130,8 @@ class OneServer(RedisServer):
         cluster: bool = False,
         extra: Sequence[str] = (),
     ) -> None:
-        super().__init__(folder, binary=binary, password=password, extra=["--user", *acl(cluster=cluster), *extra])
+        users = [word for login in Login for word in ("--user", *acl(login, cluster=cluster))]
+        super().__init__(folder, binary=binary, password=password, extra=[*users, *extra])
 
     @property
     def servers(self) -> list[RedisServer]:

@@ -54,7 +54,7 @@ async def test_payload_codec_decides_whether_redis_holds_records_in_plain_text(
         await eventually(stack.has_dead_letter)
         with pytest.raises(Exception, match="Workflow execution failed"):
             await result_of(bad)
-        stack.sink.repair()
+        stack.sink.refuse_all(None)
         await result_of(await stack.start(items=("darjeeling",)))
         found = await everything_in(redis)
     logged = b"".join(file.read_bytes() for file in (tmp_path / "redis").rglob("*") if file.is_file())

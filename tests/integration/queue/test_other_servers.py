@@ -1,5 +1,5 @@
-"""Every kind of Redis in short, as a user with only the rights that README.md lists; and a cluster that moves slots and
-loses servers. `make other-servers` runs the long tests on each kind.
+"""Every kind of Redis in short, as a user with only the rights of a batcher; and a cluster that moves slots and loses
+servers. `make other-servers` runs the long tests on each kind.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from temporalio.client import Client
 
 from tests.support.drain_stage import EMPTY, NEVER, WITHIN_S, Stage, stage_on
 from tests.support.order_callers import receipts_of, stacked
+from tests.support.partitions import BACKLOG, MAX_LETTERS, TERMS, as_written, queue_ref, state_of, take
 from tests.support.proxy import Proxy
 from tests.support.redis_kinds import (
     PASSWORD,
@@ -27,20 +28,18 @@ from tests.support.redis_kinds import (
     SentinelService,
     TlsSentinelServer,
     TlsServer,
-    acl,
     limited_url,
     redis_of,
     tell_all,
 )
 from tests.support.waiting import eventually
-from tests.unit.test_stream_scripts import BACKLOG, as_written, state_of, take
-from write_batcher.activities.drain import take as take_module
+from write_batcher.activities.drain import read as read_module
 from write_batcher.activities.drain.backoff import Backoff
 from write_batcher.config import load_settings
 from write_batcher.errors import QueueFull, QueueUnavailable
 from write_batcher.models import Outcome
+from write_batcher.queue.contract import ContractStore
 from write_batcher.queue.dead_letters import DeadLetters
-from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.redis_client import MAX_CONNECTIONS, connect
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.workers.connections import connect_redis
@@ -51,8 +50,8 @@ QUICK = timedelta(milliseconds=100)
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(take_module, "LONGEST_BLOCK", QUICK)
-    monkeypatch.setattr(take_module, "BACKOFF", Backoff(0.01, 0.05))
+    monkeypatch.setattr(read_module, "LONGEST_BLOCK", QUICK)
+    monkeypatch.setattr(read_module, "BACKOFF", Backoff(0.01, 0.05))
 
 
 @pytest.fixture(scope="module", params=list(RedisKind))
@@ -87,12 +86,12 @@ async def test_request_is_appended_once_written_confirmed_and_forgotten(stage: S
 
 async def test_rejected_request_is_a_dead_letter_until_it_is_replayed(stage: Stage) -> None:
     stage.sink.refuse_all("no such table")
-    letters = DeadLetters(stage.redis, stage.partition.queue, 0)
+    letters = DeadLetters(stage.redis, stage.queue.ref, 0)
     async with stage.draining():
         await stage.append("a")
         await eventually(stage.is_empty)
         [letter] = await letters.page()
-        stage.sink.repair()
+        stage.sink.refuse_all(None)
         assert await letters.replay(letter)
         await eventually(stage.is_empty)
     assert stage.sink.row_ids == ["a"]
@@ -113,7 +112,7 @@ async def test_server_out_of_memory_refuses_appends_but_can_be_drained(server: A
             await stage.append("c")
         await stage.queue.begin_alone(first)
         assert await stage.queue.acknowledge(as_written([first])) == 1
-        await stage.queue.dead_letter(second, "rejected", "no such table")
+        await stage.queue.dead_letter(second, "rejected", "no such table", max_letters=MAX_LETTERS)
     finally:
         await tell_all(server, "CONFIG SET", "maxmemory", 0)
     assert await state_of(stage.queue) == (0, 0, 1)
@@ -221,42 +220,6 @@ async def test_connecting_warns_of_a_server_that_may_evict_data(
     assert caplog.text.count("maxmemory-policy allkeys-lru") == 1
 
 
-async def use_everything(redis: Redis, stage: Stage) -> None:
-    """Do with Redis all that workers and commands do."""
-    await redis.ping()
-    partitions = Partitions(redis, stage.partition.queue)
-    await partitions.announce(1)
-    assert (await partitions.count(), await partitions.known()) == (1, 1)
-    stage.sink.refuse_all("no such table")
-    letters = DeadLetters(redis, stage.partition.queue, 0)
-    async with stage.draining():
-        await stage.append("a", "b")
-        await stage.queue.append_flush()
-        await eventually(stage.is_empty)
-    first, second = await letters.page()
-    assert await letters.get(first.dead_id) == first
-    assert await letters.last_id() == second.dead_id
-    assert await letters.replay(first)
-    assert await letters.queued_again(first) is not None
-    assert await letters.discard(second)
-    [entry] = await take(stage.queue)
-    assert await stage.queue.deliveries([entry]) == {entry.entry_id: 1}
-    await stage.queue.begin_alone(entry)
-    assert await stage.queue.deaths_alone(entry) == 1
-    await stage.queue.end_alone(entry)
-    await stage.queue.acknowledge(as_written([entry]))
-
-
-async def test_rights_in_the_readme_are_sufficient_and_all_of_them_are_used(tmp_path: Path, name: str) -> None:
-    async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(OneServer(tmp_path))
-        stage = await stage_of(server, name, stack)
-        await use_everything(stage.redis, stage)
-        [statistics] = await tell_all(server, "INFO", "commandstats")
-    used = {command.removeprefix("cmdstat_") for command, seen in statistics.items() if seen["calls"]}
-    assert {word[1:] for word in acl() if word.startswith("+")} <= used
-
-
 @pytest.fixture(scope="module")
 async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
     async with Cluster(tmp_path_factory.mktemp("cluster")) as cluster:
@@ -287,27 +250,27 @@ async def test_partition_is_read_while_the_default_node_of_redis_py_is_down(clus
     async with connect(url) as redis, connect(url, longest_block=QUICK) as reader:
         assert isinstance(reader, RedisCluster)
         asked = reader.get_default_node()
-        queues = [WriteQueue(redis, f"orders-{number}", 0, reader=reader) for number in range(20)]
+        queues = [WriteQueue(redis, queue_ref(f"orders-{number}"), 0, reader=reader) for number in range(20)]
         queue = next(queue for queue in queues if reader.get_node_from_key(queue.stream_key) != asked)
         await queue.ensure_group()
         down = next(master for master in cluster.masters if master.port == asked.port)
         await down.kill()
         async with asyncio.timeout(WITHIN_S):
-            assert await queue.read_new(count=BACKLOG, block=QUICK) == []
+            assert await queue.read_new(after="0", count=BACKLOG, max_bytes=1, block=QUICK) == []
         await cluster.start()
 
 
 async def test_commands_to_all_servers_of_a_cluster_may_start_together(cluster: Cluster) -> None:
     async with connect(cluster.url) as redis:
         await redis.aclose()  # so that it has to discover the servers again
-        queues = [WriteQueue(redis, f"orders-{number}", 0) for number in range(20)]
+        queues = [WriteQueue(redis, queue_ref(f"orders-{number}"), 0) for number in range(20)]
         found = await asyncio.gather(*(queue.statistics() for queue in queues))
     assert [statistics.backlog for statistics in found] == [0] * 20
 
 
 async def test_client_that_saw_a_server_die_closes_its_other_connections(cluster: Cluster) -> None:
     redis: Any = connect(cluster.url)
-    queues = [WriteQueue(redis, f"orders-{number}", 0) for number in range(20)]
+    queues = [WriteQueue(redis, queue_ref(f"orders-{number}"), 0) for number in range(20)]
     for queue in queues:
         await queue.statistics()
     down = cluster.masters[0]
@@ -337,6 +300,6 @@ async def test_sentinel_and_its_servers_are_reached_over_tls(tmp_path: Path, nam
 
 async def is_announced(redis: Redis, queue: str) -> bool:
     try:
-        return await Partitions(redis, queue).announce(3) == 3
+        return (await ContractStore(redis, queue_ref(queue)).announce("one", TERMS)).partitions == 1
     except QueueUnavailable:  # the cluster, or the Sentinel, has only just started
         return False

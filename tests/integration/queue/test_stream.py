@@ -1,50 +1,48 @@
-"""The stream on a real server: blocking reads, crashes, no memory left; and the taker that reads it."""
+"""The stream on a real server: blocking reads, crashes, no memory left, entries that no process has room for."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
 from redis.asyncio import Redis
-from temporalio.converter import DataConverter
 
+from tests.support.partitions import (
+    BACKLOG,
+    MAX_BYTES,
+    TERMS,
+    append,
+    appended,
+    as_written,
+    die,
+    fields,
+    ids_of,
+    queue_ref,
+    redelivered,
+    state_of,
+    take,
+)
 from tests.support.redis_kinds import AnyRedis, tell_all
 from tests.support.waiting import eventually
-from tests.unit.test_stream_scripts import BACKLOG, ScriptSuite, as_written, fields, state_of, take
-from write_batcher.activities.drain import take as take_module
-from write_batcher.activities.drain.backoff import Backoff
-from write_batcher.activities.drain.batching import BatchLimits
-from write_batcher.activities.drain.take import LONGEST_BLOCK, Taker
-from write_batcher.activities.drain.watch import Watch
 from write_batcher.errors import QueueFull, QueueUnavailable
-from write_batcher.models import WriteRequest
+from write_batcher.queue.contract import ContractStore
+from write_batcher.queue.dead_letters import DeadLetters
+from write_batcher.queue.marks import HeldMark, Order
 from write_batcher.queue.redis_client import GroupMissing, connect
-from write_batcher.queue.stream import CONSUMER, FOREIGN_IDLE, GROUP, WriteQueue
+from write_batcher.queue.stream import GROUP, WriteQueue
 from write_batcher.queue.stream_entry import StreamEntry
-from write_batcher.queue.wire_form import Codec
 
-NO_WAIT = timedelta(0)
+BLOCK = timedelta(seconds=5)
 WITHIN_S = 15
+MIB = 1024 * 1024
 T = TypeVar("T")
-CODEC = Codec(DataConverter.default)
-
-
-class TestValkey(ScriptSuite):
-    async def test_largest_batch_is_acknowledged_in_one_step(self, redis: Redis, queue: WriteQueue) -> None:
-        async with redis.pipeline(transaction=False) as pipeline:
-            for number in range(10_000):
-                pipeline.xadd(queue.stream_key, {b"id": str(number)})
-            await pipeline.execute()
-        await queue.ensure_group()
-        entries = await queue.read_new(count=10_000, block=NO_WAIT)
-        assert await queue.acknowledge(as_written(entries)) == 10_000
 
 
 @pytest.fixture
 async def queue(redis: Redis, redis_server: AnyRedis, name: str) -> AsyncIterator[WriteQueue]:
-    async with connect(redis_server.url, longest_block=LONGEST_BLOCK) as reader:
-        yield WriteQueue(redis, name, 0, reader=reader)
+    async with connect(redis_server.url, longest_block=BLOCK) as reader:
+        yield WriteQueue(redis, queue_ref(name), 0, reader=reader)
 
 
 @pytest.fixture
@@ -55,13 +53,13 @@ async def own_redis(own_server: AnyRedis) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 async def own_reader(own_server: AnyRedis) -> AsyncIterator[Redis]:
-    async with connect(own_server.url, longest_block=LONGEST_BLOCK) as client:
+    async with connect(own_server.url, longest_block=BLOCK) as client:
         yield client
 
 
 @pytest.fixture
 async def own_queue(own_redis: Redis, own_reader: Redis, name: str) -> WriteQueue:
-    return WriteQueue(own_redis, name, 0, reader=own_reader)
+    return WriteQueue(own_redis, queue_ref(name), 0, reader=own_reader)
 
 
 async def restart(server: AnyRedis, *clients: Redis) -> None:
@@ -77,27 +75,56 @@ async def within_time(work: Awaitable[T]) -> T:
         return await work
 
 
-async def blocked_read(server: AnyRedis, queue: WriteQueue) -> asyncio.Task[list[StreamEntry]]:
-    """Start a read and wait until it blocks in the server."""
-    reading = asyncio.create_task(queue.read_new(count=BACKLOG, block=LONGEST_BLOCK))
+async def waiting_read(
+    server: AnyRedis, queue: WriteQueue, *, after: str = "0", readers: int = 1
+) -> asyncio.Task[list[StreamEntry]]:
+    """Start a read and wait until it blocks in the server, as the last one of so many readers."""
+    reading = asyncio.create_task(queue.read_new(after=after, count=BACKLOG, max_bytes=MAX_BYTES, block=BLOCK))
 
     async def is_blocked() -> bool:
-        return sum(int(info["blocked_clients"]) for info in await tell_all(server, "INFO", "clients")) == 1
+        return sum(int(info["blocked_clients"]) for info in await tell_all(server, "INFO", "clients")) == readers
 
     await eventually(is_blocked)
     return reading
 
 
-async def test_blocked_read_returns_with_the_first_entry(own_server: AnyRedis, own_queue: WriteQueue) -> None:
+async def test_waiting_read_returns_with_the_first_entry(own_server: AnyRedis, own_queue: WriteQueue) -> None:
     await own_queue.ensure_group()
-    reading = await blocked_read(own_server, own_queue)
-    await own_queue.append(fields("a"), max_backlog=BACKLOG)
-    assert [entry.request_id for entry in await within_time(reading)] == [b"a"]
+    reading = await waiting_read(own_server, own_queue)
+    await append(own_queue, "a")
+    assert ids_of(await within_time(reading)) == ["a"]
+
+
+async def test_waiting_read_returns_all_that_came_together(own_server: AnyRedis, own_queue: WriteQueue) -> None:
+    await own_queue.ensure_group()
+    reading = await waiting_read(own_server, own_queue)
+    await own_queue.append_all([fields(request_id) for request_id in "abc"], max_backlog=BACKLOG)
+    assert ids_of(await within_time(reading)) == ["a", "b", "c"]
+
+
+async def test_two_waiting_drains_both_read_everything_in_order(own_server: AnyRedis, own_queue: WriteQueue) -> None:
+    await own_queue.ensure_group()
+    reads = [await waiting_read(own_server, own_queue, readers=number) for number in (1, 2)]
+    for request_id in ("a", "b"):  # one is given to each
+        await append(own_queue, request_id)
+    first, second = await within_time(asyncio.gather(*reads))
+    assert {(*ids_of(first),), (*ids_of(second),)} <= {("a",), ("a", "b")}
+
+
+async def test_read_finds_entries_with_lower_ids_after_redis_lost_its_data(
+    own_server: AnyRedis, own_redis: Redis, own_queue: WriteQueue
+) -> None:
+    await own_queue.ensure_group()
+    reading = await waiting_read(own_server, own_queue, after="9999999999999-0")  # read before the clock was set back
+    await append(own_queue, "a")
+    [entry] = await within_time(reading)
+    await append(own_queue, "b")
+    assert ids_of(await take(own_queue, after=entry.entry_id)) == ["b"]
 
 
 async def test_read_without_new_entries_returns_empty_after_its_block(queue: WriteQueue) -> None:
     await queue.ensure_group()
-    assert await queue.read_new(count=1, block=timedelta(milliseconds=20)) == []
+    assert await queue.read_new(after="0", count=1, max_bytes=1, block=timedelta(milliseconds=20)) == []
 
 
 @pytest.mark.parametrize("command", ["FLUSHALL", "DEL", "XGROUP DESTROY"])
@@ -105,7 +132,7 @@ async def test_group_lost_during_a_read_is_reported_missing(
     own_server: AnyRedis, own_redis: Redis, own_queue: WriteQueue, command: str
 ) -> None:
     await own_queue.ensure_group()
-    reading = await blocked_read(own_server, own_queue)
+    reading = await waiting_read(own_server, own_queue)
     match command:
         case "FLUSHALL":
             await own_redis.flushall()
@@ -117,7 +144,7 @@ async def test_group_lost_during_a_read_is_reported_missing(
     async def read_on() -> None:
         await reading
         # Redis 6.2 reports it only here: its blocked read ends without an error.
-        await own_queue.read_new(count=1, block=NO_WAIT)
+        await own_queue.read_new(after="0", count=1, max_bytes=1)
 
     with pytest.raises(GroupMissing):
         await within_time(read_on())
@@ -125,76 +152,44 @@ async def test_group_lost_during_a_read_is_reported_missing(
 
 async def test_read_without_a_group_reports_it_missing(queue: WriteQueue) -> None:
     with pytest.raises(GroupMissing):
-        await queue.read_new(count=1, block=NO_WAIT)
+        await queue.read_new(after="0", count=1, max_bytes=1)
     with pytest.raises(GroupMissing):
-        await queue.read_pending(after="0", count=1)
-    with pytest.raises(GroupMissing):
-        await queue.claim_foreign()
-
-
-async def test_deleted_pending_entry_has_no_fields(redis: Redis, queue: WriteQueue) -> None:
-    entry_id = await queue.append(fields("a"), max_backlog=BACKLOG)
-    await take(queue)
-    await redis.xdel(queue.stream_key, entry_id)
-    assert await queue.read_pending(after="0", count=1) == [StreamEntry(entry_id=entry_id, fields={})]
-
-
-async def test_entries_long_pending_for_another_consumer_are_taken_over(redis: Redis, queue: WriteQueue) -> None:
-    idle_ms = int(FOREIGN_IDLE.total_seconds() * 1000) + 1000
-    for number in range(250):  # more than one XAUTOCLAIM examines
-        await queue.append(fields(str(number)), max_backlog=BACKLOG * 10)
-    await queue.ensure_group()
-    await redis.xreadgroup(GROUP, "somebody", {queue.stream_key: ">"}, count=250)
-    entries: Any = await redis.xrange(queue.stream_key)
-    ids = [entry_id for entry_id, _ in entries]
-    await redis.xclaim(queue.stream_key, GROUP, "somebody", 0, ids, idle=idle_ms)
-
-    await queue.claim_foreign()
-
-    own = await queue.read_pending(after="0", count=1000)
-    assert [entry.entry_id.encode() for entry in own] == ids
-
-
-async def test_entries_another_consumer_has_just_read_are_left_to_it(redis: Redis, queue: WriteQueue) -> None:
-    await queue.append(fields("a"), max_backlog=BACKLOG)
-    await queue.ensure_group()
-    await redis.xreadgroup(GROUP, "somebody", {queue.stream_key: ">"})
-    await queue.claim_foreign()
-    assert await queue.read_pending(after="0", count=1) == []
-
-
-async def test_taking_over_does_not_count_as_a_delivery(redis: Redis, queue: WriteQueue) -> None:
-    entry_id = await queue.append(fields("a"), max_backlog=BACKLOG)
-    await queue.ensure_group()
-    await redis.xreadgroup(GROUP, "somebody", {queue.stream_key: ">"})
-    await redis.xclaim(queue.stream_key, GROUP, "somebody", 0, [entry_id], idle=100_000, retrycount=1)
-    await queue.claim_foreign()
-    [pending] = await redis.xpending_range(queue.stream_key, GROUP, "-", "+", 1)
-    assert (pending["consumer"], pending["times_delivered"]) == (CONSUMER.encode(), 1)
+        await queue.read_new(after="0", count=1, max_bytes=1, block=timedelta(seconds=1))
 
 
 async def test_server_out_of_memory_refuses_appends_but_can_be_drained(
-    own_server: AnyRedis, own_queue: WriteQueue
+    own_server: AnyRedis, own_redis: Redis, own_queue: WriteQueue
 ) -> None:
-    for request_id in ("a", "b"):
-        await own_queue.append(fields(request_id), max_backlog=BACKLOG)
-    first, second = await take(own_queue)
+    store, letters = ContractStore(own_redis, queue_ref("memory")), DeadLetters(own_redis, queue_ref("none"), 0)
+    assert await letters.page() == []
+    for request_id in ("a", "b", "c"):
+        await append(own_queue, request_id)
+    await own_queue.ensure_group()
     await tell_all(own_server, "CONFIG SET", "maxmemory", 1)
 
     with pytest.raises(QueueFull, match="out of memory"):
-        await own_queue.append(fields("c"), max_backlog=BACKLOG)
+        await append(own_queue, "d")
+    await store.announce("one", TERMS)
+    await store.announce("one", TERMS)
+    first, second, third = await take(own_queue)
+    assert len(await redelivered(own_queue)) == 3
     await own_queue.begin_alone(first)
+    await own_queue.mark_held({third.entry_id: HeldMark(request_id="c", reason="locked", since_ms=1)})
+    assert await own_queue.give_order(third.entry_id, Order.REJECT)
     assert await own_queue.acknowledge(as_written([first])) == 1
-    await own_queue.dead_letter(second, "rejected", "no such table")
+    await die(own_queue, second)
+    await own_queue.dead_letter(third, "rejected", "no", max_letters=1)
     assert await state_of(own_queue) == (0, 0, 1)
+    assert await own_queue.trim_dead_letters(retention=timedelta(0)) == 1
+    await store.leave("one")
 
     await tell_all(own_server, "CONFIG SET", "maxmemory", 0)
-    await own_queue.append(fields("c"), max_backlog=BACKLOG)
+    await append(own_queue, "d")
 
 
 async def test_server_killed_during_a_read_is_unavailable(own_server: AnyRedis, own_queue: WriteQueue) -> None:
     await own_queue.ensure_group()
-    reading = await blocked_read(own_server, own_queue)
+    reading = await waiting_read(own_server, own_queue)
     await own_server.kill()
     with pytest.raises(QueueUnavailable):
         await within_time(reading)
@@ -203,159 +198,41 @@ async def test_server_killed_during_a_read_is_unavailable(own_server: AnyRedis, 
 async def test_restarted_server_has_kept_its_entries_and_runs_the_scripts(
     own_server: AnyRedis, own_redis: Redis, own_reader: Redis, own_queue: WriteQueue
 ) -> None:
-    first = await own_queue.append(fields("a"), max_backlog=BACKLOG)
+    first = await appended(own_queue, "a")
     taken = await take(own_queue)
     await restart(own_server, own_redis, own_reader)
-    assert await own_queue.read_pending(after="0", count=1) == taken
-    assert await own_queue.append(fields("a"), max_backlog=BACKLOG) == first
+    [again] = await redelivered(own_queue)
+    assert (again.fields, again.deliveries) == (taken[0].fields, 2)
+    assert await appended(own_queue, "a") == first
     assert await own_queue.acknowledge(as_written(taken)) == 1
 
 
-class Taking:
-    """A taker, and the entries that it refused."""
-
-    def __init__(self, queue: WriteQueue, *, max_items: int = 100, max_wait: timedelta = timedelta(0)) -> None:
-        self.refused: list[tuple[str, str]] = []
-        limits = BatchLimits(max_items=max_items, max_bytes=10_000, max_wait=max_wait)
-        self.stopping = asyncio.Event()
-        self.taker = Taker(queue, CODEC, limits, Watch(), self.stopping, self._refuse)
-
-    async def _refuse(self, entry: StreamEntry, reason: str) -> None:
-        self.refused.append((entry.entry_id, reason))
-
-    async def batch(self) -> list[str]:
-        """The request ids of the next batch."""
-        async with asyncio.timeout(WITHIN_S):
-            closed = await self.taker.next_batch()
-        return [] if closed is None else [item.request.request_id for item in closed.items]
-
-
-async def append_request(queue: WriteQueue, request_id: str) -> str:
-    request = WriteRequest(request_id=request_id, table="orders", record={"cents": 1})
-    return await queue.append(await CODEC.encode(request), max_backlog=BACKLOG)
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(take_module, "BACKOFF", Backoff(0.01, 0.05))
-    monkeypatch.setattr(take_module, "LONGEST_BLOCK", timedelta(milliseconds=200))
-
-
-async def test_taker_starts_with_the_pending_entries(queue: WriteQueue) -> None:
-    await append_request(queue, "pending")
-    await take(queue)
-    await append_request(queue, "new")
-    assert await Taking(queue, max_items=2).batch() == ["pending", "new"]
-
-
-async def test_taker_closes_a_batch_in_time_although_reading_the_clock_failed(
-    queue: WriteQueue, monkeypatch: pytest.MonkeyPatch
+async def test_readers_get_little_of_huge_foreign_entries(
+    own_server: AnyRedis, own_redis: Redis, own_queue: WriteQueue, name: str
 ) -> None:
-    now_ms, asked = queue.now_ms, 0
-
-    async def fail_once() -> int:
-        nonlocal asked
-        asked += 1
-        if asked == 1:
-            raise QueueUnavailable("a blip")
-        return await now_ms()
-
-    monkeypatch.setattr(queue, "now_ms", fail_once)
-    await append_request(queue, "a")
-    assert await Taking(queue, max_wait=timedelta(milliseconds=300)).batch() == ["a"]
-    assert asked > 1
-
-
-async def test_taker_does_not_take_an_entry_in_flight_again(queue: WriteQueue) -> None:
-    taking = Taking(queue, max_items=1)
-    await append_request(queue, "a")
-    assert await taking.batch() == ["a"]
-    taking.taker.release([], redeliver=True)
-    await append_request(queue, "b")
-    assert await taking.batch() == ["b"]
-    assert taking.taker.in_flight == 2
+    queue = WriteQueue(own_redis, queue_ref(name), 0, largest_entry=256 * 1024)
+    huge = fields("huge", b"x" * 20 * MIB)
+    for _ in range(3):
+        await own_redis.xadd(queue.stream_key, huge)  # type: ignore[arg-type] # its dict is invariant
+    await queue.ensure_group()
+    before = await sent_bytes(own_server)
+    entries: list[StreamEntry] = []
+    for _ in range(3):
+        position = entries[-1].entry_id if entries else "0"
+        entries += await queue.read_new(after=position, count=1000, max_bytes=4 * MIB)
+        await redelivered(queue)
+        await queue.entries(after=position, count=1000, max_bytes=4 * MIB)
+        await queue.statistics()
+    for entry in entries:
+        await die(queue, entry, reason="too large")
+    letters = await DeadLetters(own_redis, queue_ref(name), 0).page()
+    assert (ids_of(entries), [letter.request_id for letter in letters]) == (["huge"] * 3, ["huge"])
+    assert await sent_bytes(own_server) - before < 100_000
 
 
-async def test_taker_does_not_take_an_entry_acknowledged_while_it_reads(
-    queue: WriteQueue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    taking = Taking(queue, max_items=1)
-    await append_request(queue, "a")
-    assert await taking.batch() == ["a"]
-    deliveries = queue.deliveries
-
-    async def acknowledged_meanwhile(entries: list[StreamEntry]) -> dict[str, int]:
-        await queue.acknowledge(as_written(entries))
-        taking.taker.release(entries, redeliver=False)
-        return await deliveries(entries)
-
-    monkeypatch.setattr(queue, "deliveries", acknowledged_meanwhile)
-    taking.taker.release([], redeliver=True)
-    next_batch = asyncio.create_task(taking.batch())
-    await eventually(lambda: taking.taker.in_flight == 0)
-    await append_request(queue, "b")
-    assert await next_batch == ["b"]
-
-
-async def test_taker_takes_an_entry_released_for_redelivery_again(queue: WriteQueue) -> None:
-    taking = Taking(queue, max_items=1)
-    await append_request(queue, "a")
-    assert await taking.batch() == ["a"]
-    taking.taker.release(await queue.read_pending(after="0", count=1), redeliver=True)
-    assert await taking.batch() == ["a"]
-
-
-async def test_taker_acknowledges_deleted_pending_entries(redis: Redis, queue: WriteQueue) -> None:
-    await redis.xdel(queue.stream_key, await append_request(queue, "deleted"))
-    deleted = await append_request(queue, "deleted later")
-    await take(queue)
-    await redis.xdel(queue.stream_key, deleted)
-    await append_request(queue, "a")
-    assert await Taking(queue, max_items=1).batch() == ["a"]
-    assert await state_of(queue) == (1, 1, 0)
-
-
-async def test_taker_refuses_garbage_with_the_reason_and_goes_on(redis: Redis, queue: WriteQueue) -> None:
-    garbage: Any = await redis.xadd(queue.stream_key, {b"gar": b"bage"})
-    await append_request(queue, "a")
-    taking = Taking(queue)
-    assert await taking.batch() == ["a"]
-    assert taking.refused == [(garbage.decode(), "Version None is not b'1'.")]
-
-
-async def test_taker_is_not_stopped_by_an_entry_from_the_far_future(redis: Redis, queue: WriteQueue) -> None:
-    fields_ = await CODEC.encode(WriteRequest(request_id="a", table="orders", record={}))
-    nanoseconds = f"{1_800_000_000 * 10**9}-0"  # as a producer in another language may set it by mistake
-    await redis.xadd(queue.stream_key, fields_, id=nanoseconds)  # type: ignore[arg-type] # its dict is invariant
-    assert await Taking(queue).batch() == ["a"]
-
-
-async def test_taker_goes_on_after_the_server_lost_all_data(own_redis: Redis, own_queue: WriteQueue) -> None:
-    taking = Taking(own_queue)
-    next_batch = asyncio.create_task(taking.batch())
-    await eventually(lambda: own_redis.exists(own_queue.stream_key))
-    await own_redis.flushall()
-    await append_request(own_queue, "after")
-    assert await next_batch == ["after"]
-
-
-async def test_taker_goes_on_after_the_server_was_killed(
-    own_server: AnyRedis, own_redis: Redis, own_queue: WriteQueue
-) -> None:
-    taking = Taking(own_queue, max_items=2, max_wait=timedelta(minutes=5))
-    await append_request(own_queue, "before")
-    next_batch = asyncio.create_task(taking.batch())
-    await eventually(lambda: taking.taker.in_flight == 1)
-    await restart(own_server, own_redis)
-    await append_request(own_queue, "after")
-    assert await next_batch == ["before", "after"]
-
-
-async def test_stopped_taker_returns_its_open_batch_and_then_nothing(queue: WriteQueue) -> None:
-    taking = Taking(queue, max_wait=timedelta(minutes=5))
-    await append_request(queue, "a")
-    next_batch = asyncio.create_task(taking.batch())
-    await eventually(lambda: taking.taker.in_flight == 1)
-    taking.stopping.set()
-    assert await next_batch == ["a"]
-    assert await taking.batch() == []
+async def sent_bytes(server: AnyRedis) -> int:
+    """What the servers have sent to their clients."""
+    return sum(
+        int(info["total_net_output_bytes"]) - int(info.get("total_net_repl_output_bytes", 0))
+        for info in await tell_all(server, "INFO", "stats")
+    )

@@ -1,0 +1,161 @@
+"""The contract of a queue: what its batcher workers announce, and what callers and operators rely on."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any, Self, cast
+
+from redis.asyncio import Redis
+from temporalio.converter import value_to_type
+
+from write_batcher.errors import WrongSink
+from write_batcher.models import QueueRef
+from write_batcher.queue import lua
+from write_batcher.queue.keys import PartitionKeys, key_prefix
+from write_batcher.queue.redis_client import translated_errors
+
+ANNOUNCE_EVERY = timedelta(seconds=5)
+MAX_PARTITIONS = 1000  # the limit of the setting `partitions`
+SILENT_WORKER_IS_GONE_AFTER = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What one batcher worker announces. `Contract` is what all workers of a queue announce together."""
+
+    sink_id: str
+    """What the queue is written to; empty for a sink without an identity."""
+    partitions: int
+    """1 to 1000."""
+    tables: dict[str, str]
+    """How records are written, by table; empty for a sink that accepts any table."""
+    max_wait_ms: int
+    """Age of the oldest request at which a batch closes, in milliseconds."""
+    max_items: int
+    max_request_bytes: int
+    """Bytes of an encoded request."""
+    max_backlog: int
+    """Entries in one stream."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contract(Terms):
+    """The terms of the worker that started last, with the tables of all."""
+
+    @classmethod
+    def of(cls, announced: Iterable[tuple[int, Terms]]) -> Self | None:
+        """`announced`: when each worker started, in milliseconds, and its terms. None when nobody has announced any."""
+        in_order = [terms for _started, terms in sorted(announced, key=lambda one: one[0])]
+        if not in_order:
+            return None
+        tables = {table: mode for terms in in_order for table, mode in terms.tables.items()}
+        return cls(**{**asdict(in_order[-1]), "tables": tables})
+
+    @classmethod
+    def of_one(cls, terms: Terms) -> Self:
+        """The contract of a single worker."""
+        return cls(**asdict(terms))
+
+    @property
+    def max_wait(self) -> timedelta:
+        return timedelta(milliseconds=self.max_wait_ms)
+
+
+class ContractStore:
+    """The contract of one queue in Redis. Methods raise `QueueUnavailable` when Redis cannot be asked."""
+
+    def __init__(self, redis: Redis, queue: QueueRef) -> None:
+        self._redis = redis
+        self._queue = queue
+        self.key = f"{key_prefix(queue)}:contract"
+        self._announce = lua.Script(redis, lua.ANNOUNCE)
+        self._leave = lua.Script(redis, lua.LEAVE)
+        self._now = lua.Script(redis, lua.NOW)
+
+    async def read(self) -> Contract | None:
+        """Return the contract; None when no batcher has ever announced one, or Redis has lost it."""
+        return Contract.of((one.started_ms, one.terms) for one in (await self._announced()).values())
+
+    async def announce(self, worker: str, terms: Terms) -> Contract:
+        """Announce the terms of a worker, or that it still lives; returns the contract. Raises `WrongSink` when the
+        queue belongs to another sink.
+        """
+        silent_ms = SILENT_WORKER_IS_GONE_AFTER // timedelta(milliseconds=1)
+        with translated_errors():
+            accepted, answer = await self._announce(
+                keys=[self.key], args=[worker, json.dumps(asdict(terms)), terms.sink_id, silent_ms]
+            )
+        if not accepted:
+            raise self._wrong_sink(json.loads(answer)["sink_id"], terms.sink_id)
+        announced = [one for one in map(_announcement, answer) if one]
+        return Contract.of((one.started_ms, one.terms) for one in announced) or Contract.of_one(terms)
+
+    def _wrong_sink(self, theirs: str, ours: str) -> WrongSink:
+        return WrongSink(
+            f"Queue {str(self._queue)!r} is written to {_sink(theirs)}, and this worker writes to {_sink(ours)}: "
+            "give it the database of the queue (--database-url), or another queue (--queue). To move the queue to "
+            "this database, stop its batchers and run `write-batcher queue move`."
+        )
+
+    async def leave(self, worker: str) -> None:
+        """Take back what a worker announced, when it ends. Of the last one the terms stay, so that the queue is known
+        while no batcher runs.
+        """
+        with translated_errors():
+            await self._leave(keys=[self.key], args=[worker])
+
+    async def live_workers(self) -> list[str]:
+        """Return the names of the workers that have announced themselves lately and not left."""
+        announced = await self._announced()
+        with translated_errors():
+            now_ms = int(await self._now(keys=[self.key]))
+        silent_since = now_ms - SILENT_WORKER_IS_GONE_AFTER // timedelta(milliseconds=1)
+        return [worker for worker, one in announced.items() if one.seen_ms >= silent_since]
+
+    async def forget(self) -> None:
+        """Delete the contract: the next batcher that starts decides about the sink. Only for an empty queue without
+        live workers, or requests for the old sink would be written to the new one.
+        """
+        with translated_errors():
+            await self._redis.delete(self.key)
+
+    async def known_partitions(self) -> int:
+        """Return the number of partitions in the contract plus those beyond it that still hold data: when a queue
+        shrinks, their counters and dead letters stay. 0 when the queue has never been used.
+        """
+        contract = await self.read()
+        count = contract.partitions if contract else 0
+        with translated_errors():
+            while await self._redis.exists(*PartitionKeys(self._queue, count).keys):
+                count += 1
+        return count
+
+    async def _announced(self) -> dict[str, "_Announcement"]:
+        """What each worker has announced, by its name."""
+        with translated_errors():
+            stored = cast(dict[bytes, bytes], await self._redis.hgetall(self.key))
+        return {worker.decode(): one for worker, text in stored.items() if (one := _announcement(text))}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Announcement:
+    started_ms: int
+    seen_ms: int
+    terms: Terms
+
+
+def _announcement(text: bytes) -> _Announcement | None:
+    """None for what no worker announced."""
+    try:
+        stored: Mapping[str, Any] = json.loads(text)
+        terms = value_to_type(Terms, stored["terms"])
+        if not 1 <= terms.partitions <= MAX_PARTITIONS:
+            return None
+        return _Announcement(started_ms=int(stored["started_ms"]), seen_ms=int(stored["seen_ms"]), terms=terms)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def _sink(sink_id: str) -> str:
+    return f"the sink {sink_id!r}" if sink_id else "a sink without an identity"

@@ -1,0 +1,8 @@
+-- KEYS: the contract. ARGV: worker. Takes back what the worker announced. Of the last one the terms stay, so that the queue
+-- is known while no batcher runs; that it lives is taken back.
+local stored = redis.call('HGET', KEYS[1], ARGV[1])
+if not stored then return end
+redis.call('HDEL', KEYS[1], ARGV[1])  -- a first write that needs no memory
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  redis.call('HSET', KEYS[1], ARGV[1], (string.gsub(stored, '"seen_ms":%d+', '"seen_ms":0', 1)))
+end

@@ -1,0 +1,15 @@
+-- KEYS: the stream. ARGV: group, consumer, after, count, bytes, largest entry.
+-- Returns the entries behind `after`: those that have been delivered, to whomever, and then new ones. So each of two drains
+-- reads all entries of a key, in order.
+local about = group_info(KEYS[1], ARGV[1])
+local delivered = about and next_until(about['last-delivered-id'])
+
+local function next_entry(after)
+  local entry = delivered and delivered(after)
+  if entry then return entry end
+  delivered = nil
+  local reply = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', 1, 'STREAMS', KEYS[1], '>')
+  return reply and reply[1][2][1]
+end
+
+return collect(next_entry, unpack(ARGV, 3))
