@@ -1,18 +1,34 @@
-"""What differs between databases: connecting, waiting, and which errors are the fault of a record."""
+"""What differs between databases: connecting, transactions, and which errors are the fault of a record."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from enum import Enum, auto
 from typing import Any, ClassVar
 
-from sqlalchemy import URL, ColumnElement, Connection, Table
+from sqlalchemy import URL, Connection, Table
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from write_batcher.sinks.sql.records import printable
 
-LOCK_WAIT = timedelta(seconds=5)  # for another transaction's lock; then the drain holds the batch and tries again
 POOL_WAIT = timedelta(seconds=5)  # for a free connection of this process
+STATEMENT_TIMEOUT = timedelta(seconds=30)  # below the sink's limit for a batch: the database ends it and says why
+
+
+class Fault(Enum):
+    """Whose fault it is that a statement failed."""
+
+    RECORD = auto()
+    """The record is refused, and would be refused again."""
+    DOUBTFUL = auto()
+    """The record's, or its table's: the same error is also used for a missing permission, column or function."""
+    BUSY = auto()
+    """Nobody's: a row is locked, two transactions are in each other's way, an object is in use."""
+    TIMEOUT = auto()
+    """The statement was ended because it took too long."""
+    OUTAGE = auto()
+    """Nobody's: disk, memory, data files or a foreign server are away, for one table or for all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,10 +36,13 @@ class Refusal:
     """Why the database or its driver refuses a record."""
 
     text: str
+    fault: Fault = Fault.RECORD
     code: str | None = None
     """The database's error code; None when the driver refuses."""
-    certain: bool = True
-    """False when the same code is also used for a missing permission or a broken table."""
+
+    def __str__(self) -> str:
+        code = f" ({self.code})" if self.code else ""
+        return f"{self.text.rstrip('.')}{code}"
 
 
 class Dialect(ABC):
@@ -34,6 +53,12 @@ class Dialect(ABC):
 
     taken_key_codes: ClassVar[frozenset[str]]
     """Codes of errors that say that a row with the same key exists."""
+
+    random_id: ClassVar[str]
+    """An expression of SQL: 32 random hexadecimal digits."""
+
+    has_roles: ClassVar[bool]
+    """Whether users have rights on tables."""
 
     cancellable: ClassVar[bool]
     """Whether cancelling the task that waits for a statement ends the statement."""
@@ -54,12 +79,8 @@ class Dialect(ABC):
         """Return the database's code of an error, or None when the error does not come from the database."""
 
     @abstractmethod
-    def blames_record(self, error: DBAPIError) -> bool:
-        """Whether a statement certainly failed because of its records, so that others may be written without them."""
-
-    @abstractmethod
-    def may_blame_record(self, error: DBAPIError) -> bool:
-        """Whether an error that does not certainly blame a record may nevertheless be the fault of one."""
+    def fault(self, error: DBAPIError) -> Fault | None:
+        """Return whose fault an error is, or None when the whole database is away."""
 
     @abstractmethod
     def is_busy(self, error: DBAPIError) -> bool:
@@ -70,27 +91,52 @@ class Dialect(ABC):
         """Return the database's own message, without the statement and parameters that SQLAlchemy adds."""
 
     @abstractmethod
-    def older_than(self, age: timedelta) -> ColumnElement[Any]:
-        """Return the time `age` ago by the database's clock, comparable to a stored `DateTime`."""
+    async def begin(self, connection: AsyncConnection, *, lock_wait: timedelta) -> datetime:
+        """Prepare a transaction that has just begun: its time limits, and that its commit reaches the disk. It waits
+        `lock_wait` for each lock of another transaction. Returns the time by the database's clock, in UTC.
+        """
+
+    async def limit_lock_wait(self, connection: AsyncConnection, lock_wait: timedelta) -> None:  # noqa: B027
+        """Wait no longer than this for each lock, in the rest of the transaction."""
+
+    def check(self, connection: Connection) -> list[str]:
+        """Return warnings about a database that loses what it has committed, or does not keep to our time limits; each
+        names its cure. Raises `ConfigurationError` when it cannot hold every text.
+        """
+        return []
+
+    def missing_rights(self, connection: Connection, table: Table, rights: tuple[str, ...]) -> list[str]:
+        """Return which of the rights `SELECT`, `INSERT`, ... on a table the connected user lacks."""
+        return []
 
     def lock_definitions(self, connection: Connection) -> None:  # noqa: B027 - SQLite's transactions do it anyway
         """Keep other transactions from creating tables until this one ends."""
 
+    def is_refused_for_lack_of_rights(self, error: DBAPIError) -> bool:
+        return False
+
+    def has_ended_transaction(self, error: DBAPIError) -> bool:
+        """Whether the error of a ROLLBACK TO SAVEPOINT says that the failed statement has ended the transaction."""
+        return False
+
     def refusal(self, error: BaseException) -> Refusal | None:
-        """Return why a record is refused, or None when something other than a record is at fault."""
+        """Return why a record is refused, or None when the whole database is away.
+
+        Python's own errors come from a driver that cannot turn a value into what the database understands. Those that
+        drivers do not raise for that on purpose have a code: they may come from a bug that meets every record.
+        """
         match error:
             case DBAPIError():
-                certain = self.blames_record(error)
-                if not certain and not self.may_blame_record(error):
-                    return None
-                return Refusal(text=self.reason_of(error), code=self.code(error), certain=certain)
+                fault = self.fault(error)
+                return Refusal(text=self.reason_of(error), code=self.code(error), fault=fault) if fault else None
             case StatementError():
                 # A column's type raises it when it binds a value. SQLAlchemy's own errors are not the record's fault.
-                blamed = not isinstance(error.orig, SQLAlchemyError)
-            case _:
-                # The driver raises these when it cannot send a value; UnicodeError is a ValueError.
-                blamed = isinstance(error, (OverflowError, TypeError, ValueError))
-        return Refusal(text=self.reason_of(error)) if blamed else None
+                return None if isinstance(error.orig, SQLAlchemyError) else Refusal(text=self.reason_of(error))
+            case OverflowError() | TypeError() | ValueError():
+                return Refusal(text=self.reason_of(error))
+            case ArithmeticError() | AttributeError() | LookupError() | RecursionError():
+                return Refusal(text=self.reason_of(error), code=type(error).__name__)
+        return None
 
     def reason_of(self, error: BaseException) -> str:
         """Return the message of any error, printable and short."""

@@ -1,38 +1,45 @@
 """PostgreSQL, through psycopg 3."""
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import URL, ColumnElement, Connection, ExceptionContext, Table, event, func, text
+from sqlalchemy import URL, Connection, ExceptionContext, Table, event, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DataError, DBAPIError, ProgrammingError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from write_batcher.errors import ConfigurationError
-from write_batcher.sinks.sql.dialect import LOCK_WAIT, POOL_WAIT, Dialect, redacted
+from write_batcher.sinks.sql.dialect import POOL_WAIT, STATEMENT_TIMEOUT, Dialect, Fault, redacted
 
 CONNECT_TIMEOUT = timedelta(seconds=5)
-STATEMENT_TIMEOUT = timedelta(seconds=30)  # below the sink's limit for a batch: PostgreSQL ends it and says why
 POOL_SIZE = 5  # each partition that this process drains needs a connection now and then
 
 # A server whose machine or network has vanished never closes its connections: they are given up after 25 seconds.
 KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVES = timedelta(seconds=10), timedelta(seconds=5), 3
 
+ENCODING = "UTF8"
 READ_ONLY_TRANSACTION = "25006"  # SQLSTATE
+LACK_OF_RIGHTS = "42501"
 DEFINITIONS_LOCK = int.from_bytes(b"wbatcher")  # an advisory lock: CREATE TABLE IF NOT EXISTS is not atomic
+
+# `remote_apply` waits for standbys as well: more than `on`. All other values may lose what has been committed.
+DURABLE_COMMIT = """
+CASE WHEN current_setting('synchronous_commit') = 'remote_apply' THEN 'remote_apply' ELSE 'on' END
+"""
 
 
 class PostgresDialect(Dialect):
     """PostgreSQL.
 
     Errors are classified by SQLSTATE (postgresql.org/docs/current/errcodes-appendix.html) rather than by psycopg's
-    classes, which count 54000 as an operational error. A code of PostgreSQL that is not named here is taken for an
-    outage: no record is rejected for it.
+    classes, which count 54000 as an operational error.
     """
 
     driver = "postgresql+psycopg"
     taken_key_codes = frozenset({"23505", "23P01"})
+    random_id = "replace(gen_random_uuid()::text, '-', '')"
+    has_roles = True
     cancellable = True
     locks_rows = True
 
@@ -41,9 +48,13 @@ class PostgresDialect(Dialect):
     # Too large for an index or a page; two upserts of one key in one statement; a value whose type does not suit its
     # column (two codes).
     RECORD_CODES = frozenset({"54000", "21000", "42804", "42846"})
-    # Syntax error or access rule violation: a row policy, a text search query or a partition that a trigger looks for,
-    # but also a missing permission or column. Errors inside functions in other languages.
-    AMBIGUOUS_CLASSES = frozenset({"42", "38", "39"})
+    # Deadlock and the like, locks, objects in use.
+    BUSY_STATEMENT_CLASSES = frozenset({"40", "55"})
+    # Disk, memory, server. Connection and login: of a foreign server, as long as our own connection lives.
+    OUTAGE_CLASSES = frozenset({"08", "28", "3D", "53", "57", "58", "F0"})
+    OUTAGE_CODES = frozenset({"XX001", "XX002"})  # damaged data files and indexes
+    STATEMENT_ENDED = "57014"
+    TRANSACTION_STATE_CLASS = "25"
     # All classes that PostgreSQL defines. Any other comes from RAISE ... USING ERRCODE in a trigger.
     DEFINED_CLASSES = re.compile("0[012389ABFLPZ]|10|2[0-8BDF]|3[489BDF]|4[024]|5[34578]|72|F0|HV|P0|XX")
     BUSY_CLASSES = frozenset({"40", "53", "55", "57"})
@@ -76,20 +87,32 @@ class PostgresDialect(Dialect):
     def code(self, error: DBAPIError) -> str | None:
         return getattr(error.orig, "sqlstate", None)
 
-    def blames_record(self, error: DBAPIError) -> bool:
+    def fault(self, error: DBAPIError) -> Fault | None:
         code = self.code(error)
+        if error.connection_invalidated:
+            return None
         if code is None:
             # The driver cannot send the value: it contains NUL, or its type is unknown.
-            return isinstance(error, (DataError, ProgrammingError)) and not error.connection_invalidated
-        if not self.DEFINED_CLASSES.match(code):
-            return True
-        return code[:2] in self.RECORD_CLASSES or code in self.RECORD_CODES
-
-    def may_blame_record(self, error: DBAPIError) -> bool:
-        return (self.code(error) or "")[:2] in self.AMBIGUOUS_CLASSES
+            return Fault.RECORD if isinstance(error, (DataError, ProgrammingError)) else None
+        if not self.DEFINED_CLASSES.match(code) or code[:2] in self.RECORD_CLASSES or code in self.RECORD_CODES:
+            return Fault.RECORD
+        if code == self.STATEMENT_ENDED:
+            return Fault.TIMEOUT
+        if code[:2] == self.TRANSACTION_STATE_CLASS:
+            return None
+        if code[:2] in self.BUSY_STATEMENT_CLASSES:
+            return Fault.BUSY
+        if code[:2] in self.OUTAGE_CLASSES or code in self.OUTAGE_CODES:
+            return Fault.OUTAGE
+        # A row policy, a text search query, a partition that a trigger looks for, recursion, what an extension raises
+        # for a value; but also a missing permission or column, a broken function.
+        return Fault.DOUBTFUL
 
     def is_busy(self, error: DBAPIError) -> bool:
         return (self.code(error) or "")[:2] in self.BUSY_CLASSES
+
+    def is_refused_for_lack_of_rights(self, error: DBAPIError) -> bool:
+        return self.code(error) == LACK_OF_RIGHTS
 
     def reason(self, error: DBAPIError) -> str:
         diagnosis = getattr(error.orig, "diag", None)
@@ -99,8 +122,58 @@ class PostgresDialect(Dialect):
         detail = diagnosis.message_detail if self.code(error) in self.CODES_WITH_DETAIL else None
         return f"{message}: {detail}" if detail else message
 
-    def older_than(self, age: timedelta) -> ColumnElement[Any]:
-        return func.now() - age
+    async def begin(self, connection: AsyncConnection, *, lock_wait: timedelta) -> datetime:
+        # Per transaction: a pooler such as PgBouncer refuses them as start-up parameters, or drops them silently, and
+        # what is set for a session goes to whoever uses it next.
+        limits = ", ".join(
+            f"set_config('{name}', '{milliseconds}', true)" for name, milliseconds in _limits(lock_wait).items()
+        )
+        statement = f"SELECT {limits}, set_config('synchronous_commit', {DURABLE_COMMIT}, true), now()"
+        now: datetime = (await connection.exec_driver_sql(statement)).one()[-1]
+        return now
+
+    async def limit_lock_wait(self, connection: AsyncConnection, lock_wait: timedelta) -> None:
+        await connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_milliseconds(lock_wait)}")
+
+    def check(self, connection: Connection) -> list[str]:
+        encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
+        if encoding != ENCODING:
+            raise ConfigurationError(
+                f"Database {redacted(connection.engine.url)} has the encoding {encoding}, which cannot hold every "
+                f"text: create it with ENCODING '{ENCODING}'."
+            )
+        settings = connection.exec_driver_sql("SELECT name, setting FROM pg_settings")
+        in_force: dict[str, str] = {row.name: row.setting for row in settings}
+        wanted = _limits(timedelta(milliseconds=int(in_force["lock_timeout"])))
+        warnings = [
+            f"{name} is {in_force[name]} ms instead of {milliseconds} within a transaction, so that a stuck statement "
+            "is not ended: let its pooler keep a transaction on one server (pool_mode = transaction)"
+            for name, milliseconds in wanted.items()
+            if in_force[name] != str(milliseconds)
+        ]
+        if in_force["synchronous_commit"] not in ("on", "remote_apply"):
+            warnings.append(
+                f"synchronous_commit is {in_force['synchronous_commit']} within a transaction, so that a crash of the "
+                "server loses writes that callers were told of: let write-batcher's role set it to on"
+            )
+        if in_force["fsync"] != "on":
+            warnings.append(
+                "fsync is off, so that a crash of its machine loses writes that callers were told of: set it to on"
+            )
+        return warnings
+
+    def missing_rights(self, connection: Connection, table: Table, rights: tuple[str, ...]) -> list[str]:
+        name = connection.dialect.identifier_preparer.format_table(table)
+        # A right on any column will do: which columns are written is up to the records.
+        check = text("SELECT has_table_privilege(:table, :right) OR has_any_column_privilege(:table, :right)")
+        whole_table = text("SELECT has_table_privilege(:table, :right)")
+        return [
+            right
+            for right in rights
+            if not connection.execute(
+                whole_table if right == "DELETE" else check, {"table": name, "right": right}
+            ).scalar_one()
+        ]
 
     def lock_definitions(self, connection: Connection) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": DEFINITIONS_LOCK})
@@ -113,15 +186,22 @@ def _drop_read_only_connections(context: ExceptionContext) -> None:
         context.is_disconnect = True  # drops all connections of the pool
 
 
-def _postgres_arguments(url: URL) -> dict[str, Any]:
-    """Arguments for libpq. Options in the URL take precedence."""
-    milliseconds = {
-        "statement_timeout": STATEMENT_TIMEOUT,
-        "lock_timeout": LOCK_WAIT,
+def _limits(lock_wait: timedelta) -> dict[str, int]:
+    """Settings of a transaction, in milliseconds."""
+    return {
+        "statement_timeout": _milliseconds(STATEMENT_TIMEOUT),
+        "lock_timeout": _milliseconds(lock_wait),
         # A process that is frozen in the middle of a batch must not block its successor.
-        "idle_in_transaction_session_timeout": STATEMENT_TIMEOUT,
+        "idle_in_transaction_session_timeout": _milliseconds(STATEMENT_TIMEOUT),
     }
-    options = " ".join(f"-c {name}={value // timedelta(milliseconds=1)}" for name, value in milliseconds.items())
+
+
+def _milliseconds(time: timedelta) -> int:
+    return time // timedelta(milliseconds=1)
+
+
+def _postgres_arguments(url: URL) -> dict[str, Any]:
+    """Arguments for libpq. Parameters of the URL take precedence, but for the encoding."""
     arguments = {
         "application_name": "write-batcher",
         "connect_timeout": CONNECT_TIMEOUT // timedelta(seconds=1),
@@ -131,5 +211,4 @@ def _postgres_arguments(url: URL) -> dict[str, Any]:
         # Prepared statements belong to a session and break behind a pooler that shares sessions.
         "prepare_threshold": None,
     }
-    arguments = {name: value for name, value in arguments.items() if name not in url.query}
-    return arguments | {"options": f"{options} {url.query.get('options', '')}"}
+    return {name: value for name, value in arguments.items() if name not in url.query} | {"client_encoding": ENCODING}

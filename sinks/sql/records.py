@@ -69,9 +69,12 @@ class RecordCheck:
 
 
 def printable(text: str) -> str:
-    """Return `text` in a form that every database and log can hold, cut to 500 characters."""
-    storable = text.replace("\0", "\\x00").encode(errors="backslashreplace").decode()
-    return storable if len(storable) <= MAX_ERROR_CHARS else storable[: MAX_ERROR_CHARS - 1] + "…"
+    """Return `text` in one line that every database and log can hold, cut to 500 characters. Control characters and
+    lone surrogates are escaped: a record that somebody else wrote must not steer a terminal or forge a log line.
+    """
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return text if len(text) <= MAX_ERROR_CHARS else text[: MAX_ERROR_CHARS - 1] + "…"
 
 
 def _is_writable(column: Column[Any]) -> bool:

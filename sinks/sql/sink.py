@@ -1,64 +1,82 @@
 """The default sink: a SQL database, exactly once through the write ledger."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import Table
+from sqlalchemy import Connection, Table
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from write_batcher.errors import ConfigurationError, InvalidRequest, SinkUnavailable
-from write_batcher.models import Batch, Outcome, WriteReceipt, WriteRequest
+from write_batcher.models import Batch, Held, Outcome, WriteReceipt, WriteRequest
+from write_batcher.queue.record_encoding import with_hash
 from write_batcher.sinks.shielding import shielded
 from write_batcher.sinks.sql import ledger
+from write_batcher.sinks.sql.batch_write import BatchWrite, Item, following
 from write_batcher.sinks.sql.database_url import parse_database_url
-from write_batcher.sinks.sql.dialect import Dialect, Refusal, redacted
-from write_batcher.sinks.sql.inserts import insert_records
-from write_batcher.sinks.sql.ledger_row import LedgerRow
+from write_batcher.sinks.sql.dialect import STATEMENT_TIMEOUT, Dialect, Fault, redacted
+from write_batcher.sinks.sql.ledger import Ledger
+from write_batcher.sinks.sql.ledger_row import check_storable, decided, expiry, receipt_for, settled
+from write_batcher.sinks.sql.ledger_setup import prepare_ledger
 from write_batcher.sinks.sql.records import RecordCheck, printable
-from write_batcher.sinks.sql.table_faults import hold_if_all_refused_alike, hold_if_ambiguous
 from write_batcher.sinks.sql.tables import CheckedRecord, TargetTable, prepare_tables
+from write_batcher.sinks.sql.time_budget import TimeBudget
 
 # For one batch, where a statement can be cancelled. Below the drain's own limit, so that the drain learns the reason.
 WRITE_LIMIT = timedelta(seconds=45)
 SETTLE_LIMIT = timedelta(seconds=10)  # for one request: its caller waits, and asks again
+LOCK_WAIT = timedelta(seconds=5)  # of whatever is not a batch, for another transaction's lock
+OPEN_LOCK_WAIT = timedelta(seconds=20)  # for other processes that create the tables, one after the other
 CANCEL_GRACE = timedelta(seconds=1)  # for the database to end a cancelled statement; then the connection is closed
+DEDUPLICATION_WINDOW = timedelta(days=7)
 
 T = TypeVar("T")
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Item:
-    """A request on its way into the database."""
-
-    row: LedgerRow
-    """The ledger row that it gets unless the database decides otherwise."""
-    record: CheckedRecord | None = None
-    """None when it is refused already."""
-
-    def refused(self, error: str) -> Self:
-        return replace(self, row=replace(self.row, outcome=Outcome.REJECTED, error=error), record=None)
+logger = logging.getLogger(__name__)
 
 
 class SqlSink:
-    """A sink that writes each batch in one transaction: a request id changes the target tables at most once, ever."""
+    """A sink that writes each batch in one transaction: a request id of a queue changes the target tables at most once
+    within its deduplication window.
+    """
 
-    def __init__(self, engine: AsyncEngine, dialect: Dialect, tables: Iterable[TargetTable]) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        dialect: Dialect,
+        tables: Iterable[TargetTable],
+        *,
+        sink_id: str,
+        deduplication_window: timedelta,
+    ) -> None:
         """Use `open` instead, which prepares the engine, the ledger and the tables."""
         self._engine = engine
         self._dialect = dialect
         self._targets = {
             target.table.fullname: (target, RecordCheck(target.table, key=target.key)) for target in tables
         }
+        self._window = deduplication_window
+        self.sink_id = sink_id
+        """A random name that is kept in the database."""
+
+    @property
+    def tables(self) -> dict[str, str]:
+        """How records are written, `insert` or `upsert`, by table."""
+        return {name: target.mode for name, (target, _) in self._targets.items()}
 
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, database_url: str, *, tables: Sequence[str | Table | TargetTable], create: Sequence[Table] = ()
+        cls,
+        database_url: str,
+        *,
+        tables: Sequence[str | Table | TargetTable],
+        create: Sequence[Table] = (),
+        deduplication_window: timedelta = DEDUPLICATION_WINDOW,
     ) -> AsyncIterator[Self]:
         """Connect, create the ledger and the tables of `create` where they are missing, and yield a sink for `tables`;
         close it at the end.
@@ -66,17 +84,20 @@ class SqlSink:
         `database_url` is a SQLAlchemy URL with the driver `sqlite+aiosqlite` or `postgresql+psycopg`. A table given by
         name must exist and its columns are read from the database; a `Table` is used as it is. Records for `orders` are
         inserted; records for `orders:upsert` or `TargetTable(table=orders, upsert=True)` update the row with their
-        primary key if there is one.
+        primary key if there is one. For `deduplication_window` after a request was written, its id can be submitted
+        again and is written no second time.
 
-        Raises `ConfigurationError` when the URL is wrong, the database cannot be opened, or a table is missing or
-        cannot be upserted. Raises `SinkUnavailable` when the database is busy.
+        Raises `ConfigurationError` when the URL is wrong, the database cannot be opened or holds not every text, a
+        table is missing, cannot be upserted or may not be written to, or the ledger has another version or shape.
+        Raises `SinkUnavailable` when the database is busy.
         """
         url, dialect = parse_database_url(database_url)
         engine = dialect.create_engine(url)
         try:
             try:
                 async with engine.begin() as connection:
-                    targets = await connection.run_sync(prepare_tables, dialect, tables, create)
+                    await dialect.begin(connection, lock_wait=OPEN_LOCK_WAIT)
+                    targets, sink_id = await connection.run_sync(_prepare, dialect, tables, create)
             except (SQLAlchemyError, OSError) as error:
                 reason = dialect.reason_of(error).rstrip(".")
                 if isinstance(error, DBAPIError) and dialect.is_busy(error):
@@ -84,7 +105,7 @@ class SqlSink:
                 raise ConfigurationError(
                     f"Database {redacted(url)} cannot be opened: {reason}; check its address and permissions."
                 ) from error
-            yield cls(engine, dialect, targets)
+            yield cls(engine, dialect, targets, sink_id=sink_id, deduplication_window=deduplication_window)
         finally:
             await engine.dispose()
 
@@ -101,159 +122,154 @@ class SqlSink:
         """Close all connections."""
         await self._engine.dispose()
 
-    async def write(self, batch: Batch) -> list[WriteReceipt]:
+    async def write(self, batch: Batch) -> list[WriteReceipt | Held]:
         """Write a batch as `Sink.write` does. A batch that the database refuses only at COMMIT is written in several
         transactions.
 
         When cancelled it first ends its transaction, which takes up to 45 s.
         """
-        receipts: dict[str, WriteReceipt] = {}
-        items: list[_Item] = []
+        answers: dict[str, WriteReceipt | Held] = {}
+        items: list[Item] = []
         for request in batch.requests:
             try:
-                items.append(self._check(request, batch.batch_id))
+                items.append(self._checked(_storable(request, batch.queue)))
             except InvalidRequest as error:
-                receipts[request.request_id] = _invalid(request, batch.batch_id, error)
+                answers[request.request_id] = _unrecorded(request, batch.batch_id, str(error))
         if items:
-            receipts |= await self._run(self._write(items), WRITE_LIMIT)
-        return [receipts[request.request_id] for request in batch.requests]
+            budget = TimeBudget(len(items))
+            write = BatchWrite(
+                self._engine,
+                self._dialect,
+                queue=batch.queue,
+                batch_id=batch.batch_id,
+                deduplication_window=self._window,
+                budget=budget,
+            )
+            answers |= await self._run(write.write(items), WRITE_LIMIT, budget)
+        return _followers_held(batch, answers)
 
-    async def settle(self, request: WriteRequest, *, refused: str | None = None) -> WriteReceipt:
+    async def settle(self, request: WriteRequest, *, queue: str, refused: str | None = None) -> WriteReceipt:
         """Settle a request as `Sink.settle` does, within 10 s."""
         try:
-            row = LedgerRow.of(request, outcome=Outcome.WITHDRAWN, batch_id=None)
+            request = _storable(request, queue)
         except InvalidRequest as error:
-            return _invalid(request, None, error)
-        if refused is not None:
-            row = replace(row, outcome=Outcome.REJECTED, error=printable(refused))
-        return await self._run(self._settle(row), SETTLE_LIMIT)
+            return _unrecorded(request, None, str(error))
+        outcome = Outcome.WITHDRAWN if refused is None else Outcome.REJECTED
+        error_text = None if refused is None else printable(refused)
+        return await self._run(self._settle(request, queue, outcome, error_text), SETTLE_LIMIT)
 
-    async def forget_rejection(self, request_id: str, attempt: str | None, asked_ms: int | None) -> bool:
-        """Let the attempt that was rejected, and asked at `asked_ms`, write the request after all. Returns False when
-        the request is not rejected.
-
-        `asked_ms` is in milliseconds since the epoch, by the caller's clock. Raises `SinkUnavailable` when the database
-        cannot do so now.
-        """
-        return await self._run(self._forget_rejection(request_id, attempt, asked_ms), SETTLE_LIMIT)
-
-    async def prune(self, older_than: timedelta, *, now: datetime | None = None) -> int:
-        """Delete ledger rows that are older than `older_than`, as `PrunableSink.prune` does. Returns how many.
-
-        The caller must never submit a request of that age again: nothing remembers its outcome, and it would be written
-        twice.
-        """
+    async def prune(self, *, now: datetime | None = None) -> int:
+        """Delete ledger rows as `PrunableSink.prune` does. Returns how many."""
         total = 0
-        now = (now or datetime.now(UTC)).astimezone(UTC)
+        now = now or datetime.now(UTC)
         while True:
-            deleted = await self._run(self._prune(older_than, now), WRITE_LIMIT)
+            deleted = await self._run(self._prune(now), WRITE_LIMIT)
             total += deleted
             if deleted < ledger.PRUNE_ROWS:
                 return total
 
-    def _check(self, request: WriteRequest, batch_id: str) -> _Item:
-        """Raises `InvalidRequest` when the ledger cannot hold the request; it records every other refusal."""
-        item = _Item(row=LedgerRow.of(request, outcome=Outcome.WRITTEN, batch_id=batch_id))
+    def _checked(self, request: WriteRequest) -> Item:
         if request.table not in self._targets:
             known = ", ".join(self._targets)
-            return item.refused(printable(f"There is no table {request.table[:80]!r} to write to, only {known}."))
+            return Item(
+                request=request,
+                held=printable(
+                    f"This batcher does not write to table {request.table[:80]!r}, only to {known}: start it with that "
+                    "table, or reject the request with `write-batcher queue reject`."
+                ),
+            )
         target, check = self._targets[request.table]
         try:
             values = check.values(request.record)
         except InvalidRequest as error:
-            return item.refused(str(error))
-        return replace(item, record=CheckedRecord(request_id=request.request_id, target=target, values=values))
+            return Item(request=request, refused=str(error))
+        record = CheckedRecord(request_id=request.request_id, order_key=request.order_key, target=target, values=values)
+        return Item(request=request, record=record)
 
-    async def _run(self, transaction: Coroutine[Any, Any, T], limit: timedelta) -> T:
-        """Run `transaction` to its end within `limit`. Raises `SinkUnavailable` when the database fails."""
+    async def _run(self, transaction: Coroutine[Any, Any, T], limit: timedelta, budget: TimeBudget | None = None) -> T:
+        """Run `transaction` to its end within `limit`. Raises `SinkUnavailable` when the database fails, and
+        `BatchTooLarge` when it still answers at the limit.
+        """
         try:
             limited = _limited(transaction, limit if self._dialect.cancellable else None)
             return await shielded(limited, name="write-batcher-transaction")
         except (SQLAlchemyError, OSError) as error:
             reason = self._dialect.reason_of(error).rstrip(".")
+            if budget and isinstance(error, TimeoutError) and budget.has_answers_within(STATEMENT_TIMEOUT):
+                raise budget.exceeded(reason) from error
             raise SinkUnavailable(f"Database {redacted(self._engine.url)} cannot be written: {reason}.") from error
 
-    async def _write(self, items: list[_Item]) -> dict[str, WriteReceipt]:
-        receipts, refusals = await self._write_by_halves(items)
-        if refusals:
-            hold_if_all_refused_alike(self._dialect, refusals, len(items))
-            refused = [
-                item.refused(refusals[item.row.request_id].text) for item in items if item.row.request_id in refusals
-            ]
-            async with self._engine.begin() as connection:
-                receipts |= await self._write_in_transaction(connection, refused)
-        return receipts
-
-    async def _write_by_halves(self, items: list[_Item]) -> tuple[dict[str, WriteReceipt], dict[str, Refusal]]:
-        """Write all items in one transaction, or halve them until the bad ones are found: a deferred constraint is
-        checked at COMMIT, where no savepoint is left to tell the records apart.
-        """
+    async def _settle(
+        self, request: WriteRequest, queue: str, outcome: Outcome, error_text: str | None
+    ) -> WriteReceipt:
         try:
             async with self._engine.begin() as connection:
-                return await self._write_in_transaction(connection, items), {}
+                now = await self._dialect.begin(connection, lock_wait=LOCK_WAIT)
+                rows = Ledger(connection, self._dialect, queue, expires_at=self._expiry(now))
+                _, known = await rows.claim([decided(request, outcome, queue=queue, error=error_text)])
+                if earlier := known.get(request.request_id):
+                    changed, receipt = settled(request, outcome, error=error_text, earlier=earlier)
+                    if changed is not None:
+                        await rows.replace([changed])
+                    return receipt
         except SQLAlchemyError as error:
             refusal = self._dialect.refusal(error)
-            if refusal is None or not refusal.certain:
+            if refusal is None or refusal.fault is not Fault.RECORD:
                 raise
-        if len(items) == 1:
-            return {}, {items[0].row.request_id: refusal}
-        middle = len(items) // 2
-        receipts, refusals = await self._write_by_halves(items[:middle])
-        more_receipts, more_refusals = await self._write_by_halves(items[middle:])
-        return receipts | more_receipts, refusals | more_refusals
+            return _unrecorded(request, None, refusal.text)
+        return receipt_for(request, outcome, error=error_text)
 
-    async def _write_in_transaction(self, connection: AsyncConnection, items: list[_Item]) -> dict[str, WriteReceipt]:
-        claimed, known = await ledger.claim(connection, self._dialect, [item.row for item in items])
-        receipts: dict[str, WriteReceipt] = {}
-        outstanding: list[_Item] = []
-        for item in items:
-            earlier = known.get(item.row.request_id)
-            if earlier is not None and earlier.binds(item.row):
-                receipts[item.row.request_id] = earlier.receipt_for(item.row, written_as=Outcome.DUPLICATE)
-            else:
-                outstanding.append(item)
-        records = [item.record for item in outstanding if item.record is not None]
-        refusals = await insert_records(connection, self._dialect, records)
-        hold_if_ambiguous(refusals, records)
-        hold_if_all_refused_alike(self._dialect, refusals, len(records))
-        changed: list[LedgerRow] = []
-        for item in outstanding:
-            request_id = item.row.request_id
-            row = item.refused(refusals[request_id].text).row if request_id in refusals else item.row
-            receipts[request_id] = row.receipt()
-            if row.outcome is not Outcome.WRITTEN or request_id not in claimed:
-                changed.append(row.replacing(known.get(request_id)))
-        if changed:
-            await ledger.replace_rows(connection, self._dialect, changed)
-        return receipts
-
-    async def _settle(self, row: LedgerRow) -> WriteReceipt:
+    async def _prune(self, now: datetime) -> int:
         async with self._engine.begin() as connection:
-            _, known = await ledger.claim(connection, self._dialect, [row])
-            earlier = known.get(row.request_id)
-            if earlier is not None and earlier.binds(row):
-                return earlier.receipt_for(row, written_as=Outcome.WRITTEN)
-            if earlier is not None:
-                await ledger.replace_rows(connection, self._dialect, [row.replacing(earlier)])
-            return row.receipt()
+            database_now = await self._dialect.begin(connection, lock_wait=LOCK_WAIT)
+            return await ledger.prune(connection, expired_by=min(now, database_now))
 
-    async def _forget_rejection(self, request_id: str, attempt: str | None, asked_ms: int | None) -> bool:
-        async with self._engine.begin() as connection:
-            return await ledger.forget_rejected(connection, self._dialect, request_id, attempt, asked_ms)
-
-    async def _prune(self, older_than: timedelta, now: datetime) -> int:
-        async with self._engine.begin() as connection:
-            return await ledger.prune(connection, self._dialect, older_than, now)
+    def _expiry(self, database_now: datetime) -> datetime:
+        return expiry(max(database_now, datetime.now(UTC)), self._window)
 
 
-def _invalid(request: WriteRequest, batch_id: str | None, error: InvalidRequest) -> WriteReceipt:
-    return WriteReceipt(
-        request_id=request.request_id,
-        outcome=Outcome.REJECTED,
-        batch_id=batch_id,
-        error=printable(str(error)),
-        attempt=request.attempt,
-    )
+def _prepare(
+    connection: Connection,
+    dialect: Dialect,
+    tables: Sequence[str | Table | TargetTable],
+    create: Sequence[Table],
+) -> tuple[list[TargetTable], str]:
+    for warning in dialect.check(connection):
+        logger.warning("database %s: %s", redacted(connection.engine.url), warning)
+    targets = prepare_tables(connection, dialect, tables, create)
+    return targets, prepare_ledger(connection, dialect)
+
+
+def _storable(request: WriteRequest, queue: str) -> WriteRequest:
+    """The request with the hash of its record, if there is one: nobody could decode a request without a table. Raises
+    `InvalidRequest` when the ledger cannot hold it.
+    """
+    check_storable(request, queue)
+    if request.record_hash or not request.table:
+        return request
+    try:
+        return with_hash(request)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"The record for table {request.table!r} is not JSON: {error}.") from error
+
+
+def _unrecorded(request: WriteRequest, batch_id: str | None, error: str) -> WriteReceipt:
+    """The answer to a request that the ledger cannot hold: it never will, and so the request is never written."""
+    return receipt_for(request, Outcome.REJECTED, batch_id=batch_id, error=printable(error))
+
+
+def _followers_held(batch: Batch, answers: dict[str, WriteReceipt | Held]) -> list[WriteReceipt | Held]:
+    """The answers in order. What follows a held request with the same key is held, even if it needs no ledger."""
+    heads: dict[str, str] = {}
+    in_order: list[WriteReceipt | Held] = []
+    for request in batch.requests:
+        answer = answers[request.request_id]
+        if isinstance(answer, Held):
+            heads.setdefault(request.order_key, request.request_id)
+        elif request.order_key in heads:
+            answer = Held(request_id=request.request_id, reason=following(heads[request.order_key]))
+        in_order.append(answer)
+    return in_order
 
 
 async def _limited(work: Coroutine[Any, Any, T], limit: timedelta | None) -> T:

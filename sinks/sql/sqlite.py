@@ -3,21 +3,23 @@
 import asyncio
 import sqlite3
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import aiosqlite
-from sqlalchemy import URL, ColumnElement, Connection, Table, event, func
+from sqlalchemy import URL, Connection, Table, event
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from write_batcher.errors import ConfigurationError
-from write_batcher.sinks.sql.dialect import LOCK_WAIT, POOL_WAIT, Dialect, redacted
+from write_batcher.sinks.sql.dialect import POOL_WAIT, Dialect, Fault, redacted
 
+LOCK_WAIT = timedelta(seconds=5)  # for another process that writes
 WAL_RETRY_S = 0.01
+GENERIC_ERROR = "SQLITE_ERROR"
 
 
 class SqliteDialect(Dialect):
@@ -25,6 +27,8 @@ class SqliteDialect(Dialect):
 
     driver = "sqlite+aiosqlite"
     taken_key_codes = frozenset({"SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"})
+    random_id = "lower(hex(randomblob(16)))"
+    has_roles = False
     # The cursor of a cancelled statement would keep the write lock until it is garbage-collected.
     cancellable = False
     locks_rows = False
@@ -57,15 +61,15 @@ class SqliteDialect(Dialect):
     def code(self, error: DBAPIError) -> str | None:
         return getattr(error.orig, "sqlite_errorname", None)
 
-    def blames_record(self, error: DBAPIError) -> bool:
+    def fault(self, error: DBAPIError) -> Fault | None:
+        code = self.code(error)
         if isinstance(error, (IntegrityError, DataError)):
-            return True
-        # The driver cannot bind a value of this type. SQLite was not asked, so there is no code.
-        return isinstance(error.orig, sqlite3.ProgrammingError) and self.code(error) is None
-
-    def may_blame_record(self, error: DBAPIError) -> bool:
+            return Fault.RECORD
+        if code is None:
+            # The driver cannot bind a value of this type. SQLite was not asked.
+            return Fault.RECORD if isinstance(error.orig, sqlite3.ProgrammingError) else None
         # The generic code: an error in a function that a trigger or generated column calls, but also a missing table.
-        return self.code(error) == "SQLITE_ERROR"
+        return Fault.DOUBTFUL if code == GENERIC_ERROR else None
 
     def is_busy(self, error: DBAPIError) -> bool:
         primary_code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
@@ -74,8 +78,12 @@ class SqliteDialect(Dialect):
     def reason(self, error: DBAPIError) -> str:
         return str(error.orig)
 
-    def older_than(self, age: timedelta) -> ColumnElement[Any]:
-        return func.datetime("now", f"-{age.total_seconds():.3f} seconds")
+    async def begin(self, connection: AsyncConnection, *, lock_wait: timedelta) -> datetime:
+        return datetime.now(UTC)  # SQLite has no clock but this machine's
+
+    def has_ended_transaction(self, error: DBAPIError) -> bool:
+        # There is no such savepoint any more: a trigger has raised ROLLBACK.
+        return self.code(error) == GENERIC_ERROR
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

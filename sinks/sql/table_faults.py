@@ -1,54 +1,63 @@
-"""When refusals are the table's fault rather than the records': the batch is held and nobody is rejected."""
+"""When refusals may be the table's fault rather than the records': the records are held then, and not rejected."""
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
-from write_batcher.errors import SinkUnavailable
-from write_batcher.sinks.sql.dialect import Dialect, Refusal
-from write_batcher.sinks.sql.tables import CheckedRecord
+from write_batcher.sinks.sql.dialect import Dialect, Fault, Refusal
+from write_batcher.sinks.sql.tables import CheckedRecord, TargetTable
 
-# At this many records, a batch that the database refuses entirely and with one code is taken for the table's fault: a
-# dropped default, a broken trigger. Fewer may well all be bad by chance, and must not hold up the partition for ever.
-MIN_UNIFORM_REFUSALS = 10
+# So many records of a table that are refused with one code, and none that is accepted, are taken for the table's fault:
+# a dropped default, a broken trigger. Fewer may well all be bad by chance.
+MIN_ALIKE = 10
 
-ADVICE = "Repair the table, or cancel the workflows that wait: they withdraw their records."
+ADVICE = "repair the table, or reject the request with `write-batcher queue reject`"
 
-
-def hold_if_all_refused_alike(dialect: Dialect, refusals: Mapping[str, Refusal], asked: int) -> None:
-    """Raise `SinkUnavailable` when all of `asked` records, ten or more, are refused with the same code.
-
-    Keys that are taken do not count: no repair of the table would let these records in.
-    """
-    if len(refusals) < max(asked, MIN_UNIFORM_REFUSALS):
-        return
-    codes = {refusal.code for refusal in refusals.values()}
-    if len(codes) == 1 and None not in codes and not codes & dialect.taken_key_codes:
-        (code,), text = codes, next(iter(refusals.values())).text
-        raise SinkUnavailable(
-            f"All {asked} records of a batch are refused alike ({code}): {text.rstrip('.')}. {ADVICE}"
-        )
+Refused = tuple[CheckedRecord, Refusal]
 
 
-def hold_if_ambiguous(refusals: Mapping[str, Refusal], records: Iterable[CheckedRecord]) -> None:
-    """Raise `SinkUnavailable` when an uncertain refusal may be the table's fault: no accepted record for the same
-    columns proves that the table is in order.
+@dataclass(slots=True)
+class TableEvidence:
+    """What one batch has shown about its tables so far."""
 
-    An accepted upsert proves nothing: one inserts, the next updates.
-    """
-    if all(refusal.certain for refusal in refusals.values()):
-        return
-    accepted = [record for record in records if record.request_id not in refusals and not record.target.upsert]
-    proven = {_filled_columns(record) for record in accepted}
-    for record in records:
-        refusal = refusals.get(record.request_id)
-        if refusal is not None and not refusal.certain and _filled_columns(record) not in proven:
-            raise SinkUnavailable(
-                f"Either {record.target.table.fullname} or a record for it is at fault ({refusal.code}): "
-                f"{refusal.text.rstrip('.')}. {ADVICE}"
-            )
+    dialect: Dialect
+    _accepted_by: set[TargetTable] = field(default_factory=set)
+    _proven: set[object] = field(default_factory=set)
+    """`CheckedRecord.filled` of accepted inserts. An accepted upsert proves nothing: one inserts, the next updates."""
+    _refused: Counter[tuple[TargetTable, str | None]] = field(default_factory=Counter)
 
+    def add_accepted(self, records: Iterable[CheckedRecord]) -> None:
+        for record in records:
+            self._accepted_by.add(record.target)
+            if not record.target.upsert:
+                self._proven.add(record.filled)
 
-def _filled_columns(record: CheckedRecord) -> Hashable:
-    """Equal for records whose insert needs the same permissions and foreign keys. A column that is NULL refers to
-    nothing.
-    """
-    return record.shape, frozenset(name for name, value in record.values.items() if value is None)
+    def has_accepted(self, target: TargetTable) -> bool:
+        return target in self._accepted_by
+
+    def held(self, refused: Sequence[Refused]) -> dict[str, str]:
+        """Return which of the refused records are held, by request id, and why. The others are to be rejected."""
+        self._refused.update((record.target, refusal.code) for record, refusal in refused)
+        reasons = {record.request_id: self._reason_to_hold(record, refusal) for record, refusal in refused}
+        return {request_id: reason for request_id, reason in reasons.items() if reason is not None}
+
+    def _reason_to_hold(self, record: CheckedRecord, refusal: Refusal) -> str | None:
+        table = record.target.table.fullname
+        if refusal.fault is Fault.BUSY:
+            return f"Table {table!r} cannot take it now: {refusal}."
+        if refusal.fault is Fault.TIMEOUT:
+            return f"Table {table!r} takes too long for it: {refusal}."
+        if refusal.fault is Fault.OUTAGE:
+            return f"Table {table!r} cannot be written: {refusal}."
+        if refusal.fault is Fault.DOUBTFUL:
+            if record.filled in self._proven:
+                return None
+            return f"Either table {table!r} or this record is at fault: {refusal}; {ADVICE}."
+        alike = self._refused[record.target, refusal.code]
+        if alike < MIN_ALIKE or self.has_accepted(record.target) or not self._may_be_the_table(refusal):
+            return None
+        return f"All {alike} records for table {table!r} are refused alike: {refusal}; {ADVICE}."
+
+    def _may_be_the_table(self, refusal: Refusal) -> bool:
+        """A key that is taken, or a value that the driver cannot send, is refused by the best of tables."""
+        return refusal.code is not None and refusal.code not in self.dialect.taken_key_codes

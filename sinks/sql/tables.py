@@ -8,9 +8,11 @@ from sqlalchemy import JSON, Connection, MetaData, Table, inspect
 
 from write_batcher.errors import ConfigurationError
 from write_batcher.sinks.sql.dialect import Dialect, redacted
-from write_batcher.sinks.sql.ledger import LEDGER
+from write_batcher.sinks.sql.ledger_setup import require_rights
 
 INSERT, UPSERT = "insert", "upsert"
+INSERT_RIGHTS = ("INSERT",)
+UPSERT_RIGHTS = ("SELECT", "INSERT", "UPDATE")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +22,11 @@ class TargetTable:
     table: Table
     upsert: bool = False
     """A record whose primary key exists updates that row. Otherwise it is rejected."""
+
+    @property
+    def mode(self) -> str:
+        """`insert` or `upsert`."""
+        return UPSERT if self.upsert else INSERT
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -32,6 +39,8 @@ class CheckedRecord:
     """A record whose values fit the columns of its table."""
 
     request_id: str
+    order_key: str
+    """Records with the same are written in their order."""
     target: TargetTable
     values: dict[str, Any]
 
@@ -41,25 +50,34 @@ class CheckedRecord:
         return self.target, frozenset(self.values)
 
     @property
-    def key(self) -> Hashable:
+    def row(self) -> Hashable:
         """Equal for upserts of the same row; None for an insert."""
         if not self.target.upsert:
             return None
         return self.target, *(repr(self.values[name]) for name in self.target.key)
 
+    @property
+    def filled(self) -> Hashable:
+        """Equal for records whose insert needs the same permissions and foreign keys. A column that is NULL refers to
+        nothing.
+        """
+        return self.shape, frozenset(name for name, value in self.values.items() if value is None)
+
 
 def prepare_tables(
     connection: Connection, dialect: Dialect, tables: Sequence[str | Table | TargetTable], create: Sequence[Table]
 ) -> list[TargetTable]:
-    """Create the ledger and the tables of `create` where they are missing, and return the target tables.
+    """Create the tables of `create` where they are missing, and return the target tables.
 
-    Raises `ConfigurationError` when a target table is missing or cannot be upserted, or SQLite is older than 3.35.
+    Raises `ConfigurationError` when a target table is missing, cannot be upserted, or may not be written to, or SQLite
+    is older than 3.35.
     """
     if not connection.dialect.insert_returning:
         raise ConfigurationError("This SQLite has no RETURNING: use version 3.35 or newer.")
     _create(connection, dialect, create)
     targets = _look_up(connection, tables)
-    _create(connection, dialect, [LEDGER])
+    for target in targets:
+        require_rights(connection, dialect, target.table, UPSERT_RIGHTS if target.upsert else INSERT_RIGHTS)
     return targets
 
 

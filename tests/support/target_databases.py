@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ import psycopg
 from sqlalchemy import Engine, Table, event
 from sqlalchemy.util import await_only
 
-from write_batcher.models import Batch, FlushReason, Outcome, ReplyAddress, WriteReceipt, WriteRequest
+from write_batcher.models import Batch, FlushReason, Held, Outcome, ReplyAddress, WriteReceipt, WriteRequest
 from write_batcher.sinks.sql.sink import SqlSink
 from write_batcher.sinks.sql.tables import TargetTable
 from write_batcher.workers.embedded.postgres_server import PostgresServer
@@ -41,6 +41,7 @@ CREATE TABLE stock (
     PRIMARY KEY (shop, sku)
 );
 """
+QUEUE = "default/orders"
 TABLES = ("orders", "items", "audits", "nodes", "stock:upsert")
 
 
@@ -61,10 +62,21 @@ class Database:
     def execute(self, statement: str) -> None:
         raise NotImplementedError
 
-    def ledger(self, columns: str = "request_id, outcome, batch_id, attempt, error") -> list[Any]:
+    def ledger(self, columns: str = "request_id, outcome, batch_id, attempt") -> list[Any]:
         return self.query(f"SELECT {columns} FROM write_batcher_ledger ORDER BY request_id")
 
     def age_ledger(self, days: int) -> None:
+        raise NotImplementedError
+
+    def doubt_inserts(self, table: str, when: str) -> None:
+        """Let inserts fail when `when` is true of `new`, such that either the table or the record may be at fault."""
+        raise NotImplementedError
+
+    def stop_doubting(self, table: str) -> None:
+        raise NotImplementedError
+
+    def journal_writes(self, table: str) -> None:
+        """Let each row that is written to `table` add its `name` to the table `journal`."""
         raise NotImplementedError
 
     def count(self, table: str) -> int:
@@ -90,7 +102,25 @@ class SqliteDatabase(Database):
             connection.execute(statement)
 
     def age_ledger(self, days: int) -> None:
-        self.execute(f"UPDATE write_batcher_ledger SET written_at = datetime(written_at, '-{days} days')")
+        self.execute(
+            f"UPDATE write_batcher_ledger SET expires_at = strftime('%Y-%m-%d %H:%M:%f', expires_at, '-{days} days')"
+        )
+
+    def doubt_inserts(self, table: str, when: str) -> None:
+        self.execute(
+            f"CREATE TRIGGER doubt_{table} BEFORE INSERT ON {table} WHEN {when}"
+            " BEGIN SELECT json_extract('{', '$'); END"
+        )
+
+    def stop_doubting(self, table: str) -> None:
+        self.execute(f"DROP TRIGGER doubt_{table}")
+
+    def journal_writes(self, table: str) -> None:
+        for change in ("INSERT", "UPDATE"):
+            self.execute(
+                f"CREATE TRIGGER journal_{table}_{change} AFTER {change} ON {table}"
+                " BEGIN INSERT INTO journal (name) VALUES (new.name); END"
+            )
 
 
 class PostgresDatabase(Database):
@@ -123,7 +153,25 @@ class PostgresDatabase(Database):
             connection.execute(statement)
 
     def age_ledger(self, days: int) -> None:
-        self.execute(f"UPDATE write_batcher_ledger SET written_at = written_at - interval '{days} days'")
+        self.execute(f"UPDATE write_batcher_ledger SET expires_at = expires_at - interval '{days} days'")
+
+    def doubt_inserts(self, table: str, when: str) -> None:
+        self.execute(
+            "CREATE OR REPLACE FUNCTION doubt() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$BEGIN RAISE EXCEPTION 'doubt' USING ERRCODE = '38000'; END$$;"
+            f"CREATE TRIGGER doubt BEFORE INSERT ON {table} FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION doubt()"
+        )
+
+    def stop_doubting(self, table: str) -> None:
+        self.execute(f"DROP TRIGGER doubt ON {table}")
+
+    def journal_writes(self, table: str) -> None:
+        self.execute(
+            "CREATE OR REPLACE FUNCTION write_journal() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$BEGIN INSERT INTO journal (name) VALUES (new.name); RETURN new; END$$;"
+            f"CREATE TRIGGER journal AFTER INSERT OR UPDATE ON {table}"
+            " FOR EACH ROW EXECUTE FUNCTION write_journal()"
+        )
 
 
 def order(number: int, *, request_id: str | None = None, attempt: str = "run-1", **columns: Any) -> WriteRequest:
@@ -135,16 +183,29 @@ def order(number: int, *, request_id: str | None = None, attempt: str = "run-1",
     )
 
 
-def record(request_id: str, table: str, **columns: Any) -> WriteRequest:
-    return WriteRequest(request_id=request_id, table=table, record=columns)
+def record(request_id: str, table: str, *, key: str = "", **columns: Any) -> WriteRequest:
+    return WriteRequest(request_id=request_id, table=table, record=columns, key=key)
 
 
-def batch(*requests: WriteRequest, batch_id: str = "batch-1") -> Batch:
-    return Batch(batch_id=batch_id, flush_reason=FlushReason.SIZE, requests=requests)
+def batch(*requests: WriteRequest, batch_id: str = "batch-1", queue: str = QUEUE) -> Batch:
+    return Batch(batch_id=batch_id, queue=queue, flush_reason=FlushReason.SIZE, requests=requests)
 
 
-def outcomes(receipts: list[WriteReceipt]) -> list[Outcome]:
-    return [receipt.outcome for receipt in receipts]
+def decided(answers: Sequence[WriteReceipt | Held]) -> list[WriteReceipt]:
+    """The answers, none of which may be that a request is held."""
+    receipts = [answer for answer in answers if isinstance(answer, WriteReceipt)]
+    assert len(receipts) == len(answers), answers
+    return receipts
+
+
+def outcomes(answers: Iterable[WriteReceipt | Held]) -> list[Outcome | None]:
+    """The outcomes of receipts; None for what is held."""
+    return [None if isinstance(answer, Held) else answer.outcome for answer in answers]
+
+
+def reason(answer: WriteReceipt | Held) -> str:
+    """Why a request is rejected or held; empty otherwise."""
+    return answer.reason if isinstance(answer, Held) else answer.error or ""
 
 
 @contextmanager
@@ -169,7 +230,7 @@ def verbs(sent: list[tuple[str, Any]]) -> list[str]:
 
 
 @dataclass
-class Held:
+class HeldTransaction:
     """A transaction that is held after one of its statements, until it is released."""
 
     reached: asyncio.Event = field(default_factory=asyncio.Event)
@@ -179,9 +240,9 @@ class Held:
 
 
 @asynccontextmanager
-async def held_after(statement_part: str) -> AsyncIterator[Held]:
+async def held_after(statement_part: str) -> AsyncIterator[HeldTransaction]:
     """Hold the first transaction that executes a statement with `statement_part` in it."""
-    held = Held()
+    held = HeldTransaction()
 
     def hold(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         if held.reached.is_set() or statement_part not in statement:

@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.types import NullType
 
 from write_batcher.errors import InvalidRequest
-from write_batcher.sinks.sql.records import MAX_ERROR_CHARS, RecordCheck
+from write_batcher.sinks.sql.records import MAX_ERROR_CHARS, RecordCheck, printable
 
 ORDERS = Table(
     "orders",
@@ -156,3 +156,16 @@ def test_large_value_does_not_make_a_large_error(value: Any) -> None:
         RecordCheck(ORDERS).values({"cents": value, "paid": value, "weight": "heavy"})
 
     assert len(str(refused.value)) <= MAX_ERROR_CHARS
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\nb\x1b[31m", "a\\nb\\x1b[31m"),
+        ("a\0b\ud800", "a\\x00b\\ud800"),
+        ("two\u2028lines\x85", "two\\u2028lines\\x85"),
+        ("Zoë, заказ 🍵", "Zoë, заказ 🍵"),
+    ],
+)
+def test_text_of_others_is_shown_in_one_line_without_control_characters(text: str, shown: str) -> None:
+    assert printable(text) == shown

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hypothesis import given, settings, strategies as st
 
-from tests.support.target_databases import Database, PostgresDatabase, SqliteDatabase, batch, order
+from tests.support.target_databases import QUEUE, Database, PostgresDatabase, SqliteDatabase, batch, decided, order
 from write_batcher.models import Outcome, ReplyAddress, WriteReceipt, WriteRequest
 from write_batcher.workers.embedded.postgres_server import PostgresServer
 
@@ -22,7 +22,7 @@ History = list[list[WriteRequest] | Settle]
 
 def asked(request: WriteRequest, workflow_id: str, attempt: int) -> WriteRequest:
     """The request as asked by attempt number `attempt` of a workflow; later attempts ask later."""
-    name = f"{workflow_id}-{attempt}"
+    name = f"{workflow_id}-{attempt}-{sorted(request.record.items())}"  # an attempt has one record
     return replace(
         request, reply=ReplyAddress(workflow_id=workflow_id, run_id=name, attempt=name), asked_ms=1_000 * attempt
     )
@@ -55,6 +55,7 @@ def test_rows_match_the_receipts_on_postgresql(postgres_server: PostgresServer, 
 def check(database: Database, history: History) -> None:
     written: dict[str, tuple[WriteRequest, str | None]] = {}
     withdrawn: dict[tuple[str, str], int] = {}
+    withdrawn_attempts: set[tuple[str, str]] = set()
     for request, receipt in asyncio.run(answers(database, history)):
         assert receipt.request_id == request.request_id
         assert request.reply is not None
@@ -64,7 +65,8 @@ def check(database: Database, history: History) -> None:
         known = written.get(request.request_id)
         match receipt.outcome:
             case Outcome.WRITTEN if known is None:
-                assert asked_ms > withdrawn.get(binding, 0)
+                assert asked_ms >= withdrawn.get(binding, 0)
+                assert (request.request_id, request.reply.attempt) not in withdrawn_attempts
                 written[request.request_id] = request, receipt.batch_id
             case Outcome.DUPLICATE | Outcome.WRITTEN:
                 assert known is not None
@@ -72,6 +74,7 @@ def check(database: Database, history: History) -> None:
             case Outcome.WITHDRAWN:
                 assert known is None
                 withdrawn[binding] = max(asked_ms, withdrawn.get(binding, 0))
+                withdrawn_attempts.add((request.request_id, request.reply.attempt))
     rows = database.query("SELECT order_id, cents FROM orders")
     assert sorted(rows) == sorted((r.record["order_id"], r.record["cents"]) for r, _ in written.values())
 
@@ -81,8 +84,8 @@ async def answers(database: Database, history: History) -> list[tuple[WriteReque
         answered: list[tuple[WriteRequest, WriteReceipt]] = []
         for number, step in enumerate(history):
             if isinstance(step, Settle):
-                answered.append((step.request, await sink.settle(step.request)))
+                answered.append((step.request, await sink.settle(step.request, queue=QUEUE)))
             else:
                 receipts = await sink.write(batch(*step, batch_id=str(number)))
-                answered += zip(step, receipts, strict=True)
+                answered += zip(step, decided(receipts), strict=True)
         return answered

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, Text
 
-from tests.support.target_databases import TABLES, Database, batch, order, outcomes, record
+from tests.support.target_databases import TABLES, Database, batch, decided, order, outcomes, record
 from write_batcher.errors import ConfigurationError
 from write_batcher.models import Outcome, WriteReceipt
 from write_batcher.sinks.sql.sink import SqlSink
@@ -15,7 +15,7 @@ from write_batcher.sinks.sql.tables import TargetTable
 async def test_sinks_that_open_a_new_database_at_once_all_succeed(database: Database) -> None:
     async def open_and_write(number: int) -> list[WriteReceipt]:
         async with database.sink(create=[Table("made", MetaData(), Column("id", Integer, primary_key=True))]) as sink:
-            return await sink.write(batch(order(number)))
+            return decided(await sink.write(batch(order(number))))
 
     answers = await asyncio.gather(*(open_and_write(number) for number in range(8)))
 

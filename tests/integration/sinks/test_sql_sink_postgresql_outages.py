@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.target_databases import NO_SYNC, PostgresDatabase, batch, held_after, order, outcomes
-from write_batcher.errors import SinkUnavailable
+from tests.support.target_databases import NO_SYNC, QUEUE, PostgresDatabase, batch, held_after, order, outcomes, reason
+from write_batcher.errors import BatchTooLarge, SinkUnavailable
 from write_batcher.models import Outcome
-from write_batcher.sinks.sql import postgresql as dialect, sink as sql
+from write_batcher.sinks.sql import batch_write, postgresql as dialect, sink as sql
 from write_batcher.sinks.sql.sink import SqlSink
 from write_batcher.workers.embedded.postgres_server import PostgresServer
 
@@ -40,11 +40,11 @@ async def test_stopped_server_is_unavailable_until_it_is_back(own_server: Postgr
         with pytest.raises(SinkUnavailable):
             await sink.write(batch(order(2)))
         with pytest.raises(SinkUnavailable):
-            await sink.settle(order(2))
+            await sink.settle(order(2), queue=QUEUE)
         await own_server.start()
 
         receipts = await sink.write(batch(order(1), order(2)))
-        settled = await sink.settle(order(2))
+        settled = await sink.settle(order(2), queue=QUEUE)
 
     assert outcomes([*receipts, settled]) == [Outcome.DUPLICATE, Outcome.WRITTEN, Outcome.WRITTEN]
 
@@ -88,8 +88,8 @@ async def test_frozen_server_is_unavailable_within_the_limit(
     monkeypatch.setattr(sql, "SETTLE_LIMIT", timedelta(seconds=0.3))
     monkeypatch.setattr(sql, "WRITE_LIMIT", timedelta(seconds=0.3))
     monkeypatch.setattr(sql, "CANCEL_GRACE", timedelta(seconds=0.3))
-    for ask in (lambda: sink.settle(order(1)), lambda: sink.write(batch(order(1)))):
-        await sink.prune(timedelta(days=1))  # connects
+    for ask in (lambda: sink.settle(order(1), queue=QUEUE), lambda: sink.write(batch(order(1)))):
+        await sink.prune()  # connects
         with frozen(postgres):
             begun = time.monotonic()
             with pytest.raises(SinkUnavailable, match=r"no answer within 0\.3 s"):
@@ -98,7 +98,7 @@ async def test_frozen_server_is_unavailable_within_the_limit(
 
     # The server may still be busy with the cancelled statement.
     monkeypatch.setattr(sql, "SETTLE_LIMIT", timedelta(seconds=10))
-    assert (await sink.settle(order(1))).outcome is Outcome.WITHDRAWN
+    assert (await sink.settle(order(1), queue=QUEUE)).outcome is Outcome.WITHDRAWN
 
 
 @contextmanager
@@ -117,19 +117,21 @@ def frozen(postgres: PostgresDatabase) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
-async def test_locked_table_is_unavailable_until_it_is_free(
-    postgres: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+async def test_locked_ledger_is_unavailable_until_it_is_free(
+    postgres: PostgresDatabase, sink: SqlSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dialect, "LOCK_WAIT", timedelta(milliseconds=50))
-    async with postgres.sink() as sink:
-        with postgres.connect() as other, other.transaction():
-            other.execute("LOCK TABLE orders, write_batcher_ledger")
-            with pytest.raises(SinkUnavailable, match="lock timeout"):
-                await sink.write(batch(order(1)))
-            with pytest.raises(SinkUnavailable, match="lock timeout"):
-                await sink.settle(order(1))
+    monkeypatch.setattr(batch_write, "BATCH_LOCK_WAIT", timedelta(milliseconds=50))
+    monkeypatch.setattr(batch_write, "ROW_LOCK_WAIT", timedelta(milliseconds=5))
+    monkeypatch.setattr(sql, "LOCK_WAIT", timedelta(milliseconds=50))
+    requests = [order(number) for number in range(100)]
+    with postgres.connect() as other, other.transaction():
+        other.execute("LOCK TABLE write_batcher_ledger")
+        with pytest.raises(SinkUnavailable, match=r"ledger is locked: .* lock timeout"):
+            await sink.write(batch(*requests))
+        with pytest.raises(SinkUnavailable, match="lock timeout"):
+            await sink.settle(order(1), queue=QUEUE)
 
-        assert outcomes(await sink.write(batch(order(1)))) == [Outcome.WRITTEN]
+    assert set(outcomes(await sink.write(batch(*requests)))) == {Outcome.WRITTEN}
 
 
 async def test_statement_that_takes_too_long_is_ended(
@@ -138,7 +140,9 @@ async def test_statement_that_takes_too_long_is_ended(
     monkeypatch.setattr(dialect, "STATEMENT_TIMEOUT", timedelta(seconds=1))
     postgres.execute("CREATE RULE slow AS ON INSERT TO orders DO ALSO SELECT pg_sleep(30)")
     async with postgres.sink() as sink:
-        with pytest.raises(SinkUnavailable, match="statement timeout"):
-            await sink.write(batch(order(1)))
+        with pytest.raises(BatchTooLarge, match="statement timeout"):
+            await sink.write(batch(order(1), order(2)))
+        (held,) = await sink.write(batch(order(1)))
 
-    assert postgres.count("orders") == 0
+    assert "statement timeout" in reason(held)
+    assert (postgres.count("orders"), postgres.count("write_batcher_ledger")) == (0, 0)

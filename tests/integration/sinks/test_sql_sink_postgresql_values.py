@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, Text, TypeDecorator
 
-from tests.support.target_databases import PostgresDatabase, batch, order, outcomes, record
+from tests.support.target_databases import PostgresDatabase, batch, order, outcomes, reason, record
 from write_batcher.models import Outcome
 from write_batcher.sinks.sql.sink import SqlSink
 
@@ -111,7 +111,7 @@ async def test_value_that_postgresql_refuses_is_rejected_alone(
     receipts = await sink.write(batch(*good[:7], bad, *good[7:]))
 
     assert outcomes(receipts) == [Outcome.WRITTEN] * 7 + [Outcome.REJECTED] + [Outcome.WRITTEN] * 13
-    assert words in (receipts[7].error or "")
+    assert words in reason(receipts[7])
     assert postgres.count("typed") == 20
 
 
@@ -120,7 +120,7 @@ async def test_reason_of_a_rejection_does_not_show_the_whole_row(postgres: Postg
 
     (receipt,) = await sink.write(batch(record("bad", "typed", number=1, name="me")))
 
-    assert receipt.error == 'null value in column "label" of relation "typed" violates not-null constraint'
+    assert reason(receipt) == 'null value in column "label" of relation "typed" violates not-null constraint'
 
 
 class Unsendable(TypeDecorator[str]):

@@ -1,9 +1,12 @@
 """What every database rejects, for which reason, and which attempts a rejection binds."""
 
+from dataclasses import replace
+
 import pytest
 
-from tests.support.target_databases import Database, batch, order, outcomes, record
+from tests.support.target_databases import QUEUE, Database, batch, decided, order, outcomes, reason, record
 from write_batcher.models import Outcome, WriteReceipt, WriteRequest
+from write_batcher.queue.record_encoding import with_hash
 from write_batcher.sinks.sql import ledger_row
 from write_batcher.sinks.sql.sink import SqlSink
 
@@ -11,13 +14,10 @@ from write_batcher.sinks.sql.sink import SqlSink
 @pytest.mark.parametrize(
     ("bad", "named"),
     [
-        (record("bad", "invoices", cents=1), ["'invoices'", "orders, items, audits"]),
         (record("bad", "orders"), ["'orders'", "empty"]),
         (order(2, request_id="bad", colour="red"), ["'orders'", "'colour'"]),
         (order(2, request_id="bad", cents="12"), ["'orders'", "'cents' (INTEGER)", "'12'", "valid integer"]),
-        (order(2, request_id="bad", weight=float("nan")), ["'orders'", "'weight'", "nan"]),
-        (order(2, request_id="bad", note="a\0b"), ["'orders'", "'note'", "'a\\x00b'"]),
-        (order(2, request_id="bad", note="\ud800"), ["'orders'", "'note'", "'\\ud800'"]),
+        (order(2, request_id="bad", note="a\0b"), ["'orders'", "'note'", "a\\x00b"]),
         (order(2, request_id="bad", cents=2**63), ["'orders'", "'cents'", str(2**63)]),
         (record("bad", "orders", order_id=2), ["'orders'", "'cents' (INTEGER) is required"]),
         (record("bad", "stock", shop="a", pieces=2), ["'stock'", "'sku' (TEXT) is required"]),
@@ -29,9 +29,9 @@ async def test_record_that_does_not_fit_its_table_is_rejected_alone(
     receipts = await sink.write(batch(order(1), bad, order(3)))
 
     assert outcomes(receipts) == [Outcome.WRITTEN, Outcome.REJECTED, Outcome.WRITTEN]
-    assert all(words in (receipts[1].error or "") for words in named), receipts[1].error
+    assert all(words in reason(receipts[1]) for words in named), reason(receipts[1])
     assert database.query("SELECT order_id FROM orders") == [(1,), (3,)]
-    assert database.ledger("outcome, batch_id, error")[0] == ("rejected", "batch-1", receipts[1].error)
+    assert database.ledger("outcome, batch_id")[0] == ("rejected", "batch-1")
 
 
 @pytest.mark.parametrize("request_id", ["a\0b", "\ud800", "x" * 3000])
@@ -41,12 +41,12 @@ async def test_request_id_that_the_ledger_cannot_hold_is_rejected(
     receipts = await sink.write(batch(order(1, request_id=request_id), order(2)))
 
     assert outcomes(receipts) == [Outcome.REJECTED, Outcome.WRITTEN]
-    assert {receipt.attempt for receipt in receipts} == {"run-1"}
+    assert {receipt.attempt for receipt in decided(receipts)} == {"run-1"}
     assert database.query("SELECT order_id FROM orders") == [(2,)]
 
 
 async def test_longest_request_id_is_accepted(database: Database, sink: SqlSink) -> None:
-    request = order(1, request_id="é" * (ledger_row.MAX_ID_BYTES // 2))
+    request = order(1, request_id="é" * ((ledger_row.MAX_ID_BYTES - len(QUEUE)) // 2))
 
     assert outcomes(await sink.write(batch(request))) == [Outcome.WRITTEN]
     assert outcomes(await sink.write(batch(request))) == [Outcome.DUPLICATE]
@@ -62,7 +62,7 @@ async def test_record_that_the_database_refuses_is_rejected_with_its_reason(data
 
     receipts = await sink.write(batch(*(order(number) for number in range(100)), batch_id="batch-2"))
 
-    (rejected,) = [receipt for receipt in receipts if receipt.outcome is not Outcome.WRITTEN]
+    (rejected,) = [receipt for receipt in decided(receipts) if receipt.outcome is not Outcome.WRITTEN]
     assert rejected == WriteReceipt(
         request_id="order-00050",
         outcome=Outcome.REJECTED,
@@ -73,6 +73,7 @@ async def test_record_that_the_database_refuses_is_rejected_with_its_reason(data
             "Key (order_id)=(50) already exists.",
         }[database.kind],
         attempt="run-1",
+        record_hash=with_hash(order(50)).record_hash,
     )
     assert database.query("SELECT count(*), count(DISTINCT order_id) FROM orders") == [(100, 100)]
     assert database.query("SELECT request_id FROM write_batcher_ledger WHERE outcome = 'rejected'") == [
@@ -103,7 +104,7 @@ async def test_row_may_refer_to_a_row_of_the_same_batch(sink: SqlSink) -> None:
     )
 
     assert outcomes(receipts) == [Outcome.WRITTEN, Outcome.WRITTEN, Outcome.WRITTEN, Outcome.REJECTED]
-    assert "foreign key" in (receipts[3].error or "").lower()
+    assert "foreign key" in reason(receipts[3]).lower()
 
 
 async def test_row_may_refer_to_a_later_row_in_a_batch_with_a_bad_one(database: Database, sink: SqlSink) -> None:
@@ -127,13 +128,12 @@ async def test_deferred_constraint_rejects_only_the_record_that_breaks_it(databa
 
 async def test_rejection_binds_the_attempt_that_got_it(database: Database, sink: SqlSink) -> None:
     await sink.write(batch(order(1, request_id="blocker")))
-    rejected = await sink.write(batch(order(1), batch_id="batch-2"))
+    rejected = decided(await sink.write(batch(order(1), batch_id="batch-2")))
     database.execute("DELETE FROM orders")
 
     again = await sink.write(batch(order(1), batch_id="batch-3"))
 
-    assert outcomes(again) == [Outcome.REJECTED]
-    assert again == rejected
+    assert again == [replace(receipt, batch_id="batch-3") for receipt in rejected]
     assert database.count("orders") == 0
 
 
@@ -144,9 +144,9 @@ async def test_another_attempt_may_write_a_rejected_request(database: Database, 
 
     receipts = await sink.write(batch(order(1, attempt="run-2"), batch_id="batch-3"))
 
-    assert [(receipt.outcome, receipt.batch_id) for receipt in receipts] == [(Outcome.WRITTEN, "batch-3")]
+    assert [(receipt.outcome, receipt.batch_id) for receipt in decided(receipts)] == [(Outcome.WRITTEN, "batch-3")]
     assert database.query("SELECT order_id FROM orders") == [(1,)]
-    assert database.ledger()[1] == ("order-00001", "written", "batch-3", "run-2", None)
+    assert database.ledger()[1] == ("order-00001", "written", "batch-3", "run-2")
 
 
 async def test_another_attempt_may_write_a_corrected_record(database: Database, sink: SqlSink) -> None:
@@ -164,37 +164,4 @@ async def test_another_attempt_that_is_rejected_gets_its_own_reason(database: Da
     receipts = await sink.write(batch(order(1, cents="x", attempt="run-2"), batch_id="batch-2"))
 
     assert outcomes(receipts) == [Outcome.REJECTED]
-    assert database.ledger("batch_id, attempt, error") == [("batch-2", "run-1\nrun-2", receipts[0].error)]
-
-
-async def test_forgotten_rejection_may_be_written_by_the_same_attempt(database: Database, sink: SqlSink) -> None:
-    await sink.write(batch(order(1, cents=-1), order(2)))
-
-    assert await sink.forget_rejection("order-00001", "run-1", None) is True
-
-    assert outcomes(await sink.write(batch(order(1, cents=3)))) == [Outcome.WRITTEN]
-    assert database.count("orders") == 2
-
-
-async def test_only_a_rejection_is_forgotten(database: Database, sink: SqlSink) -> None:
-    await sink.write(batch(order(1)))
-    await sink.settle(order(2))
-    kept = database.ledger("*")
-
-    for request_id in ("order-00001", "order-00002", "unknown"):
-        assert await sink.forget_rejection(request_id, "run-1", None) is False
-
-    assert database.ledger("*") == kept
-
-
-async def test_forgotten_rejection_still_binds_the_other_attempts(database: Database, sink: SqlSink) -> None:
-    bad = order(1, cents=-1)
-    other = order(1, cents=-1, attempt="run-2")
-    await sink.write(batch(bad))
-    await sink.write(batch(other, batch_id="batch-2"))
-
-    assert await sink.forget_rejection("order-00001", "run-1", None) is True
-
-    assert database.ledger("outcome, attempt") == [("rejected", "run-2")]
-    assert outcomes(await sink.write(batch(other, batch_id="batch-3"))) == [Outcome.REJECTED]
-    assert outcomes(await sink.write(batch(order(1), batch_id="batch-4"))) == [Outcome.WRITTEN]
+    assert database.ledger("batch_id, attempt") == [("batch-2", "run-2")]
