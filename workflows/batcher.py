@@ -10,7 +10,7 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, is_cancelled_exception
 from temporalio.workflow import ActivityCancellationType
 
-from write_batcher.models import DrainEnd, DrainResult, PartitionRef
+from write_batcher.models import DrainEnd, DrainInput, DrainResult, PartitionRef
 
 # A crashed drain is replaced within this time plus the second of its retry. Longer than any event loop should hang.
 HEARTBEAT_TIMEOUT = timedelta(seconds=10)
@@ -20,7 +20,6 @@ DRAIN_TIMEOUT = timedelta(hours=2)  # the drain returns by itself after an hour;
 DRAIN_RETRY = RetryPolicy(initial_interval=timedelta(seconds=1), backoff_coefficient=1.0)
 # Then a flush is given up: Redis may be out of memory until a drain runs, and the next drain waits for the handlers.
 FLUSH_TIMEOUT = timedelta(seconds=30)
-FLUSHES_ARE_MERGED = "flushes-are-merged"  # a patch: the batcher of an older version may have two flushes under way
 
 
 def batcher_workflow_id(partition: PartitionRef) -> str:
@@ -41,6 +40,10 @@ class BatcherInput:
     """What is carried over continue-as-new."""
 
     partition: PartitionRef
+    sink_id: str = ""
+    """The sink that the batcher was started for; empty for a sink without an identity. Redis may forget the contract of
+    a queue; this batcher does not: a drain with another sink ends.
+    """
     drains: int = 0
     """How many drains have returned."""
 
@@ -63,6 +66,7 @@ class BatcherWorkflow:
     @workflow.init
     def __init__(self, batcher: BatcherInput) -> None:
         self._partition = batcher.partition
+        self._sink_id = batcher.sink_id
         self._paused = False
         self._stopping = False
         self._drains = batcher.drains
@@ -93,7 +97,7 @@ class BatcherWorkflow:
         self._drain_is_to_end = False
         self._drain = workflow.start_activity(
             "drain",
-            self._partition,
+            DrainInput(partition=self._partition, sink_id=self._sink_id),
             result_type=DrainResult,
             start_to_close_timeout=DRAIN_TIMEOUT,
             heartbeat_timeout=HEARTBEAT_TIMEOUT,
@@ -134,7 +138,7 @@ class BatcherWorkflow:
     @workflow.signal
     async def flush(self) -> None:
         """Have everything that has been appended so far written now. Given up when Redis does not take the flush."""
-        if self._flushing and workflow.patched(FLUSHES_ARE_MERGED):
+        if self._flushing:
             self._flush_again = True  # the flush under way may have entered the stream before the latest requests
             return
         self._flushing = True

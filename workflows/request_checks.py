@@ -1,34 +1,41 @@
-"""What a write has to satisfy before it is handed to Temporal."""
+"""What `submit` is given, checked before anything is handed to Temporal: its errors would fail the workflow task."""
 
-from temporalio import workflow
+from uuid import UUID
 
 from write_batcher.errors import WriteNotSubmitted
 from write_batcher.models import MAX_REQUEST_ID_BYTES
-from write_batcher.workflows.inbox import Write
 
-MAX_RECORD_BYTES = 1_000_000  # the input of an activity may have 2 MB, with everything around the record
+MAX_TABLE_BYTES = 512
 
 
-def check_encodable(write: Write) -> None:
-    """Check that Temporal can encode the write. Raises `WriteNotSubmitted` when it cannot.
+def checked_table(table: object) -> str:
+    """Return the table's name. Raises `WriteNotSubmitted` when it is none."""
+    if not isinstance(table, str):
+        raise WriteNotSubmitted(f"The table is {_shown(table)}: use its name.")
+    return _checked("Table", table, MAX_TABLE_BYTES)
 
-    Without this check, the encoding of the activity's input would fail the workflow task, again and again.
+
+def checked_id(what: str, value: object) -> str:
+    """Return a request id or a key as text, also when it is an integer or a UUID. Raises `WriteNotSubmitted` when it is
+    something else, empty or too long.
     """
-    id_bytes = len(write.request_id.encode(errors="surrogatepass"))
-    if not 1 <= id_bytes <= MAX_REQUEST_ID_BYTES:
-        raise WriteNotSubmitted(
-            f"Request id {write.request_id[:80]!r} has {id_bytes} bytes: use 1 to {MAX_REQUEST_ID_BYTES}, "
-            "or leave it out."
-        )
+    if isinstance(value, bool) or not isinstance(value, str | int | UUID):
+        raise WriteNotSubmitted(f"{what} is {_shown(value)}: use text, an integer or a UUID.")
+    return _checked(what, value if isinstance(value, str) else str(value), MAX_REQUEST_ID_BYTES)
+
+
+def _checked(what: str, value: str, limit: int) -> str:
+    text = str.__str__(value)  # of a text enum, its value
     try:
-        [payload] = workflow.payload_converter().to_payloads([write])
-    except (TypeError, ValueError, RuntimeError, RecursionError) as error:
-        raise WriteNotSubmitted(
-            f"The record of request {write.request_id!r} for table {write.table!r} cannot be encoded ({error}): "
-            "use JSON values."
-        ) from error
-    if len(payload.data) > MAX_RECORD_BYTES:
-        raise WriteNotSubmitted(
-            f"The record of request {write.request_id!r} for table {write.table!r} has {len(payload.data)} bytes, "
-            f"the limit is {MAX_RECORD_BYTES}: store large data elsewhere and write its address."
-        )
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise WriteNotSubmitted(f"{what} {text[:80]!r} is not valid Unicode: {error.reason}.") from None
+    if not 1 <= size <= limit:
+        raise WriteNotSubmitted(f"{what} {text[:80]!r} has {size} bytes: use 1 to {limit}, or leave it out.")
+    if "\0" in text:  # no PostgreSQL can store it
+        raise WriteNotSubmitted(f"{what} {text[:80]!r} contains a NUL character: leave it out.")
+    return text
+
+
+def _shown(value: object) -> str:
+    return f"{value!r:.80}" if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"

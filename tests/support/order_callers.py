@@ -4,7 +4,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +19,14 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner, Worker
 
-from tests.support.fakes import MemorySink
+from tests.support.fakes import MemorySink, contract_of, receipt_for, written
 from write_batcher.activities.drain.activity import DrainActivities
 from write_batcher.activities.drain.batching import BatchLimits
 from write_batcher.activities.enqueue import EnqueueActivities
 from write_batcher.activities.settle import SettleActivities
-from write_batcher.models import ConfirmBy, PartitionRef, WriteReceipt
+from write_batcher.models import ConfirmBy, PartitionRef, QueueRef, WriteReceipt, WriteRequest
+from write_batcher.queue.contract import Contract, ContractStore, Terms
 from write_batcher.queue.dead_letters import DeadLetters
-from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.workflows.batched_writes import BatchedWrites
 from write_batcher.workflows.batcher import BatcherInput, BatcherWorkflow, batcher_workflow_id
@@ -37,6 +37,14 @@ if TYPE_CHECKING:  # the sandbox of a replay loads this module, and cannot load 
 
 RESULT_TIMEOUT_S = 20
 CONFIRMING_MODES = [ConfirmBy.SIGNAL, ConfirmBy.COMPLETION]
+LIMITS = BatchLimits(
+    max_items=10,
+    max_bytes=10_000,
+    max_wait=timedelta(milliseconds=50),
+    max_request_bytes=10_000,
+    max_dead_letters=100,
+    dead_letter_retention=timedelta(days=1),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +158,16 @@ async def caller(client: Client, name: str, *activities: Callable[..., Any], cac
         yield
 
 
+def about(request: WriteRequest, receipt: WriteReceipt | None = None) -> WriteReceipt:
+    """A receipt as the drain sends it for a request of the queue `default`; by default, that it is written."""
+    return receipt_for(request, receipt or written(request.request_id), queue="default")
+
+
+def settling(sink: MemorySink, queue: str = "default") -> Callable[..., Any]:
+    """The activity `settle_write` of the batcher of a queue."""
+    return SettleActivities(QueueRef(namespace="default", name=queue), sink, lambda: contract_of(sink)).settle_write
+
+
 async def start(client: Client, name: str, order: Order | None = None) -> Handle:
     return await client.start_workflow(
         Orders.run, order or Order(), id=f"{name}-{uuid.uuid4().hex[:4]}", task_queue=name
@@ -227,20 +245,28 @@ async def batcher(
     client: Client, name: str, redis: Redis, redis_server: "AnyRedis", sink: MemorySink
 ) -> AsyncIterator[str]:
     """A batcher worker; yields its task queue. Nothing is drained until `start_draining`, but callers can settle."""
-    limits = BatchLimits(max_items=10, max_bytes=10_000, max_wait=timedelta(milliseconds=50))
+    queue = QueueRef(namespace=client.namespace, name=name)
+    contract = contract_of(sink, max_wait=LIMITS.max_wait)
+    await announce(redis, queue, contract)
     drains = DrainActivities(
-        queue=name, redis_url=redis_server.url, redis=redis, sink=sink, limits=limits, partitions=1
+        queue=queue, redis_url=redis_server.url, redis=redis, sink=sink, limits=LIMITS, contract=lambda: contract
     )
     async with Worker(
         client,
         task_queue=f"{name}-batcher",
         workflows=[BatcherWorkflow],
-        activities=[drains.drain, SettleActivities(name, sink).settle_write],
+        activities=[drains.drain, SettleActivities(queue, sink, lambda: contract).settle_write],
         workflow_runner=UnsandboxedWorkflowRunner(),
         graceful_shutdown_timeout=timedelta(seconds=10),
     ):
         yield f"{name}-batcher"
         drains.stop()
+
+
+async def announce(redis: Redis, queue: QueueRef, contract: Contract) -> None:
+    """Announce the contract of a queue, as its batcher does."""
+    terms = {field.name: getattr(contract, field.name) for field in fields(Terms)}
+    await ContractStore(redis, queue).announce("batcher", Terms(**terms))
 
 
 async def start_draining(client: Client, name: str) -> None:
@@ -264,16 +290,20 @@ class Stack:
     order: Order
 
     @property
+    def ref(self) -> QueueRef:
+        return QueueRef(namespace=self.client.namespace, name=self.name)
+
+    @property
     def queue(self) -> WriteQueue:
-        return WriteQueue(self.redis, self.name, 0)
+        return WriteQueue(self.redis, self.ref, 0)
 
     @property
     def enqueue(self) -> EnqueueActivities:
-        return EnqueueActivities(self.redis, max_backlog=100, max_request_bytes=10_000)
+        return EnqueueActivities(self.redis)
 
     @property
     def letters(self) -> DeadLetters:
-        return DeadLetters(self.redis, self.name, 0)
+        return DeadLetters(self.redis, self.ref, 0)
 
     def caller(self, *, cached: int = 1000) -> AbstractAsyncContextManager[None]:
         return caller(self.client, self.name, self.enqueue.enqueue_write, cached=cached)
@@ -294,7 +324,6 @@ class Stack:
 
 @asynccontextmanager
 async def stacked(client: Client, name: str, redis: Redis, redis_server: "AnyRedis") -> AsyncIterator[Stack]:
-    await Partitions(redis, name).announce(1)
     sink = MemorySink()
     async with batcher(client, name, redis, redis_server, sink) as task_queue:
         order = Order(queues=(name,), batcher_task_queue=task_queue)

@@ -18,18 +18,19 @@ from typing import Any
 from temporalio import activity
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
-from temporalio.exceptions import ApplicationError
 from temporalio.testing import TimeSkipper
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
-from tests.support.fakes import FakeQueue, MemorySink, written
+from tests.support.fakes import FakeQueue, MemorySink, receipt_for, written
 from tests.support.order_callers import Order, Orders, events_of, finished_tasks, reset
 from tests.support.waiting import eventually
 from write_batcher.activities.business import do_business_step
 from write_batcher.models import (
     CONFIRMATION_SIGNAL,
+    Appended,
     ConfirmBy,
     DrainEnd,
+    DrainInput,
     DrainProgress,
     DrainResult,
     Outcome,
@@ -72,8 +73,8 @@ async def main_settled_withdrawn(client: Client) -> WorkflowHandle[Any, Any]:
 
 async def main_settled_written(client: Client) -> WorkflowHandle[Any, Any]:
     @activity.defn
-    async def settle_write(request: WriteRequest) -> WriteReceipt:
-        return written(request.request_id)
+    async def settle_write(submission: Submission) -> list[WriteReceipt]:
+        return [of(request, written(request.request_id)) for request in submission.requests]
 
     async with worker(client, FakeQueue().enqueue_write, settle_write):
         return await ended(await start_main(TimeSkipper(client).client))
@@ -95,8 +96,8 @@ async def main_cancelled(client: Client) -> WorkflowHandle[Any, Any]:
 
 async def main_not_submitted(client: Client) -> WorkflowHandle[Any, Any]:
     @activity.defn
-    async def enqueue_write(_submission: Submission) -> str:
-        raise ApplicationError("the record is too large", type="InvalidRequest", non_retryable=True)
+    async def enqueue_write(submission: Submission) -> list[Appended]:
+        return [Appended(refused="The record is too large.") for _ in submission.requests]
 
     async with worker(client, enqueue_write):
         return await ended(await start_main(client))
@@ -140,8 +141,15 @@ async def orders_rejected_then_replayed(client: Client) -> WorkflowHandle[Any, A
         order = Order(on_rejected=OnRejected.WAIT)
         handle = await client.start_workflow(Orders.run, order, id="orders", task_queue=TASK_QUEUE)
         await eventually(lambda: has_handled_a_signal(handle))
-        await handle.signal(CONFIRMATION_SIGNAL, [written(queue.request_ids[0])])
+        await handle.signal(CONFIRMATION_SIGNAL, [of(queue.requests[0], written(queue.request_ids[0]))])
         return await ended(handle)
+
+
+async def orders_several_at_once(client: Client) -> WorkflowHandle[Any, Any]:
+    queue = FakeQueue(lambda request: written(request.request_id))
+    async with worker(client, queue.enqueue_write):
+        order = Order(items=("tea", "cake", "milk"))
+        return await ended(await client.start_workflow(Orders.run, order, id="orders", task_queue=TASK_QUEUE))
 
 
 async def orders_rejected_then_reset(client: Client) -> WorkflowHandle[Any, Any]:
@@ -154,7 +162,7 @@ async def orders_rejected_then_reset(client: Client) -> WorkflowHandle[Any, Any]
 
 async def batcher_continued_as_new(client: Client) -> WorkflowHandle[Any, Any]:
     @activity.defn
-    async def drain(_partition: PartitionRef) -> DrainResult:
+    async def drain(_drain: DrainInput) -> DrainResult:
         return DrainResult(end=DrainEnd.EXPIRED, progress=DrainProgress(batches=3))
 
     async with worker(client, drain):
@@ -189,7 +197,7 @@ async def batcher_cancelled(client: Client) -> WorkflowHandle[Any, Any]:
 
 async def batcher_retired(client: Client) -> WorkflowHandle[Any, Any]:
     @activity.defn
-    async def drain(_partition: PartitionRef) -> DrainResult:
+    async def drain(_drain: DrainInput) -> DrainResult:
         return DrainResult(end=DrainEnd.RETIRED, progress=DrainProgress())
 
     async with worker(client, drain):
@@ -211,6 +219,7 @@ SCENARIOS: list[Scenario] = [
     main_by_completion_cancelled,
     orders_rejected_then_replayed,
     orders_rejected_then_reset,
+    orders_several_at_once,
     batcher_continued_as_new,
     batcher_paused_resumed_flushed_stopped,
     batcher_cancelled,
@@ -219,17 +228,21 @@ SCENARIOS: list[Scenario] = [
 
 
 def rejected(request: WriteRequest) -> WriteReceipt:
-    receipt = replace(written(request.request_id), attempt=request.attempt)
-    return replace(receipt, outcome=Outcome.REJECTED, error="cents must be positive")
+    return replace(of(request, written(request.request_id)), outcome=Outcome.REJECTED, error="cents must be positive")
+
+
+def of(request: WriteRequest, receipt: WriteReceipt) -> WriteReceipt:
+    return receipt_for(request, receipt, queue="default")
 
 
 @activity.defn
-async def settle_write(request: WriteRequest) -> WriteReceipt:
-    return await MemorySink().settle(request)
+async def settle_write(submission: Submission) -> list[WriteReceipt]:
+    sink = MemorySink()
+    return [of(request, await sink.settle(request, queue="default/default")) for request in submission.requests]
 
 
 @activity.defn(name="drain")
-async def drain_until_cancelled(_partition: PartitionRef) -> DrainResult:
+async def drain_until_cancelled(_drain: DrainInput) -> DrainResult:
     try:
         while True:
             activity.heartbeat()

@@ -4,11 +4,9 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 from temporalio import activity
 from temporalio.api.common.v1 import Payload
 from temporalio.client import Client, WorkflowHandle
@@ -17,36 +15,34 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import TimeSkipper
 from temporalio.worker import Worker
 
-from tests.support.fakes import FakeQueue, MemorySink, written
+from tests.support.fakes import FakeQueue, MemorySink, receipt_for, written
 from tests.support.order_callers import (
     RESULT_TIMEOUT_S,
     Order,
     Orders,
-    batcher,
+    Stack,
+    about,
     caller,
     failure_of,
-    finished_tasks,
     kinds_of,
     receipts_of,
     replays,
+    settling,
     start,
-    start_draining,
 )
-from tests.support.redis_kinds import AnyRedis
 from tests.support.waiting import eventually
-from write_batcher.activities.drain import take
-from write_batcher.activities.enqueue import EnqueueActivities
-from write_batcher.activities.settle import SettleActivities
 from write_batcher.models import (
     CONFIRMATION_SIGNAL,
+    Appended,
     ConfirmBy,
     Outcome,
     Submission,
     WriteReceipt,
+    WriteRequest,
 )
-from write_batcher.queue.partitions import Partitions
-from write_batcher.queue.stream import WriteQueue
-from write_batcher.workflows.write_options import OnRejected, WriteOptions
+from write_batcher.workflows.write_options import WriteOptions
+
+APPENDED = [Appended(entry="0/1-0")]
 
 
 async def confirm(handle: WorkflowHandle[Orders, list[WriteReceipt]], receipts: Sequence[WriteReceipt]) -> None:
@@ -58,7 +54,7 @@ async def test_submit_returns_the_receipt(client: Client, name: str, outcome: Ou
     queue = FakeQueue(lambda request: replace(written(request.request_id), outcome=outcome))
     async with caller(client, name, queue.enqueue_write):
         receipts = await receipts_of(await start(client, name))
-    assert receipts == [replace(written(queue.request_ids[0]), outcome=outcome)]
+    assert receipts == [replace(about(queue.requests[0]), outcome=outcome)]
 
 
 async def test_submit_names_the_queue_the_record_and_the_reply_address(client: Client, name: str) -> None:
@@ -68,35 +64,32 @@ async def test_submit_names_the_queue_the_record_and_the_reply_address(client: C
         await receipts_of(handle)
     [submission] = queue.submissions
     assert submission.queue == "orders"
-    assert (submission.request.table, submission.request.record) == ("orders", {"item": "only"})
-    assert submission.request.reply is not None
-    assert submission.request.reply.workflow_id == handle.id
-    assert submission.request.reply.run_id == handle.first_execution_run_id
-    assert submission.request.reply.attempt
-    assert (submission.request.reply.mode, submission.request.reply.activity_id) == (ConfirmBy.SIGNAL, None)
+    [request] = submission.requests
+    assert (request.table, request.record, submission.confirm_timeout_ms) == ("orders", {"item": "only"}, 120_000)
+    assert request.reply is not None
+    assert (request.reply.workflow_id, request.reply.run_id) == (handle.id, handle.first_execution_run_id)
+    assert request.reply.attempt
+    assert (request.reply.mode, request.reply.activity_id) == (ConfirmBy.SIGNAL, None)
 
 
 async def test_submit_names_the_same_attempt_every_time(client: Client, name: str) -> None:
     queue = FakeQueue()
-    async with caller(
-        client, name, queue.enqueue_write, SettleActivities("default", MemorySink()).settle_write, cached=0
-    ):
+    async with caller(client, name, queue.enqueue_write, settling(MemorySink()), cached=0):
         handle = await start(client, name, Order(batcher_task_queue=name, confirm_timeout_s=1.0))
         assert (await failure_of(handle)).type == "WriteNotConfirmed"
     assert len(queue.submissions) == 2
-    assert len({submission.request.attempt for submission in queue.submissions}) == 1
+    assert len({(request.attempt, request.asked_ms) for request in queue.requests}) == 1
 
 
 async def test_concurrent_submits_each_get_their_own_receipt(client: Client, name: str) -> None:
     queue = FakeQueue()
     async with caller(client, name, queue.enqueue_write):
         handle = await start(client, name, Order(items=("a", "b", "c")))
-        await eventually(lambda: len(queue.submissions) == 3)
-        ids = {submission.request.record["item"]: submission.request.request_id for submission in queue.submissions}
-        await confirm(handle, [written(ids["c"]), written(ids["a"])])
-        await confirm(handle, [written(ids["b"])])
-        receipts = await receipts_of(handle)
-    assert [receipt.request_id for receipt in receipts] == [ids["a"], ids["b"], ids["c"]]
+        await eventually(lambda: len(queue.requests) == 3)
+        told = {request.record["item"]: about(request) for request in queue.requests}
+        await confirm(handle, [told["c"], told["a"]])
+        await confirm(handle, [told["b"]])
+        assert await receipts_of(handle) == [told["a"], told["b"], told["c"]]
 
 
 async def test_submits_to_two_queues_share_one_workflow(client: Client, name: str) -> None:
@@ -108,42 +101,42 @@ async def test_submits_to_two_queues_share_one_workflow(client: Client, name: st
 
 
 async def test_receipt_ends_the_submit_before_the_append_has_returned(client: Client, name: str) -> None:
-    appended: list[str] = []
+    appended: list[WriteRequest] = []
     test_is_over = asyncio.Event()
 
     @activity.defn
-    async def enqueue_write(submission: Submission) -> str:
-        appended.append(submission.request.request_id)
+    async def enqueue_write(submission: Submission) -> list[Appended]:
+        appended.extend(submission.requests)
         await test_is_over.wait()
-        return "0/1-0"
+        return APPENDED
 
     async with caller(client, name, enqueue_write):
         handle = await start(client, name)
         await eventually(lambda: bool(appended))
-        await confirm(handle, [written(appended[0])])
-        assert await receipts_of(handle) == [written(appended[0])]
+        await confirm(handle, [about(appended[0])])
+        assert await receipts_of(handle) == [about(appended[0])]
         test_is_over.set()
 
 
 async def test_receipt_and_result_of_the_append_may_come_in_one_workflow_task(client: Client, name: str) -> None:
-    appended: list[str] = []
+    appended: list[WriteRequest] = []
     may_return = asyncio.Event()
 
     @activity.defn
-    async def enqueue_write(submission: Submission) -> str:
-        appended.append(submission.request.request_id)
+    async def enqueue_write(submission: Submission) -> list[Appended]:
+        appended.extend(submission.requests)
         await may_return.wait()
-        return "0/1-0"
+        return APPENDED
 
     async with Worker(client, task_queue=name, activities=[enqueue_write]):
         async with caller(client, name):
             handle = await start(client, name)
             await eventually(lambda: bool(appended))
-        await confirm(handle, [written(appended[0])])
+        await confirm(handle, [about(appended[0])])
         may_return.set()
         await eventually(lambda: has_appended(handle))
         async with caller(client, name):
-            assert await receipts_of(handle) == [written(appended[0])]
+            assert await receipts_of(handle) == [about(appended[0])]
             await replays(handle)
 
 
@@ -177,8 +170,8 @@ async def test_confirmation_that_is_malformed_is_ignored(client: Client, name: s
         handle = await start(client, name)
         await eventually(lambda: bool(queue.submissions))
         await handle.signal(CONFIRMATION_SIGNAL, args=arguments)
-        await confirm(handle, [written(queue.request_ids[0])])
-        assert await receipts_of(handle) == [written(queue.request_ids[0])]
+        await confirm(handle, [about(queue.requests[0])])
+        assert await receipts_of(handle) == [about(queue.requests[0])]
 
 
 async def test_confirmation_survives_garbage_in_the_same_list(client: Client, name: str) -> None:
@@ -186,7 +179,7 @@ async def test_confirmation_survives_garbage_in_the_same_list(client: Client, na
     async with caller(client, name, queue.enqueue_write):
         handle = await start(client, name)
         await eventually(lambda: bool(queue.submissions))
-        good = written(queue.request_ids[0])
+        good = about(queue.requests[0])
         await handle.signal(CONFIRMATION_SIGNAL, args=[[None, {"request_id": 1}, good, "receipt"], "second argument"])
         assert await receipts_of(handle) == [good]
 
@@ -195,8 +188,8 @@ async def test_confirmation_that_comes_first_is_final(client: Client, name: str)
     queue = FakeQueue()
     async with caller(client, name, queue.enqueue_write):
         handle = await start(client, name, Order(items=("a", "b")))
-        await eventually(lambda: len(queue.submissions) == 2)
-        first, second = (written(request_id) for request_id in queue.request_ids)
+        await eventually(lambda: len(queue.requests) == 2)
+        first, second = map(about, queue.requests)
         late = replace(first, outcome=Outcome.REJECTED, error="too late")
         await confirm(handle, [first, first, late])
         await confirm(handle, [late])
@@ -207,60 +200,20 @@ async def test_confirmation_that_comes_first_is_final(client: Client, name: str)
     )
 
 
-@pytest.mark.parametrize("outcome", [Outcome.REJECTED, Outcome.WITHDRAWN])
-async def test_confirmation_of_another_attempt_binds_only_when_it_says_written(
-    client: Client, name: str, outcome: Outcome
-) -> None:
-    queue = FakeQueue()
-    async with caller(client, name, queue.enqueue_write):
-        handle = await start(client, name)
-        await eventually(lambda: bool(queue.submissions))
-        other = replace(written(queue.request_ids[0]), attempt="another")
-        await confirm(handle, [replace(other, outcome=outcome, error="no such column")])
-        await confirm(handle, [other])
-        assert await receipts_of(handle) == [other]
-
-
-async def has_run_more_tasks(handle: WorkflowHandle[Orders, list[WriteReceipt]], tasks: list[int]) -> bool:
-    return await finished_tasks(handle) > tasks
-
-
 async def test_receipt_of_one_queue_does_not_count_for_another(client: Client, name: str) -> None:
-    answered: list[str] = []
-
-    @activity.defn
-    async def enqueue_write(submission: Submission) -> str:
-        if submission.queue == "west":
-            await eventually(lambda: "east" in answered)
-            raise ApplicationError("Redis is away")
-        handle = client.get_workflow_handle(name)
-        receipt = replace(written(submission.request.request_id), queue=submission.queue)
-        await handle.signal(CONFIRMATION_SIGNAL, [receipt])
-        answered.append(submission.queue)
-        return "0/1-0"
-
-    order = Order(queues=("east", "west"), request_id="order-7", submit_timeout_s=1.0, batcher_task_queue=name)
-    settle = {"east": SettleActivities("east", MemorySink()), "west": SettleActivities("west", MemorySink())}
-    async with caller(client, name, enqueue_write, settle["west"].settle_write):
-        failure = await failure_of(await start(client, name, order))
-    assert failure.type == "WriteNotSubmitted"
-
-
-async def test_two_submits_that_wait_for_one_replay_both_learn_of_it(client: Client, name: str) -> None:
     queue = FakeQueue()
-    order = Order(items=("tea", "tea"), request_id="order-7", on_rejected=OnRejected.WAIT)
+    order = Order(queues=("east", "west"), request_id="order-7")
     async with caller(client, name, queue.enqueue_write):
         handle = await start(client, name, order)
         await eventually(lambda: len(queue.submissions) == 2)
-        reply = queue.submissions[0].request.reply
-        assert reply is not None
-        told = replace(written("order-7"), attempt=reply.attempt)
-        for error in ("no such column", "still no such column"):
-            tasks = await finished_tasks(handle)
-            await confirm(handle, [replace(told, outcome=Outcome.REJECTED, error=error)])
-            await eventually(partial(has_run_more_tasks, handle, tasks))
-        await confirm(handle, [told])
-        assert await receipts_of(handle) == [told] * 2
+        told = {
+            submission.queue: receipt_for(submission.requests[0], written("order-7"), queue=submission.queue)
+            for submission in queue.submissions
+        }
+        await confirm(handle, [told["west"], replace(told["west"], queue=None)])
+        await confirm(handle, [replace(told["east"], batch_id="batch of the east")])
+        receipts = await receipts_of(handle)
+    assert [receipt.batch_id for receipt in receipts] == ["batch of the east", "batch-1"]
 
 
 async def test_confirmation_before_the_submit_does_not_stop_the_workflow(client: Client, name: str) -> None:
@@ -274,12 +227,12 @@ async def test_confirmation_before_the_submit_does_not_stop_the_workflow(client:
         start_signal_args=[[written("order-7")]],
     )
     async with caller(client, name, queue.enqueue_write):
-        assert await receipts_of(handle) == [written("order-7")]
+        assert await receipts_of(handle) == [about(queue.requests[0])]
 
 
 async def test_submit_that_nobody_confirms_is_repeated_once_under_the_same_id(client: Client, name: str) -> None:
     queue = FakeQueue()
-    async with caller(client, name, queue.enqueue_write, SettleActivities("default", MemorySink()).settle_write):
+    async with caller(client, name, queue.enqueue_write, settling(MemorySink())):
         handle = await start(TimeSkipper(client).client, name, Order(batcher_task_queue=name))
         assert (await failure_of(handle)).type == "WriteNotConfirmed"
     assert len(queue.request_ids) == 2
@@ -287,22 +240,22 @@ async def test_submit_that_nobody_confirms_is_repeated_once_under_the_same_id(cl
 
 
 async def test_submit_that_is_refused_when_repeated_still_waits_for_its_receipt(client: Client, name: str) -> None:
-    appended: list[str] = []
+    appended: list[WriteRequest] = []
 
     @activity.defn
-    async def enqueue_write(submission: Submission) -> str:
-        appended.append(submission.request.request_id)
+    async def enqueue_write(submission: Submission) -> list[Appended]:
+        appended.extend(submission.requests)
         if len(appended) > 1:
             raise ApplicationError("Redis is away", non_retryable=True)
-        return "0/1-0"
+        return APPENDED
 
     async with caller(client, name, enqueue_write):
         handle = await start(client, name)
         await eventually(lambda: len(appended) == 1)
         await pass_half_of_the_timeout(client, handle)
         await eventually(lambda: len(appended) == 2)
-        await confirm(handle, [written(appended[0])])
-        assert await receipts_of(handle) == [written(appended[0])]
+        await confirm(handle, [about(appended[0])])
+        assert await receipts_of(handle) == [about(appended[0])]
 
 
 async def pass_half_of_the_timeout(client: Client, handle: WorkflowHandle[Any, Any]) -> None:
@@ -311,38 +264,13 @@ async def pass_half_of_the_timeout(client: Client, handle: WorkflowHandle[Any, A
         await TimeSkipper(client).fast_forward(handle, half + timedelta(seconds=1))
 
 
-async def test_entry_that_redis_lost_is_submitted_again_and_written(
-    client: Client, name: str, redis: Redis, redis_server: AnyRedis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(take, "LONGEST_BLOCK", timedelta(milliseconds=200))
-    await Partitions(redis, name).announce(1)
-    queue = WriteQueue(redis, name, 0)
-    enqueue = EnqueueActivities(redis, max_backlog=10, max_request_bytes=10_000)
-    sink = MemorySink()
-    async with caller(client, name, enqueue.enqueue_write), batcher(client, name, redis, redis_server, sink):
-        handle = await start(client, name, Order(queues=(name,)))
-        await eventually(lambda: has_entry(queue))
-        await redis.delete(queue.stream_key)
-        await pass_half_of_the_timeout(client, handle)
-        await start_draining(client, name)
+async def test_entry_that_redis_lost_is_submitted_again_and_written(stack: Stack) -> None:
+    async with stack.caller():
+        handle = await stack.start()
+        await eventually(lambda: stack.holds(1))
+        await stack.redis.delete(stack.queue.stream_key)
+        await pass_half_of_the_timeout(stack.client, handle)
+        await stack.drain()
         [receipt] = await receipts_of(handle)
     assert receipt.outcome is Outcome.WRITTEN
-    assert [row.request_id for row in sink.rows] == [receipt.request_id]
-
-
-async def has_entry(queue: WriteQueue) -> bool:
-    return (await queue.statistics()).backlog == 1
-
-
-async def test_receipt_of_a_replay_replaces_a_rejection_in_the_same_signal(client: Client, name: str) -> None:
-    queue = FakeQueue()
-    order = Order(on_rejected=OnRejected.WAIT)
-    async with caller(client, name, queue.enqueue_write):
-        handle = await start(client, name, order)
-        await eventually(lambda: bool(queue.submissions))
-        request = queue.submissions[0].request
-        rejected = WriteReceipt(
-            request_id=request.request_id, outcome=Outcome.REJECTED, attempt=request.attempt, error="too old"
-        )
-        await confirm(handle, [rejected, written(request.request_id)])
-        assert [receipt.outcome for receipt in await receipts_of(handle)] == [Outcome.WRITTEN]
+    assert [row.request_id for row in stack.sink.rows] == [receipt.request_id]

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +15,7 @@ from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import PauseActivityRequest, UnpauseActivityRequest
 from temporalio.client import Client, WorkflowExecutionStatus
 
-from tests.support.fakes import MemorySink
+from tests.support.fakes import MemorySink, contract_of
 from tests.support.hosted_partition import (
     QUICK,
     HostedPartition,
@@ -26,16 +26,16 @@ from tests.support.hosted_partition import (
     host_worker,
     runs,
 )
+from tests.support.order_callers import LIMITS
 from tests.support.redis_kinds import AnyRedis, tell_all
 from tests.support.waiting import eventually
-from write_batcher.activities.drain import loop as loop_module, take, watch
+from write_batcher.activities.drain import loop as loop_module, read, watch
 from write_batcher.activities.drain.activity import DrainActivities
-from write_batcher.activities.drain.batching import BatchLimits
-from write_batcher.models import DrainEnd, DrainProgress, DrainResult, FlushReason, PartitionRef
+from write_batcher.models import DrainEnd, DrainInput, DrainProgress, DrainResult, FlushReason, PartitionRef, QueueRef
 from write_batcher.queue.redis_client import connect
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.workflows import batcher as batcher_module
-from write_batcher.workflows.batcher import BatcherState, BatcherWorkflow, batcher_workflow_id
+from write_batcher.workflows.batcher import BatcherInput, BatcherState, BatcherWorkflow, batcher_workflow_id
 
 SHORT_WAIT = timedelta(milliseconds=50)
 LONG_WAIT = timedelta(minutes=5)
@@ -44,13 +44,32 @@ LONG_WAIT = timedelta(minutes=5)
 @pytest.fixture(autouse=True)
 def _quick_reactions(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cancellation reaches the drain with a heartbeat, and the drain notices it when its read returns."""
-    monkeypatch.setattr(take, "LONGEST_BLOCK", QUICK)
+    monkeypatch.setattr(read, "LONGEST_BLOCK", QUICK)
     monkeypatch.setattr(watch, "BEAT_EVERY", QUICK)
 
 
 @pytest.fixture
 def partition(client: Client, redis: Redis, name: str) -> HostedPartition:
-    return HostedPartition(client=client, queue=WriteQueue(redis, name, 0), ref=PartitionRef(queue=name, partition=0))
+    return partition_of(client, redis, name)
+
+
+def partition_of(client: Client, redis: Redis, name: str) -> HostedPartition:
+    queue = WriteQueue(redis, QueueRef(namespace=client.namespace, name=name), 0)
+    return HostedPartition(client=client, queue=queue, ref=PartitionRef(queue=name, partition=0))
+
+
+def drains_of(
+    client: Client, redis: Redis, server: AnyRedis, name: str, sink: MemorySink, *, max_wait: timedelta
+) -> DrainActivities:
+    contract = contract_of(sink)
+    return DrainActivities(
+        queue=QueueRef(namespace=client.namespace, name=name),
+        redis_url=server.url,
+        redis=redis,
+        sink=sink,
+        limits=replace(LIMITS, max_items=100, max_bytes=1_000_000, max_wait=max_wait),
+        contract=lambda: contract,
+    )
 
 
 @pytest.fixture
@@ -67,10 +86,7 @@ def batcher(client: Client, redis: Redis, redis_server: AnyRedis, name: str, sin
 
     @asynccontextmanager
     async def run(max_wait: timedelta = SHORT_WAIT) -> AsyncIterator[None]:
-        limits = BatchLimits(max_items=100, max_bytes=1_000_000, max_wait=max_wait)
-        drains = DrainActivities(
-            queue=name, redis_url=redis_server.url, redis=redis, sink=sink, limits=limits, partitions=1
-        )
+        drains = drains_of(client, redis, redis_server, name, sink, max_wait=max_wait)
         async with host_worker(client, name, drains.drain, drains.flush):
             yield
 
@@ -182,7 +198,7 @@ async def test_batcher_that_is_cancelled_between_two_attempts_ends(client: Clien
     failed = asyncio.Event()
 
     @activity.defn
-    async def drain(_partition: PartitionRef) -> DrainResult:
+    async def drain(_input: DrainInput) -> DrainResult:
         failed.set()
         raise OSError("the database driver is broken")
 
@@ -213,6 +229,29 @@ async def test_batcher_started_ten_times_at_once_runs_once(batcher: Batcher, par
     async with batcher():
         handles = await asyncio.gather(*(partition.start() for _ in range(10)))
     assert len({handle.result_run_id for handle in handles}) == 1
+
+
+async def test_batcher_tells_every_drain_which_sink_it_was_started_for(
+    client: Client, partition: HostedPartition
+) -> None:
+    inputs: list[DrainInput] = []
+
+    @activity.defn
+    async def drain(drain_input: DrainInput) -> DrainResult:
+        inputs.append(drain_input)
+        end = DrainEnd.EXPIRED if len(inputs) < 3 else DrainEnd.RETIRED
+        return DrainResult(end=end, progress=DrainProgress())
+
+    async with host_worker(client, partition.ref.queue, drain):
+        handle = await client.start_workflow(
+            BatcherWorkflow.run,
+            BatcherInput(partition=partition.ref, sink_id="sink-7"),
+            id=batcher_workflow_id(partition.ref),
+            task_queue=partition.ref.queue,
+        )
+        async with asyncio.timeout(20):
+            await handle.result()
+    assert inputs == [DrainInput(partition=partition.ref, sink_id="sink-7")] * 3
 
 
 async def test_batcher_continues_as_new_when_its_drain_expires(
@@ -252,7 +291,7 @@ class HeldFlush:
     flushes: int = 0
 
     @activity.defn
-    async def drain(self, _partition: PartitionRef) -> DrainResult:
+    async def drain(self, _input: DrainInput) -> DrainResult:
         await self.expire.wait()
         return DrainResult(end=DrainEnd.EXPIRED, progress=DrainProgress())
 
@@ -284,16 +323,11 @@ async def test_flush_refused_by_a_full_redis_holds_up_neither_drain_nor_stop(
     monkeypatch.setattr(batcher_module, "FLUSH_TIMEOUT", timedelta(seconds=2))
     monkeypatch.setattr(loop_module, "DRAIN_FOR", timedelta(seconds=1))
     async with connect(own_server.url) as redis:
-        partition = HostedPartition(
-            client=client, queue=WriteQueue(redis, name, 0), ref=PartitionRef(queue=name, partition=0)
-        )
+        partition = partition_of(client, redis, name)
         await partition.queue.ensure_group()
         await partition.append("a")
         await tell_all(own_server, "CONFIG SET", "maxmemory", 1)
-        limits = BatchLimits(max_items=100, max_bytes=1_000_000, max_wait=LONG_WAIT)
-        drains = DrainActivities(
-            queue=name, redis_url=own_server.url, redis=redis, sink=sink, limits=limits, partitions=1
-        )
+        drains = drains_of(client, redis, own_server, name, sink, max_wait=LONG_WAIT)
         async with host_worker(client, name, drains.drain, drains.flush):
             handle = await partition.start()
             await handle.signal(BatcherWorkflow.flush)

@@ -31,6 +31,7 @@ END_OF = {
     "main_by_completion_cancelled": "WORKFLOW_EXECUTION_CANCELED",
     "orders_rejected_then_replayed": "WORKFLOW_EXECUTION_COMPLETED",
     "orders_rejected_then_reset": "WORKFLOW_EXECUTION_COMPLETED",
+    "orders_several_at_once": "WORKFLOW_EXECUTION_COMPLETED",
     "batcher_cancelled": "WORKFLOW_EXECUTION_CANCELED",
     "batcher_continued_as_new": "WORKFLOW_EXECUTION_CONTINUED_AS_NEW",
     "batcher_paused_resumed_flushed_stopped": "WORKFLOW_EXECUTION_COMPLETED",
