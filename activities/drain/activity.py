@@ -2,41 +2,58 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from datetime import timedelta
 
 from redis.asyncio import Redis
 from temporalio import activity
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from write_batcher.activities.drain.batching import BatchLimits
+from write_batcher.activities.drain.decode import RESERVED_BYTES
 from write_batcher.activities.drain.loop import Drain
-from write_batcher.activities.drain.take import LONGEST_BLOCK
+from write_batcher.activities.drain.read import LONGEST_BLOCK
+from write_batcher.activities.drain.target import GIVE_UP_WITHIN
 from write_batcher.activities.queue_guard import check_queue
-from write_batcher.models import DrainResult, PartitionRef
-from write_batcher.queue.partitions import Partitions
+from write_batcher.errors import StageStalled, TablesUnknown, WrongSink
+from write_batcher.models import DrainInput, DrainResult, PartitionRef, QueueRef
+from write_batcher.queue.contract import Contract
 from write_batcher.queue.redis_client import connect
+from write_batcher.queue.signing import Signer
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.sinks.protocol import Sink
 
-# Together with GIVE_UP_WITHIN of a write it must stay below the worker's grace period, `serving.SHUTDOWN_GRACE`.
-STOP_WITHIN = timedelta(seconds=15)
+# Together with `GIVE_UP_WITHIN` and `ABANDON_AFTER` it must stay below the worker's grace period,
+# `serving.SHUTDOWN_GRACE`.
+STOP_WITHIN = timedelta(seconds=10)
+ABANDON_AFTER = timedelta(seconds=2)  # for what ends at a cancellation
 
 logger = logging.getLogger(__name__)
 
 
 class DrainActivities:
-    """The batcher's activities for one queue. `partitions` is the configured number, announced again when Redis has
-    lost it.
+    """The batcher's activities for one queue. `contract` returns the latest contract of the queue that is known; with
+    `signer` only entries that it accepts are written.
     """
 
     def __init__(
-        self, *, queue: str, redis_url: str, redis: Redis, sink: Sink, limits: BatchLimits, partitions: int
+        self,
+        *,
+        queue: QueueRef,
+        redis_url: str,
+        redis: Redis,
+        sink: Sink,
+        limits: BatchLimits,
+        contract: Callable[[], Contract],
+        signer: Signer | None = None,
     ) -> None:
         self._queue = queue
         self._redis_url = redis_url
         self._redis = redis
         self._sink = sink
         self._limits = limits
-        self._partitions = partitions
+        self._contract = contract
+        self._signer = signer
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -46,28 +63,47 @@ class DrainActivities:
         self._stopping.set()
 
     @activity.defn
-    async def drain(self, partition: PartitionRef) -> DrainResult:
+    async def drain(self, drain_input: DrainInput) -> DrainResult:
         """Drain the partition for an hour, or until the worker stops or the activity is cancelled. Then finish what is
         in flight and return normally, so that the next drain can start at once.
+
+        Fails with type `WrongSink` or `TablesUnknown`, and is retried, until a worker takes it that has the sink and
+        the tables of the queue.
         """
-        check_queue(partition.queue, served=self._queue)
+        partition = drain_input.partition
+        check_queue(partition.queue, served=self._queue.name)
         async with connect(self._redis_url, longest_block=LONGEST_BLOCK) as reader:
+            queue = WriteQueue(
+                self._redis,
+                self._queue,
+                partition.partition,
+                reader=reader,
+                largest_entry=self._limits.max_request_bytes + RESERVED_BYTES,
+            )
             drain = Drain(
                 partition,
-                queue=WriteQueue(self._redis, partition.queue, partition.partition, reader=reader),
-                partitions=Partitions(self._redis, partition.queue),
-                configured_partitions=self._partitions,
+                started_for=drain_input.sink_id,
+                ref=self._queue,
+                queue=queue,
                 sink=self._sink,
                 limits=self._limits,
+                contract=self._contract,
                 client=activity.client(),
+                signer=self._signer,
             )
-            return await _run_until_stopped(drain, self._stopping)
+            try:
+                return await _run_until_stopped(drain, self._stopping)
+            except (WrongSink, TablesUnknown) as error:
+                # Benign: each try of this worker would log a traceback.
+                raise ApplicationError(
+                    str(error), type=type(error).__name__, category=ApplicationErrorCategory.BENIGN
+                ) from None
 
     @activity.defn
     async def flush(self, partition: PartitionRef) -> None:
         """Ask the drain of the partition to close its open batch."""
-        check_queue(partition.queue, served=self._queue)
-        await WriteQueue(self._redis, partition.queue, partition.partition).append_flush()
+        check_queue(partition.queue, served=self._queue.name)
+        await WriteQueue(self._redis, self._queue, partition.partition).append_flush()
 
 
 async def _run_until_stopped(drain: Drain, stop: asyncio.Event) -> DrainResult:
@@ -86,7 +122,9 @@ async def _run_until_stopped(drain: Drain, stop: asyncio.Event) -> DrainResult:
     await asyncio.wait({running}, timeout=STOP_WITHIN.total_seconds())
     if not running.done():
         running.cancel()
-        await asyncio.wait({running})
+        await asyncio.wait({running}, timeout=(GIVE_UP_WITHIN + ABANDON_AFTER).total_seconds())
+    if not running.done():
+        raise StageStalled(f"The drain of {drain.partition} does not end, and is abandoned.")
     details = activity.cancellation_details()
     if cancelled and details is not None and details.paused:
         # An operator's `activity pause` takes effect only if this attempt fails: a normal return would complete the

@@ -14,11 +14,14 @@ class Backoff:
     longest: float
     """Seconds at most."""
 
+    def delay(self, failures: int) -> float:
+        """Return the seconds to wait after the given number of failures, from 1."""
+        return min(self.longest, self.first * 2.0 ** min(failures - 1, 20))
+
     async def wait(self, failures: int, stopping: asyncio.Event) -> None:
         """Wait after the given number of failures, with jitter, or until `stopping` is set."""
-        delay = min(self.longest, self.first * 2.0 ** min(failures - 1, 20))
         try:
-            async with asyncio.timeout(delay * random.uniform(0.5, 1.0)):  # noqa: S311 - not for secrets
+            async with asyncio.timeout(self.delay(failures) * random.uniform(0.5, 1.0)):  # noqa: S311 - not for secrets
                 await stopping.wait()
         except TimeoutError:
             pass

@@ -9,24 +9,31 @@ BATCH_OUTCOMES = (Outcome.WRITTEN, Outcome.DUPLICATE, Outcome.REJECTED, Outcome.
 
 
 def log_batch(
-    logger: logging.Logger, batch_id: str, reason: FlushReason, receipts: Sequence[WriteReceipt], write_ms: int
+    logger: logging.Logger,
+    batch_id: str,
+    reason: FlushReason,
+    receipts: Sequence[WriteReceipt],
+    write_ms: int,
+    *,
+    held: int,
 ) -> dict[str, int]:
     """Log a phrase for people, with the figures for machines as `batch`; returns the number of requests per outcome."""
     outcomes = {outcome.value: sum(receipt.outcome is outcome for receipt in receipts) for outcome in BATCH_OUTCOMES}
     logger.info(
         "batch %s: %d requests (%s) in %d ms, %s",
         batch_id,
-        len(receipts),
+        len(receipts) + held,
         reason.value,
         write_ms,
-        ", ".join(f"{number} {outcome}" for outcome, number in outcomes.items() if number),
+        ", ".join(f"{number} {outcome}" for outcome, number in {**outcomes, "held": held}.items() if number),
         extra={
             "batch": {
                 "batch_id": batch_id,
-                "size": len(receipts),
+                "size": len(receipts) + held,
                 "flush_reason": reason.value,
                 "write_ms": write_ms,
                 **outcomes,
+                "held": held,
             }
         },
     )

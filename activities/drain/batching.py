@@ -5,13 +5,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from write_batcher.models import FlushReason, WriteRequest
+from write_batcher.activities.drain.items import DecodedEntry, FlushMark, Item
+from write_batcher.models import MAX_REQUEST_AGE, FlushReason
 from write_batcher.queue.stream_entry import StreamEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchLimits:
-    """What closes a batch, and how old a request may be."""
+    """What closes a batch, which requests are accepted, and how many dead letters are kept."""
 
     max_items: int
     """Most requests in a batch."""
@@ -19,46 +20,45 @@ class BatchLimits:
     """Most bytes of stream entries in a batch of more than one."""
     max_wait: timedelta
     """Age of the oldest entry at which the batch closes."""
-    max_age: timedelta = timedelta(days=7)
+    max_request_bytes: int
+    """Most bytes of a stream entry, without the fields that are added on its way."""
+    max_dead_letters: int
+    """Most dead letters of a partition; the oldest are deleted for new ones."""
+    dead_letter_retention: timedelta
+    """How long a dead letter is kept."""
+    max_age: timedelta = MAX_REQUEST_AGE
     """A request that was appended longer ago is not written, because the ledger may have forgotten its outcome."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodedEntry:
-    """A request to write, and the stream entry to acknowledge afterwards."""
-
-    entry: StreamEntry
-    request: WriteRequest
-
-
-class FlushMark:
-    """Stands among the waiting entries where somebody asked for a flush."""
 
 
 class OpenBatch:
     """Collects entries, in order, until one of the limits closes it.
 
     What does not fit stays in `waiting` for the next batch: an entry that would exceed the bytes, everything behind it,
-    and an entry whose request id is in this batch already, because the ids of a batch must differ.
+    and an entry whose request id is in this batch already, because the ids of a batch must differ; with it, whatever
+    has the same key.
     """
 
-    def __init__(self, limits: BatchLimits, waiting: Iterable[DecodedEntry | FlushMark] = ()) -> None:
+    def __init__(self, limits: BatchLimits, waiting: Iterable[Item | FlushMark] = ()) -> None:
         self._limits = limits
         self.waiting = deque(waiting)
-        self.items: list[DecodedEntry] = []
+        self.items: deque[Item] = deque()
         self.size_bytes = 0
-        self._ids: set[str] = set()
-        self._repeated: list[DecodedEntry | FlushMark] = []
+        self.oldest: StreamEntry | None = None
+        """The oldest entry; not always the first, because older ones may be redelivered."""
+        self._ids: set[bytes] = set()
+        self._postponed: list[Item] = []
+        self._postponed_keys: set[bytes] = set()
 
     @property
     def room(self) -> int:
         """How many more entries may be read for this batch."""
-        return self._limits.max_items - len(self.items) - len(self._repeated)
+        return self._limits.max_items - len(self.items) - len(self._postponed) - len(self.waiting)
 
     @property
-    def oldest(self) -> StreamEntry | None:
-        """The oldest entry; not always the first, because older ones may be redelivered."""
-        return min((item.entry for item in self.items), key=lambda entry: entry.entry_ms, default=None)
+    def room_bytes(self) -> int:
+        """How many more bytes of entries may be read for this batch."""
+        waiting = sum(map(_bytes_of, self.waiting)) + sum(map(_bytes_of, self._postponed))
+        return self._limits.max_bytes - self.size_bytes - waiting
 
     def fill(self) -> FlushReason | None:
         """Move waiting entries into the batch; returns the reason why it has to close, None while it stays open."""
@@ -67,22 +67,38 @@ class OpenBatch:
             if isinstance(head, FlushMark):
                 self.waiting.popleft()
                 if self.items:
+                    if self._postponed:
+                        self.waiting.appendleft(head)  # what is postponed came before the mark
                     return self.close(FlushReason.FLUSH)
-            elif head.request.request_id in self._ids:
-                self._repeated.append(self.waiting.popleft())
-            elif self.items and self.size_bytes + head.entry.size_bytes > self._limits.max_bytes:
+            elif head.entry.request_id in self._ids or head.entry.order_key in self._postponed_keys:
+                self.waiting.popleft()
+                self._postponed.append(head)
+                self._postponed_keys.add(head.entry.order_key)
+            elif self.items and self.size_bytes + _bytes_of(head) > self._limits.max_bytes:
                 return self.close(FlushReason.BYTES)
             else:
                 self.waiting.popleft()
-                self.items.append(head)
-                self._ids.add(head.request.request_id)
-                self.size_bytes += head.entry.size_bytes
-            if self.room <= 0:
+                self._add(head)
+            if len(self.items) + len(self._postponed) >= self._limits.max_items:
                 return self.close(FlushReason.SIZE)
+            if self.size_bytes >= self._limits.max_bytes:
+                return self.close(FlushReason.BYTES)
         return None
 
     def close(self, reason: FlushReason) -> FlushReason:
-        """Close the batch and return the reason; entries whose request id is repeated wait in front of the others."""
-        self.waiting.extendleft(reversed(self._repeated))
-        self._repeated = []
+        """Close the batch and return the reason; entries that were postponed wait in front of the others."""
+        self.waiting.extendleft(reversed(self._postponed))
+        self._postponed = []
         return reason
+
+    def _add(self, item: Item) -> None:
+        self.items.append(item)
+        self._ids.add(item.entry.request_id)
+        self.size_bytes += _bytes_of(item)
+        if self.oldest is None or item.entry.entry_ms < self.oldest.entry_ms:
+            self.oldest = item.entry
+
+
+def _bytes_of(item: Item | FlushMark) -> int:
+    """What an entry counts in a batch; one that is held has left its payload in the stream."""
+    return item.entry.size_bytes if isinstance(item, DecodedEntry) else 0

@@ -2,14 +2,15 @@
 
 import asyncio
 import logging
-import time
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Protocol
+from typing import Self
 
 from write_batcher.activities.drain.backoff import Backoff
+from write_batcher.activities.drain.batching import BatchLimits
+from write_batcher.activities.drain.items import DecodedEntry, without_payload
+from write_batcher.activities.drain.lane import Lane
 from write_batcher.activities.drain.progress import Progress
 from write_batcher.activities.drain.receipt_sender import Delivery, ReceiptSender
 from write_batcher.errors import QueueUnavailable
@@ -30,25 +31,33 @@ class Confirmation:
 
     entry: StreamEntry
     reply: ReplyAddress | None
+    """None when nobody is to be told."""
     receipt: WriteReceipt
-    undecodable: bool = False
-    written_at: float = field(default_factory=time.monotonic)
+    undecided: bool = False
+    """Whether nobody knows what became of the request."""
+    written_at: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+
+    @classmethod
+    def of(cls, decoded: DecodedEntry, receipt: WriteReceipt) -> Self:
+        """The receipt of an entry, for its caller."""
+        return cls(entry=decoded.entry, reply=decoded.request.reply, receipt=receipt)
+
+    @classmethod
+    def of_dead_letter(cls, entry: StreamEntry, error: str) -> Self:
+        """An entry that becomes a dead letter although nobody can say what became of its request."""
+        request_id = entry.request_id.decode(errors="backslashreplace")
+        receipt = WriteReceipt(request_id=request_id, outcome=Outcome.REJECTED, error=error)
+        return cls(entry=without_payload(entry), reply=None, receipt=receipt, undecided=True)
 
     @property
     def age_ms(self) -> int:
         """Milliseconds since the entry was written."""
-        return round((time.monotonic() - self.written_at) * 1000)
+        return round((asyncio.get_running_loop().time() - self.written_at) * 1000)
 
     @property
     def counted_as(self) -> str:
         """The counter that the entry is counted under."""
-        return "dead" if self.undecodable else self.receipt.outcome.value
-
-
-class Release(Protocol):
-    """Releases entries that are no longer in flight. With `redeliver` they are still pending, and are taken again."""
-
-    def __call__(self, entries: Iterable[StreamEntry], *, redeliver: bool) -> None: ...
+        return "dead" if self.undecided else self.receipt.outcome.value
 
 
 class Confirmer:
@@ -58,13 +67,15 @@ class Confirmer:
         self,
         queue: WriteQueue,
         sender: ReceiptSender,
-        release: Release,
+        lane: Lane,
+        limits: BatchLimits,
         progress: Progress,
         stopping: asyncio.Event,
     ) -> None:
         self._queue = queue
         self._sender = sender
-        self._release = release
+        self._lane = lane
+        self._limits = limits
         self._progress = progress
         self._stopping = stopping
 
@@ -94,15 +105,15 @@ class Confirmer:
         await self._finish(finished)
 
     async def _confirm_later(self, caller: ReplyAddress, confirmations: list[Confirmation]) -> None:
-        give_up = time.monotonic() + RETRY_FOR.total_seconds()
+        give_up = asyncio.get_running_loop().time() + RETRY_FOR.total_seconds()
         failures = 0
-        while time.monotonic() < give_up and not self._stopping.is_set():
+        while asyncio.get_running_loop().time() < give_up and not self._stopping.is_set():
             failures += 1
             await BACKOFF.wait(failures, self._stopping)
             if await self._deliver(caller, confirmations):
                 return await self._finish(confirmations)
         logger.warning("caller %s could not be confirmed yet", caller)
-        self._release((confirmation.entry for confirmation in confirmations), redeliver=True)
+        self._lane.release((confirmation.entry for confirmation in confirmations), redeliver=True)
         return None
 
     async def _deliver(self, caller: ReplyAddress, confirmations: list[Confirmation]) -> bool:
@@ -133,7 +144,9 @@ class Confirmer:
             if done:
                 await self._queue.acknowledge(done)
             for one in rejected:
-                await self._queue.dead_letter(one.entry, one.counted_as, one.receipt.error or "")
+                await self._queue.dead_letter(
+                    one.entry, one.counted_as, one.receipt.error or "", max_letters=self._limits.max_dead_letters
+                )
                 self._progress.count(dead=1)
         except QueueUnavailable as error:
             logger.warning("entries of %s could not be acknowledged: %s", self._queue.stream_key, error)
@@ -141,11 +154,11 @@ class Confirmer:
             # Without this wait, a Redis that serves reads but refuses this would have the entries written and confirmed
             # in a loop.
             await BACKOFF.wait(1, self._stopping)
-        self._release((one.entry for one in confirmations), redeliver=redeliver)
+        self._lane.release((one.entry for one in confirmations), redeliver=redeliver)
 
 
 def _caller_of(reply: ReplyAddress) -> ReplyAddress:
     """What reply addresses of the same caller have in common. A signal reaches the workflow in any run and carries the
     receipts of all its attempts; each activity is completed by itself.
     """
-    return replace(reply, run_id="", attempt="", call=0) if reply.mode is ConfirmBy.SIGNAL else reply
+    return replace(reply, run_id="", attempt="", awaits_replay=False) if reply.mode is ConfirmBy.SIGNAL else reply

@@ -1,89 +1,145 @@
-"""The loop of one partition: take, write, confirm. Three stages that overlap, with a bounded queue between each two."""
+"""The drain of one partition: stages that overlap, with a bounded hand-over between each two."""
 
 import asyncio
 import logging
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import timedelta
 
 from temporalio.client import Client
 
+from write_batcher.activities.drain.age import AgeLimit
 from write_batcher.activities.drain.batching import BatchLimits
+from write_batcher.activities.drain.bell import Bell
+from write_batcher.activities.drain.clock import ServerClock
 from write_batcher.activities.drain.confirm import Confirmation, Confirmer
+from write_batcher.activities.drain.decode import Decoder
+from write_batcher.activities.drain.hold import Pen
+from write_batcher.activities.drain.housekeeping import Housekeeping
+from write_batcher.activities.drain.items import ClosedBatch, RetryBatch
+from write_batcher.activities.drain.lane import Lane
+from write_batcher.activities.drain.operators import Operators
 from write_batcher.activities.drain.progress import Progress
+from write_batcher.activities.drain.read import Reader
 from write_batcher.activities.drain.receipt_sender import ReceiptSender
-from write_batcher.activities.drain.take import ClosedBatch, Taker
+from write_batcher.activities.drain.receipt_text import printable
+from write_batcher.activities.drain.retry import Retrier
+from write_batcher.activities.drain.take import Taker
+from write_batcher.activities.drain.target import Target
 from write_batcher.activities.drain.watch import Watch
-from write_batcher.activities.drain.write import Writer, shortened
-from write_batcher.errors import InvalidEntry, QueueUnavailable, SinkUnavailable, StageStalled
-from write_batcher.models import (
-    MAX_REQUEST_ID_BYTES,
-    DrainEnd,
-    DrainProgress,
-    DrainResult,
-    Outcome,
-    PartitionRef,
-    WriteReceipt,
-)
-from write_batcher.queue.partitions import Partitions
+from write_batcher.activities.drain.write import Writer
+from write_batcher.activities.drain.write_again import AgainWriter
+from write_batcher.errors import StageStalled
+from write_batcher.models import DrainEnd, DrainProgress, DrainResult, PartitionRef, QueueRef
+from write_batcher.queue.contract import Contract
+from write_batcher.queue.signing import Signer
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.queue.stream_entry import StreamEntry
-from write_batcher.queue.wire_form import Codec, decode_reply
-from write_batcher.sinks.protocol import PrunableSink, Sink
+from write_batcher.queue.wire_form import Codec
+from write_batcher.sinks.protocol import Sink
 
 DRAIN_FOR = timedelta(hours=1)
-RETIRE_AFTER = timedelta(seconds=60)  # longer than an append can take that was routed by the old number
-PRUNE_MARGIN = timedelta(hours=1)  # the clocks of Redis and of the database may be corrected in the meantime
-PARTITIONS_EVERY = timedelta(seconds=5)
 
 logger = logging.getLogger(__name__)
 
 
 class Drain:
-    """One run of the loop over one partition."""
+    """One run of the loop over one partition.
+
+    reader -> taker -> writer -> confirmer; what cannot be decided now goes into the pen, from where the retrier hands
+    it to the writer again.
+    """
 
     def __init__(
         self,
         partition: PartitionRef,
         *,
+        ref: QueueRef,
         queue: WriteQueue,
-        partitions: Partitions,
-        configured_partitions: int,
         sink: Sink,
         limits: BatchLimits,
+        contract: Callable[[], Contract],
         client: Client,
+        signer: Signer | None = None,
+        started_for: str = "",
     ) -> None:
+        """`started_for` is the id of the sink that the batcher was started for; empty: any."""
         self.partition = partition
         self._queue = queue
-        self._partitions = partitions
-        self._configured_partitions = configured_partitions
-        self._sink = sink
-        self._max_age = limits.max_age
-        self._watch = Watch()
-        self._progress = Progress()
         self._stopping = asyncio.Event()
         self._end = DrainEnd.STOPPED
-        self._taker = Taker(queue, Codec(client.data_converter), limits, self._watch, self._stopping, self._reject)
-        self._writer = Writer(partition, queue, sink, self._watch, self._progress, self._stopping)
-        sender = ReceiptSender(client, self._watch)
-        self._confirmer = Confirmer(queue, sender, self._taker.release, self._progress, self._stopping)
-        self._closed: asyncio.Queue[ClosedBatch | None] = asyncio.Queue(maxsize=1)
+        self._closed: asyncio.Queue[ClosedBatch | RetryBatch | None] = asyncio.Queue(maxsize=1)
         self._written: asyncio.Queue[list[Confirmation] | None] = asyncio.Queue(maxsize=1)
+
+        # What the stages share.
+        self._bell = bell = Bell()
+        self._progress = progress = Progress()
+        self._watch = watch = Watch()
+        self._lane = lane = Lane(bell)
+        self._pen = pen = Pen(asyncio.get_running_loop().time, bell.ring)
+        clock = ServerClock(queue)
+        age = AgeLimit(limits.max_age, clock)
+        decoder = Decoder(Codec(client.data_converter), signer, limits, clock)
+
+        # The stages.
+        stopping = self._stopping
+        self._operators = Operators(queue, pen, clock)
+        self._taker = Taker(limits, clock, bell, stopping)
+        self._reader = Reader(
+            queue,
+            decoder,
+            self._taker,
+            pen=pen,
+            lane=lane,
+            age=age,
+            clock=clock,
+            watch=watch,
+            bell=bell,
+            stopping=stopping,
+            reject=self._reject,
+        )
+        self._retrier = Retrier(
+            queue,
+            decoder,
+            pen,
+            lane,
+            limits=limits,
+            age=age,
+            clock=clock,
+            bell=bell,
+            stopping=stopping,
+            reject=self._reject,
+            carried_out=self._operators.carried_out,
+        )
+        target = Target(partition, ref, sink, watch, progress, stopping)
+        again = AgainWriter(queue, target, pen, age, self._confirm)
+        self._writer = Writer(target, again, pen, lane, age, self._confirm)
+        self._confirmer = Confirmer(queue, ReceiptSender(client, watch), lane, limits, progress, stopping)
+        self._housekeeping = Housekeeping(
+            partition, queue, sink, limits, contract=contract, started_for=started_for, progress=progress
+        )
 
     def stop(self) -> None:
         """Take nothing more, finish what is in flight, and let `run` return."""
         self._stopping.set()
+        self._bell.ring()
 
     async def run(self) -> DrainResult:
         """Run the stages. When one fails, all of them end, and what they had in flight stays pending."""
+        self._housekeeping.check_contract()
         try:
             async with asyncio.TaskGroup() as group:
                 background = [
                     group.create_task(self._watch.beat(self._details), name="heartbeat"),
-                    group.create_task(self._follow_partitions(), name="partitions"),
+                    group.create_task(self._retire(), name="contract"),
                     group.create_task(self._expire(), name="expiry"),
-                    group.create_task(self._prune(), name="prune"),
+                    group.create_task(self._housekeeping.prune(), name="prune"),
+                    group.create_task(self._operators.run(), name="operators"),
                 ]
+                retrying = group.create_task(self._retrier.run(self._closed), name="retry")
                 stages = [
-                    group.create_task(self._take(), name="take"),
+                    group.create_task(self._reader.run(), name="read"),
+                    retrying,
+                    group.create_task(self._take(retrying), name="take"),
                     group.create_task(self._write(), name="write"),
                     group.create_task(self._confirmer.run(self._written), name="confirm"),
                 ]
@@ -93,81 +149,36 @@ class Drain:
         except ExceptionGroup as failures:
             first = _first_error(failures)
             raise first from first.__cause__
-        await self._save_tallies()
+        await self._housekeeping.save_tallies()
         return DrainResult(end=self._end, progress=self._details())
 
-    async def _take(self) -> None:
+    async def _take(self, retrying: "asyncio.Task[None]") -> None:
         while batch := await self._taker.next_batch():
             await self._closed.put(batch)
+        await asyncio.wait({retrying})
         await self._closed.put(None)
 
     async def _write(self) -> None:
-        while closed := await self._closed.get():
-            if confirmations := await self._writer.write(closed):
-                await self._written.put(confirmations)
-            else:
-                self._taker.release((item.entry for item in closed.items), redeliver=True)
+        await self._writer.run(self._closed)
         await self._written.put(None)
 
+    async def _confirm(self, confirmations: list[Confirmation]) -> None:
+        if confirmations:
+            await self._written.put(confirmations)
+
     async def _reject(self, entry: StreamEntry, reason: str) -> None:
-        """Reject an entry that cannot be decoded or is too old. Its caller is told if its reply address is readable."""
-        error = shortened(reason)  # the reason may quote the entry
-        logger.error("entry %s of %s goes to the dead letters: %s", entry.entry_id, self._queue.stream_key, error)
-        try:
-            reply = decode_reply(entry.fields)
-        except InvalidEntry:
-            reply = None
-        receipt = WriteReceipt(
-            # No caller has a longer id, and no signal could carry it.
-            request_id=entry.request_id[:MAX_REQUEST_ID_BYTES].decode(errors="replace"),
-            outcome=Outcome.REJECTED,
-            queue=self.partition.queue,
-            attempt=reply.attempt if reply else None,
-            error=error,
-        )
-        await self._written.put([Confirmation(entry=entry, reply=reply, receipt=receipt, undecodable=True)])
+        """Make an entry a dead letter that nobody can decode, or that was not asked for by whom it names.
 
-    async def _follow_partitions(self) -> None:
-        """Announce the number of partitions again when Redis has lost it. Retire when this partition is beyond that
-        number and empty.
+        Its caller is not told: whether an earlier batcher has written it, only the ledger knows. The caller settles.
         """
-        surplus_since: float | None = None
-        while not self._stopping.is_set():
-            try:
-                count = await self._partitions.announced_or(self._configured_partitions)
-                now = asyncio.get_running_loop().time()
-                surplus_since = (surplus_since or now) if self.partition.partition >= count else None
-                if (
-                    surplus_since is not None
-                    and now - max(surplus_since, self._taker.idle_since) > RETIRE_AFTER.total_seconds()
-                    # A taker that waits for a held batch or for Redis is idle too, so ask whether anything is left.
-                    and (await self._queue.statistics()).backlog == 0
-                ):
-                    self._end = DrainEnd.RETIRED
-                    self.stop()
-            except QueueUnavailable as error:
-                logger.debug("the number of partitions is unknown: %s", error)
-            await self._save_tallies()
-            await asyncio.sleep(PARTITIONS_EVERY.total_seconds())
+        error = printable(reason)  # the reason may quote the entry
+        logger.error("entry %s of %s goes to the dead letters: %s", entry.entry_id, self._queue.stream_key, error)
+        await self._confirm([Confirmation.of_dead_letter(entry, error)])
 
-    async def _save_tallies(self) -> None:
-        tallies = self._progress.take_tallies()
-        try:
-            if tallies:
-                await self._queue.count(tallies)
-        except QueueUnavailable:
-            self._progress.tally(tallies)
-
-    async def _prune(self) -> None:
-        """Prune the ledger once in each run, so about every hour."""
-        if not isinstance(self._sink, PrunableSink):
-            return
-        try:
-            now = datetime.fromtimestamp(await self._queue.now_ms() / 1000, UTC)
-            pruned = await self._sink.prune(self._max_age + PRUNE_MARGIN, now=now)
-            logger.info("drain of %s pruned %d requests from the ledger", self.partition, pruned)
-        except (QueueUnavailable, SinkUnavailable) as error:
-            logger.warning("drain of %s could not prune the ledger: %s", self.partition, error)
+    async def _retire(self) -> None:
+        await self._housekeeping.until_retired(lambda: self._reader.idle_since)
+        self._end = DrainEnd.RETIRED
+        self.stop()
 
     async def _expire(self) -> None:
         await asyncio.sleep(DRAIN_FOR.total_seconds())
@@ -175,7 +186,8 @@ class Drain:
         self.stop()
 
     def _details(self) -> DrainProgress:
-        return self._progress.snapshot(in_flight=self._taker.in_flight)
+        full = f"{len(self._pen)} entries are held, more are not taken" if self._pen.is_full else None
+        return self._progress.snapshot(in_flight=len(self._lane), held=len(self._pen), full=full)
 
 
 async def _until_done(last: asyncio.Task[None], tasks: list[asyncio.Task[None]]) -> None:

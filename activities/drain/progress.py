@@ -15,7 +15,7 @@ class Progress:
         self._counts = DrainProgress()
         self._tallies: Counter[str] = Counter()
         self.holding: str | None = None
-        """Why the current batch is held; None when it is not."""
+        """Why the sink is waited for; None when it is not."""
 
     def count(self, **more: int) -> None:
         """Add to the counts in the heartbeat."""
@@ -35,6 +35,6 @@ class Progress:
         taken, self._tallies = self._tallies, Counter()
         return dict(taken)
 
-    def snapshot(self, *, in_flight: int) -> DrainProgress:
-        """Return the counts at this moment."""
-        return replace(self._counts, in_flight=in_flight, holding=self.holding)
+    def snapshot(self, *, in_flight: int, held: int, full: str | None) -> DrainProgress:
+        """Return the counts at this moment; `full` is why nothing more is taken."""
+        return replace(self._counts, in_flight=in_flight, held=held, holding=self.holding or full)

@@ -1,7 +1,7 @@
 """One partition with its drain: a real stream, a ledger in memory, and a Temporal that fails when told to."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -13,13 +13,27 @@ from temporalio.converter import DataConverter, PayloadCodec
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
-from tests.support.fakes import FakeTemporal, MemorySink
+from tests.support.fakes import FakeTemporal, MemorySink, contract_of
 from write_batcher.activities.drain.batching import BatchLimits
+from write_batcher.activities.drain.decode import RESERVED_BYTES
 from write_batcher.activities.drain.loop import Drain
 from write_batcher.errors import SinkUnavailable
-from write_batcher.models import Batch, DrainResult, FlushReason, PartitionRef, ReplyAddress, WriteReceipt, WriteRequest
-from write_batcher.queue.partitions import Partitions
+from write_batcher.models import (
+    MAX_REQUEST_AGE,
+    Batch,
+    DrainResult,
+    FlushReason,
+    Held,
+    PartitionRef,
+    QueueRef,
+    ReplyAddress,
+    WriteReceipt,
+    WriteRequest,
+)
+from write_batcher.queue.contract import Contract
+from write_batcher.queue.signing import Signer
 from write_batcher.queue.stream import PartitionStatistics, WriteQueue
+from write_batcher.queue.stream_entry import StreamEntry
 from write_batcher.queue.wire_form import Codec, Fields
 
 CODEC = Codec(FakeTemporal.data_converter)
@@ -27,33 +41,58 @@ NEVER = timedelta(minutes=5)
 SOON = timedelta(milliseconds=20)
 WITHIN_S = 15
 EMPTY = (0, 0, 0)
+MAX_REQUEST_BYTES = 300_000
 OLD_ATTEMPT = ReplyAddress(workflow_id="caller", run_id="run-1", attempt="old")
 NEW_ATTEMPT = ReplyAddress(workflow_id="caller", run_id="run-2", attempt="new")
 CALLER_ENDED = RPCError("workflow execution already completed", RPCStatusCode.NOT_FOUND, b"")
 TEMPORAL_AWAY = RPCError("no connection", RPCStatusCode.UNAVAILABLE, b"")
 
+Answers = list[WriteReceipt | Held]
+
 
 class BreakableSink(MemorySink):
     """A sink that can be broken."""
 
-    def __init__(self, refuse: Callable[[WriteRequest], str | None] = lambda _: None) -> None:
-        super().__init__(refuse)
+    def __init__(
+        self,
+        refuse: Callable[[WriteRequest], str | None] = lambda _: None,
+        *,
+        tables: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(refuse, tables=tables)
         self.outage: str | None = None
         """Makes the sink unavailable, for this reason."""
-        self.spoil: Callable[[list[WriteReceipt]], list[WriteReceipt]] = lambda receipts: receipts
-        """Changes the receipts that it returns."""
+        self.spoil: Callable[[Answers], Answers] = lambda answers: answers
+        """Changes the answers that it returns."""
+        self._raised: dict[str, BaseException] = {}
+        self._raised_when_settling: BaseException | None = None
         self.hangs = False
         self.delay_s = 0.0
         self.attempts = 0
 
-    async def write(self, batch: Batch) -> list[WriteReceipt]:
+    async def write(self, batch: Batch) -> Answers:
         self.attempts += 1
         if self.hangs:
             await asyncio.get_running_loop().create_future()
         await asyncio.sleep(self.delay_s)
         if self.outage:
             raise SinkUnavailable(self.outage)
+        for request in batch.requests:
+            if error := self._raised.get(request.request_id):
+                raise error
         return self.spoil(await super().write(batch))
+
+    async def settle(self, request: WriteRequest, *, queue: str, refused: str | None = None) -> WriteReceipt:
+        if self._raised_when_settling:
+            raise self._raised_when_settling
+        return await super().settle(request, queue=queue, refused=refused)
+
+    def raise_for(self, request_id: str, error: BaseException) -> None:
+        """Raise this error whenever that request is to be written."""
+        self._raised[request_id] = error
+
+    def raise_when_settling(self, error: BaseException) -> None:
+        self._raised_when_settling = error
 
     @property
     def reasons(self) -> list[FlushReason]:
@@ -78,10 +117,18 @@ class Stage:
     partition: PartitionRef
     sink: BreakableSink
     temporal: FakeTemporal
+    ref: QueueRef
     max_items: int = 100
     max_bytes: int = 100_000
     max_wait: timedelta = SOON
-    configured_partitions: int = 1
+    max_dead_letters: int = 1_000
+    max_age: timedelta = MAX_REQUEST_AGE
+    partitions: int = 1
+    """Of the contract."""
+    contract: Contract | None = None
+    """Instead of the one that fits the sink."""
+    started_for: str = ""
+    signer: Signer | None = None
 
     async def append(self, *request_ids: str, caller: str | None = None) -> None:
         """Append requests of `caller`, or each of a workflow with the request's own id."""
@@ -102,6 +149,11 @@ class Stage:
         request = WriteRequest(request_id=request_id, table="orders", record={}, reply=reply)
         await self.queue.append(await CODEC.encode(request), max_backlog=10_000)
 
+    async def withdraw(self, request_id: str, reply: ReplyAddress) -> None:
+        """Settle a request like its caller."""
+        request = WriteRequest(request_id=request_id, table="orders", record={}, reply=reply)
+        await self.sink.settle(request, queue=str(self.ref))
+
     async def fields(self, request_id: str, caller: str) -> Fields:
         """The fields of a valid entry."""
         reply = ReplyAddress(workflow_id=caller, run_id="run", attempt="run")
@@ -110,9 +162,12 @@ class Stage:
     async def deliver_without_writing(self, times: int) -> None:
         """Deliver all entries like drains that are killed while they hold what they read."""
         await self.queue.ensure_group()
-        await self.queue.read_new(count=1000, block=timedelta(0))
+        await self.queue.read_new(after="0", count=1000, max_bytes=10**9)
         for _ in range(times - 1):
-            await self.queue.read_pending(after="0", count=1000)
+            await self.queue.read_delivered(after="0", count=1000, max_bytes=10**9)
+
+    async def pending(self) -> list[StreamEntry]:
+        return await self.queue.entries(after="0", count=1000, max_bytes=10**9)
 
     def decode_with(self, codec: PayloadCodec) -> None:
         """Have the drain decode payloads with `codec`."""
@@ -121,12 +176,22 @@ class Stage:
     def drain(self) -> Drain:
         return Drain(
             self.partition,
+            ref=self.ref,
             queue=self.queue,
-            partitions=Partitions(self.redis, self.partition.queue),
-            configured_partitions=self.configured_partitions,
             sink=self.sink,
-            limits=BatchLimits(max_items=self.max_items, max_bytes=self.max_bytes, max_wait=self.max_wait),
+            limits=BatchLimits(
+                max_items=self.max_items,
+                max_bytes=self.max_bytes,
+                max_wait=self.max_wait,
+                max_request_bytes=MAX_REQUEST_BYTES,
+                max_dead_letters=self.max_dead_letters,
+                dead_letter_retention=timedelta(days=30),
+                max_age=self.max_age,
+            ),
+            contract=lambda: self.contract or contract_of(self.sink, partitions=self.partitions),
             client=self.temporal.client,
+            signer=self.signer,
+            started_for=self.started_for,
         )
 
     async def failure(self) -> Exception:
@@ -168,6 +233,9 @@ class Stage:
         statistics = await self.statistics()
         return statistics.backlog, statistics.pending, statistics.dead
 
+    async def has_no_dead_letters(self) -> bool:
+        return (await self.statistics()).dead == 0
+
     async def dead_letters(self) -> list[Fields]:
         letters: Any = await self.redis.xrange(self.queue.dead_key)
         return [fields for _, fields in letters]
@@ -197,6 +265,13 @@ class RunningDrain:
 
 def stage_on(redis: Redis, reader: Redis, name: str) -> Stage:
     """A stage with one partition of the queue `name`."""
-    partition = PartitionRef(queue=name, partition=0)
-    queue = WriteQueue(redis, name, 0, reader=reader)
-    return Stage(redis=redis, queue=queue, partition=partition, sink=BreakableSink(), temporal=FakeTemporal())
+    ref = QueueRef(namespace=FakeTemporal.namespace, name=name)
+    queue = WriteQueue(redis, ref, 0, reader=reader, largest_entry=MAX_REQUEST_BYTES + RESERVED_BYTES)
+    return Stage(
+        redis=redis,
+        queue=queue,
+        partition=PartitionRef(queue=name, partition=0),
+        sink=BreakableSink(),
+        temporal=FakeTemporal(),
+        ref=ref,
+    )

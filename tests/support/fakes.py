@@ -1,8 +1,8 @@
 """Stand-ins that behave like the real thing: a queue, a sink, Temporal as the drain sees it."""
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from itertools import repeat
@@ -12,16 +12,38 @@ from temporalio import activity
 from temporalio.client import Client
 from temporalio.converter import DataConverter
 
-from write_batcher.models import CONFIRMATION_SIGNAL, Batch, ConfirmBy, Outcome, Submission, WriteReceipt, WriteRequest
+from write_batcher.models import (
+    CONFIRMATION_SIGNAL,
+    Appended,
+    Batch,
+    ConfirmBy,
+    Held,
+    Outcome,
+    Submission,
+    WriteReceipt,
+    WriteRequest,
+)
+from write_batcher.queue.contract import Contract
+from write_batcher.queue.record_encoding import with_hash
 
 
 def written(request_id: str) -> WriteReceipt:
     return WriteReceipt(request_id=request_id, outcome=Outcome.WRITTEN, batch_id="batch-1", batch_size=1)
 
 
+def receipt_for(request: WriteRequest, receipt: WriteReceipt, *, queue: str) -> WriteReceipt:
+    """The receipt as the drain sends it: about this request, unless the receipt says something else already."""
+    return replace(
+        receipt,
+        queue=receipt.queue or queue,
+        attempt=receipt.attempt or request.attempt,
+        record_hash=receipt.record_hash or with_hash(request).record_hash,
+    )
+
+
 class FakeQueue:
-    """The activity `enqueue_write` without a stream. It records submissions, and confirms each with the receipt that
-    `answer` returns for it, the way the caller asked for; with none when that is None.
+    """The activity `enqueue_write` without a stream. It records submissions, and confirms each request with the receipt
+    that `answer` returns for it, the way the caller asked for; with none when that is None.
     """
 
     def __init__(self, answer: Callable[[WriteRequest], WriteReceipt | None] = lambda _: None) -> None:
@@ -29,89 +51,145 @@ class FakeQueue:
         self.submissions: list[Submission] = []
 
     @property
+    def requests(self) -> list[WriteRequest]:
+        return [request for submission in self.submissions for request in submission.requests]
+
+    @property
     def request_ids(self) -> list[str]:
-        return [submission.request.request_id for submission in self.submissions]
+        return [request.request_id for request in self.requests]
 
     @activity.defn
-    async def enqueue_write(self, submission: Submission) -> str | WriteReceipt:
+    async def enqueue_write(self, submission: Submission) -> list[Appended] | WriteReceipt:
         self.submissions.append(submission)
-        request = submission.request
-        receipt = self._answer(request)
-        if request.reply and request.reply.mode is ConfirmBy.COMPLETION:
-            return receipt or activity.raise_complete_async()
-        if request.reply and receipt:
-            caller = activity.client().get_workflow_handle(request.reply.workflow_id)
-            await caller.signal(CONFIRMATION_SIGNAL, [receipt])
-        return "0/1-0"
+        answers = [(request, self._answer(request)) for request in submission.requests]
+        receipts = [
+            receipt_for(request, answer, queue=submission.queue) for request, answer in answers if answer is not None
+        ]
+        reply = submission.requests[0].reply
+        if reply and reply.mode is ConfirmBy.COMPLETION:
+            return receipts[0] if receipts else activity.raise_complete_async()
+        if reply and receipts:
+            caller = activity.client().get_workflow_handle(reply.workflow_id)
+            await caller.signal(CONFIRMATION_SIGNAL, receipts)
+        return [Appended(entry=f"0/{number}-0") for number, _ in enumerate(submission.requests, start=1)]
+
+
+Identity = tuple[str, str]  # of a request in a ledger: queue and request id
 
 
 class MemorySink:
-    """A sink with a ledger, both in memory: `written` is final, a rejection or withdrawal binds its attempt. `refuse`
-    returns why a request is rejected, None to accept it.
+    """A sink with a ledger, both in memory. `refuse` returns why a request is rejected, `hold` why it is held; both
+    return None to accept it.
     """
 
-    def __init__(self, refuse: Callable[[WriteRequest], str | None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        refuse: Callable[[WriteRequest], str | None] = lambda _: None,
+        *,
+        hold: Callable[[WriteRequest], str | None] = lambda _: None,
+        sink_id: str = "memory",
+        tables: Mapping[str, str] | None = None,
+    ) -> None:
         self._refuse = refuse
-        self._written: dict[str, WriteReceipt] = {}
-        self._bound: dict[tuple[str, str | None], WriteReceipt] = {}
-        self._askers: dict[tuple[str, str | None], WriteRequest] = {}
+        self.hold = hold
+        self.sink_id = sink_id
+        self.tables = dict(tables or {})
+        self._written: dict[Identity, WriteReceipt] = {}
+        self._bound: dict[Identity, list[tuple[WriteRequest, WriteReceipt]]] = defaultdict(list)
         self.batches: list[Batch] = []
         self.rows: list[WriteRequest] = []
         self.settled: list[WriteReceipt] = []
 
-    async def write(self, batch: Batch) -> list[WriteReceipt]:
+    async def write(self, batch: Batch) -> list[WriteReceipt | Held]:
         self.batches.append(batch)
-        return [self._write(request, batch.batch_id) for request in batch.requests]
+        held_keys: set[str] = set()
+        answers: list[WriteReceipt | Held] = []
+        for request in batch.requests:
+            reason = "behind a held one" if request.order_key in held_keys else self.hold(request)
+            if reason is None:
+                answers.append(self._write(request, batch))
+            else:
+                held_keys.add(request.order_key)
+                answers.append(Held(request_id=request.request_id, reason=reason))
+        return answers
 
-    async def settle(self, request: WriteRequest, *, refused: str | None = None) -> WriteReceipt:
-        receipt = self._written.get(request.request_id)
-        if receipt is None and refused is not None:
-            receipt = self._bind(request, Outcome.REJECTED, error=refused)
-        receipt = receipt or self._bind(request, Outcome.WITHDRAWN)
+    async def settle(self, request: WriteRequest, *, queue: str, refused: str | None = None) -> WriteReceipt:
+        request = with_hash(request)
+        receipt = self._decided(request, queue, written_as=Outcome.WRITTEN)
+        if receipt is None:
+            outcome = Outcome.WITHDRAWN if refused is None else Outcome.REJECTED
+            receipt = self._bind(request, queue, _receipt(request, outcome, error=refused))
         self.settled.append(receipt)
         return receipt
+
+    async def close(self) -> None:
+        pass
 
     def refuse_all(self, reason: str | None) -> None:
         """Reject every new request with this reason; with None, no more. Earlier rejections still stand."""
         self._refuse = lambda _: reason
 
-    def repair(self) -> None:
-        """Reject no more and forget all rejections, like an operator who repairs the cause and replays."""
-        self.refuse_all(None)
-        self._bound = {key: bound for key, bound in self._bound.items() if bound.outcome is not Outcome.REJECTED}
-
-    async def close(self) -> None:
-        pass
-
-    def _write(self, request: WriteRequest, batch_id: str) -> WriteReceipt:
-        request_id = request.request_id
-        if known := self._written.get(request_id):
-            return replace(known, outcome=Outcome.DUPLICATE)
-        if bound := self._bound_by(request):
-            return bound
+    def _write(self, request: WriteRequest, batch: Batch) -> WriteReceipt:
+        request = with_hash(request)
+        if decided := self._decided(request, batch.queue, written_as=Outcome.DUPLICATE):
+            return decided
         if error := self._refuse(request):
-            return self._bind(request, Outcome.REJECTED, batch_id=batch_id, error=error)
+            rejected = _receipt(request, Outcome.REJECTED, batch_id=batch.batch_id, error=error)
+            return self._bind(request, batch.queue, rejected)
         self.rows.append(request)
-        self._written[request_id] = WriteReceipt(
-            request_id=request_id, outcome=Outcome.WRITTEN, attempt=request.attempt, batch_id=batch_id
-        )
-        return self._written[request_id]
+        receipt = _receipt(request, Outcome.WRITTEN, batch_id=batch.batch_id)
+        self._written[batch.queue, request.request_id] = receipt
+        return receipt
 
-    def _bound_by(self, request: WriteRequest) -> WriteReceipt | None:
-        """What binds the attempt, as in the ledger: its own outcome, or that of a later attempt of its workflow."""
-        if bound := self._bound.get((request.request_id, request.attempt)):
-            return bound
-        for key, asker in self._askers.items():
-            same_workflow = asker.reply and request.reply and asker.reply.workflow_id == request.reply.workflow_id
-            is_later = (request.asked_ms or 0) < (asker.asked_ms or 0)
-            if key in self._bound and key[0] == request.request_id and same_workflow and is_later:
-                return replace(self._bound[key], attempt=request.attempt)
+    def _decided(self, request: WriteRequest, queue: str, *, written_as: Outcome) -> WriteReceipt | None:
+        """What binds a request, as in the ledger of a SQL database."""
+        if known := self._written.get((queue, request.request_id)):
+            is_own = request.attempt is not None and known.attempt == request.attempt
+            if is_own or known.record_hash == request.record_hash:
+                return _receipt(request, written_as, batch_id=known.batch_id)
+            return _receipt(request, Outcome.REJECTED, error="Conflict: the request id was used for another record.")
+        for asker, receipt in self._bound[queue, request.request_id]:
+            if request.replayed and receipt.outcome is Outcome.REJECTED:
+                continue
+            if asker.attempt == request.attempt or _asked_earlier(request, asker):
+                return replace(receipt, attempt=request.attempt, record_hash=request.record_hash)
         return None
 
-    def _bind(self, request: WriteRequest, outcome: Outcome, **receipt: str) -> WriteReceipt:
-        new = WriteReceipt(request_id=request.request_id, outcome=outcome, attempt=request.attempt, **receipt)  # type: ignore[arg-type] # only texts are given
-        self._askers.setdefault((request.request_id, request.attempt), request)
-        return self._bound.setdefault((request.request_id, request.attempt), new)
+    def _bind(self, request: WriteRequest, queue: str, receipt: WriteReceipt) -> WriteReceipt:
+        self._bound[queue, request.request_id].append((request, receipt))
+        return receipt
+
+
+def _receipt(
+    request: WriteRequest, outcome: Outcome, *, batch_id: str | None = None, error: str | None = None
+) -> WriteReceipt:
+    return WriteReceipt(
+        request_id=request.request_id,
+        outcome=outcome,
+        attempt=request.attempt,
+        record_hash=request.record_hash,
+        batch_id=batch_id,
+        error=error,
+    )
+
+
+def _asked_earlier(request: WriteRequest, asker: WriteRequest) -> bool:
+    """Whether another attempt of the same workflow asked before the one that was told an outcome."""
+    same_workflow = request.reply and asker.reply and request.reply.workflow_id == asker.reply.workflow_id
+    return bool(same_workflow) and (request.asked_ms or 0) < (asker.asked_ms or 0)
+
+
+def contract_of(sink: object, *, partitions: int = 1, max_wait: timedelta = timedelta(seconds=20)) -> Contract:
+    """The contract of a queue whose only batcher has this sink."""
+    return Contract(
+        sink_id=getattr(sink, "sink_id", ""),
+        partitions=partitions,
+        tables=getattr(sink, "tables", {}),
+        max_wait_ms=max_wait // timedelta(milliseconds=1),
+        max_items=100,
+        max_request_bytes=262_144,
+        max_backlog=100_000,
+    )
 
 
 class FakeTemporal:

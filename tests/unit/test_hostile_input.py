@@ -5,7 +5,6 @@ import contextlib
 import json
 import logging
 from collections.abc import Coroutine, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +20,23 @@ from write_batcher.cli import (
     dead_letter_commands,
     demo_commands,
     queue_commands,
+    queued_request_commands,
     running,
     signal_batcher_commands,
     worker_commands,
 )
 from write_batcher.config import Settings, load_settings, parse_duration
-from write_batcher.errors import ConfigurationError, InvalidEntry, WriteBatcherError
-from write_batcher.models import ReplyAddress, WriteRequest
+from write_batcher.errors import CodecUnavailable, ConfigurationError, InvalidEntry, WriteBatcherError
+from write_batcher.models import QueueRef, ReplyAddress, WriteRequest
+from write_batcher.queue.marks import decode_held_marks, decode_orders
+from write_batcher.queue.record_encoding import with_hash
+from write_batcher.queue.signing import Signer
 from write_batcher.queue.stream_entry import StreamEntry
 from write_batcher.queue.wire_form import Codec, decode_reply
 from write_batcher.workers import logs
-from write_batcher.workers.operating.dead_letter_selection import LetterId
-from write_batcher.workflows import inbox as inbox_module
-from write_batcher.workflows.inbox import Inbox, Write
+from write_batcher.workers.operating.stream_ids import LetterId
+from write_batcher.workflows.awaited_write import Write
+from write_batcher.workflows.inbox import Inbox
 
 CODEC = Codec(DataConverter.default)
 VALID = asyncio.run(
@@ -43,11 +46,13 @@ VALID = asyncio.run(
             table="orders",
             record={"cents": 5},
             reply=ReplyAddress(workflow_id="order-7", run_id="run", attempt="try"),
+            key="customer-7",
             asked_ms=1,
         )
     )
 )
-NAMES = [*VALID, b"first", b"counted", b"control"]
+NAMES = [*VALID, b"first", b"counted", b"control", b"replayed", b"trace", b"sig"]
+SIGNER = Signer("secret", QueueRef(namespace="default", name="orders"))
 SECRET = "correct horse"  # noqa: S105
 
 json_values = st.recursive(
@@ -56,7 +61,7 @@ json_values = st.recursive(
     max_leaves=4,
 )
 replies = st.dictionaries(
-    st.sampled_from(["workflow_id", "run_id", "attempt", "call", "mode", "activity_id"]),
+    st.sampled_from(["workflow_id", "run_id", "attempt", "awaits_replay", "mode", "activity_id"]),
     json_values | st.sampled_from(["signal", "completion", "none"]),
 ).map(lambda reply: json.dumps(reply).encode())
 changed_entries = st.dictionaries(st.sampled_from(NAMES), st.binary(max_size=64) | replies, max_size=4).map(
@@ -66,44 +71,66 @@ foreign_entries = st.dictionaries(st.binary(max_size=8), st.binary(max_size=64),
 
 
 @given(changed_entries | foreign_entries)
-def test_entry_is_decoded_or_invalid(fields: dict[bytes, bytes]) -> None:
-    with contextlib.suppress(InvalidEntry):
-        assert isinstance(asyncio.run(CODEC.decode(fields)), WriteRequest)
+def test_entry_is_decoded_or_invalid_or_held(fields: dict[bytes, bytes]) -> None:
+    with contextlib.suppress(InvalidEntry, CodecUnavailable):
+        request = asyncio.run(CODEC.decode(fields))
+        assert request == with_hash(request)
     with contextlib.suppress(InvalidEntry):
         decode_reply(fields)
 
 
 @given(changed_entries | foreign_entries)
-def test_any_entry_has_a_size_and_an_age(fields: dict[bytes, bytes]) -> None:
-    entry = StreamEntry(entry_id="1735689600000-0", fields=fields)
+def test_any_entry_has_a_size_an_age_and_an_order_key(fields: dict[bytes, bytes]) -> None:
+    entry = StreamEntry.of("1735689600000-0", fields)
     assert entry.size_bytes >= 0
     assert isinstance(entry.request_id, bytes)
-    assert entry.first_ms >= 0
+    assert isinstance(entry.order_key, bytes)
+    assert 0 <= entry.first_ms <= entry.entry_ms
+
+
+@given(changed_entries | foreign_entries, st.integers(0, 2**53))
+def test_entry_that_nobody_signed_does_not_pass(fields: dict[bytes, bytes], now_ms: int) -> None:
+    assert SIGNER.objection(fields, now_ms)
 
 
 @given(payload=st.binary(max_size=256))
-def test_payload_is_decoded_or_invalid(payload: bytes) -> None:
-    with contextlib.suppress(InvalidEntry):
+def test_payload_is_decoded_or_invalid_or_held(payload: bytes) -> None:
+    with contextlib.suppress(InvalidEntry, CodecUnavailable):
         asyncio.run(CODEC.decode(VALID | {b"payload": payload}))
 
 
+marks = json_values | st.dictionaries(st.sampled_from(["request_id", "reason", "since_ms", "order"]), json_values)
+
+
+@given(st.dictionaries(st.binary(max_size=8), marks.map(lambda mark: json.dumps(mark).encode()) | st.binary()))
+def test_marks_are_read_or_ignored(stored: dict[bytes, bytes]) -> None:
+    assert set(decode_held_marks(stored)) <= {key.decode(errors="ignore") for key in stored}
+    assert set(decode_orders(stored)) <= {key.decode(errors="ignore") for key in stored}
+
+
+REQUEST = with_hash(
+    WriteRequest(
+        request_id="order-7",
+        table="orders",
+        record={},
+        reply=ReplyAddress(workflow_id="order-7", run_id="run", attempt="try"),
+    )
+)
 receipts = st.dictionaries(
-    st.sampled_from(["request_id", "outcome", "queue", "attempt", "batch_id", "batch_size", "error", "write_ms"]),
-    json_values | st.sampled_from(["order-7", "orders", "written", "rejected", "try"]),
+    st.sampled_from(["request_id", "outcome", "queue", "record_hash", "attempt", "batch_id", "error", "write_ms"]),
+    json_values | st.sampled_from(["order-7", "orders", "written", "rejected", "try", REQUEST.record_hash]),
 )
 
 
 @given(st.lists(json_values | receipts | st.lists(receipts, max_size=3), max_size=3))
 def test_confirmation_of_any_form_does_not_raise(arguments: list[Any]) -> None:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(inbox_module, "current_attempt", lambda: "try")
         patched.setattr("temporalio.workflow.logger", logging.getLogger("silent"))
         inbox = Inbox()
-        write = Write(queue="orders", request_id="order-7", table="orders", record={}, key="k", call=1)
+        write = Write(queue="orders", request=REQUEST)
         inbox.expect(write)
         inbox.on_confirmation(*arguments)
-        receipt = inbox.receipt(write)
-        assert receipt is None or receipt == replace(receipt, request_id="order-7")
+        assert write.receipt is None or write.receipt.request_id == "order-7"
 
 
 @given(st.sampled_from(sorted(Settings.model_fields)), st.text(max_size=40))
@@ -161,6 +188,7 @@ COMMAND_MODULES = (
     dead_letter_commands,
     demo_commands,
     queue_commands,
+    queued_request_commands,
     signal_batcher_commands,
     worker_commands,
 )

@@ -8,24 +8,26 @@ from redis.asyncio import Redis
 
 from tests.support.drain_stage import Stage, stage_on
 from tests.support.redis_kinds import AnyRedis
-from write_batcher.activities.drain import confirm, loop, take, watch, write
+from write_batcher.activities.drain import confirm, hold, housekeeping, operators, read, target, watch
 from write_batcher.activities.drain.backoff import Backoff
 from write_batcher.queue.redis_client import connect
 
 
 @pytest.fixture(autouse=True)
 def _quick_reactions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(take, "LONGEST_BLOCK", timedelta(milliseconds=50))
-    for stage_module in (take, write, confirm):
+    soon = timedelta(milliseconds=20)
+    monkeypatch.setattr(read, "LONGEST_BLOCK", timedelta(milliseconds=50))
+    for stage_module in (read, target, confirm, hold):
         monkeypatch.setattr(stage_module, "BACKOFF", Backoff(0.01, 0.05))
-    monkeypatch.setattr(take, "DECODE_AGAIN_AFTER", timedelta(milliseconds=100))
-    monkeypatch.setattr(loop, "PARTITIONS_EVERY", timedelta(milliseconds=20))
-    monkeypatch.setattr(watch, "BEAT_EVERY", timedelta(milliseconds=20))
+    monkeypatch.setattr(hold, "TICK_S", 0.01)
+    monkeypatch.setattr(operators, "LOOK_EVERY", soon)
+    monkeypatch.setattr(housekeeping, "CONTRACT_EVERY", soon)
+    monkeypatch.setattr(watch, "BEAT_EVERY", soon)
 
 
 @pytest.fixture
 async def stage(redis_server: AnyRedis, redis: Redis, name: str) -> AsyncIterator[Stage]:
-    async with connect(redis_server.url, longest_block=take.LONGEST_BLOCK) as reader:
+    async with connect(redis_server.url, longest_block=read.LONGEST_BLOCK) as reader:
         yield stage_on(redis, reader, name)
 
 
@@ -34,6 +36,6 @@ async def breakable(own_server: AnyRedis, name: str) -> AsyncIterator[tuple[Stag
     """A stage on a server that the test may break."""
     async with (
         connect(own_server.url) as redis,
-        connect(own_server.url, longest_block=take.LONGEST_BLOCK) as reader,
+        connect(own_server.url, longest_block=read.LONGEST_BLOCK) as reader,
     ):
         yield stage_on(redis, reader, name), own_server

@@ -10,6 +10,7 @@ from tests.support.waiting import eventually
 from write_batcher.activities.drain import confirm as confirm_module
 from write_batcher.activities.drain.backoff import Backoff
 from write_batcher.models import ConfirmBy, FlushReason, Outcome, WriteReceipt, WriteRequest
+from write_batcher.queue.record_encoding import with_hash
 
 
 async def test_receipt_describes_its_batch(stage: Stage) -> None:
@@ -23,6 +24,7 @@ async def test_receipt_describes_its_batch(stage: Stage) -> None:
         outcome=Outcome.WRITTEN,
         queue=stage.partition.queue,
         attempt="run",
+        record_hash=with_hash(batch.requests[0]).record_hash,
         batch_id=batch.batch_id,
         batch_size=2,
         flush_reason=FlushReason.WAIT,
@@ -150,7 +152,7 @@ async def test_receipts_of_one_caller_go_in_one_signal(stage: Stage) -> None:
 async def test_receipts_of_different_attempts_go_in_one_signal(stage: Stage) -> None:
     stage.max_items, stage.max_wait = 2, NEVER
     await stage.append_for(OLD_ATTEMPT, "a")
-    await stage.append_for(replace(NEW_ATTEMPT, call=2), "b")
+    await stage.append_for(NEW_ATTEMPT, "b")
     async with stage.draining():
         await eventually(stage.is_empty)
     [(caller, receipts)] = stage.temporal.signals
@@ -186,7 +188,7 @@ async def test_entry_whose_activity_is_gone_is_written_and_acknowledged(stage: S
 
 async def test_withdrawn_attempt_is_not_written_but_a_later_one_is(stage: Stage) -> None:
     await stage.append_for(OLD_ATTEMPT, "a")
-    await stage.sink.settle(WriteRequest(request_id="a", table="orders", record={}, reply=OLD_ATTEMPT))
+    await stage.withdraw("a", OLD_ATTEMPT)
     await stage.append_for(NEW_ATTEMPT, "a")
     async with stage.draining():
         await eventually(stage.is_empty)
@@ -200,7 +202,7 @@ async def test_withdrawn_attempt_is_not_written_but_a_later_one_is(stage: Stage)
 async def test_no_attempt_is_written_when_all_were_withdrawn(stage: Stage) -> None:
     for attempt in (OLD_ATTEMPT, NEW_ATTEMPT):
         await stage.append_for(attempt, "a")
-        await stage.sink.settle(WriteRequest(request_id="a", table="orders", record={}, reply=attempt))
+        await stage.withdraw("a", attempt)
     async with stage.draining():
         await eventually(stage.is_empty)
     assert stage.sink.row_ids == []

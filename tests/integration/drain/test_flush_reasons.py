@@ -18,7 +18,7 @@ async def test_batch_closes_by_size(stage: Stage) -> None:
 
 
 async def test_batch_closes_by_bytes(stage: Stage) -> None:
-    fields = await stage.fields("a", "a") | {b"counted": b"1"}
+    fields = await stage.fields("a", "a") | {b"counted": b"1" * 13}
     size = sum(len(name) + len(value) for name, value in fields.items())
     stage.max_bytes, stage.max_wait = 2 * size, NEVER
     await stage.append("a", "b", "c")

@@ -1,12 +1,14 @@
 """Entries that can never be written become dead letters, their callers are told, and nobody else is held up."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
-from tests.support.drain_stage import NEW_ATTEMPT, BreakableSink, Stage
+from tests.support.drain_stage import MAX_REQUEST_BYTES, NEW_ATTEMPT, BreakableSink, Stage
 from tests.support.waiting import eventually
 from write_batcher.models import Outcome
+from write_batcher.queue.signing import Signer
 
 
 async def test_rejected_record_is_confirmed_and_dead_lettered_alone(stage: Stage) -> None:
@@ -27,17 +29,21 @@ async def test_garbage_is_dead_lettered_with_its_reason_and_stops_nobody(stage: 
     async with stage.draining():
         await eventually(stage.is_empty)
     [dead] = await stage.dead_letters()
-    assert (dead[b"dead-reason"], dead[b"gar"]) == (b"Version None is not b'1'.", b"\xff")
+    assert (dead[b"dead-reason"], dead[b"gar"]) == (
+        b"The entry has no version (b''): it is not a write request.",
+        b"\xff",
+    )
     assert stage.sink.row_ids == ["a"]
 
 
-async def test_caller_of_an_undecodable_entry_is_told_why(stage: Stage) -> None:
+async def test_caller_of_an_undecodable_entry_is_not_told(stage: Stage) -> None:
+    # A batcher with another codec may have written it: only the ledger knows.
     await stage.append_foreign("a", changes={b"payload": b"\xff"})
     async with stage.draining():
         await eventually(stage.is_empty)
-    [receipt] = stage.temporal.receipts("a")
-    assert (receipt.request_id, receipt.outcome) == ("a", Outcome.REJECTED)
-    assert (receipt.error or "").startswith("Not a write request")
+    [dead] = await stage.dead_letters()
+    assert dead[b"dead-reason"].startswith(b"Not a write request")
+    assert stage.temporal.receipts("a") == []
 
 
 @pytest.mark.parametrize("field", [b"v", b"id", b"reply", b"payload"], ids=bytes.decode)
@@ -52,7 +58,7 @@ async def test_huge_garbage_is_one_dead_letter_and_stops_nobody(
     assert await stage.counts() == (0, 0, 1)
     await stage.redis.delete(stage.queue.dead_key)
     assert sorted(stage.sink.row_ids) == ["after", "before"]
-    assert len(str(stage.temporal.receipts("huge"))) < 2000
+    assert stage.temporal.receipts("huge") == []
     assert len(caplog.text) < 10_000
 
 
@@ -62,7 +68,7 @@ async def test_caller_whose_address_fits_into_no_signal_is_not_told(stage: Stage
     async with stage.draining():
         await eventually(stage.is_empty)
     [dead] = await stage.dead_letters()
-    assert dead[b"dead-reason"].endswith(b"bytes, the limit is 8192.")
+    assert b"the limit is 300000" in dead[b"dead-reason"]
     assert (stage.sink.row_ids, stage.temporal.receipts("caller")) == (["a"], [])
 
 
@@ -74,8 +80,75 @@ async def test_entry_with_an_absurd_age_stops_nobody(stage: Stage) -> None:
 
 
 async def test_request_older_than_the_ledger_remembers_is_rejected(stage: Stage) -> None:
-    await stage.append_foreign("a", entry_id="1000-0")
+    seven_days_ago = await stage.queue.now_ms() - timedelta(days=7, minutes=1) // timedelta(milliseconds=1)
+    await stage.append_foreign("a", entry_id=f"{seven_days_ago}-0")
     async with stage.draining():
         await eventually(stage.is_empty)
     assert stage.sink.row_ids == []
     assert "longer than the ledger remembers" in str(stage.temporal.receipts("a")[0].error)
+    assert (await stage.statistics()).dead == 1
+
+
+async def test_too_old_request_that_was_written_is_confirmed_as_written(stage: Stage) -> None:
+    await stage.append("a")
+    stage.temporal.hold("a")
+    async with stage.draining() as first:
+        await eventually(lambda: stage.temporal.held == 1)
+        await first.crash()
+    stage.temporal.release("a")
+    stage.max_age = timedelta(0)
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    assert [receipt.outcome for receipt in stage.temporal.receipts("a")] == [Outcome.WRITTEN]
+    assert (await stage.statistics()).dead == 0
+
+
+async def test_request_that_the_ledger_has_forgotten_is_a_dead_letter_untold(stage: Stage) -> None:
+    await stage.append_foreign("a", entry_id="1000-0")
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    assert (stage.sink.row_ids, stage.sink.settled, stage.temporal.receipts("a")) == ([], [], [])
+    assert (await stage.statistics()).dead == 1
+
+
+async def test_entry_that_is_too_large_is_a_dead_letter_untold(stage: Stage) -> None:
+    await stage.append_foreign("huge", changes={b"payload": b"x" * (MAX_REQUEST_BYTES + 2048)})
+    await stage.append("a")
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    [dead] = await stage.dead_letters()
+    assert b"the limit is 300000: raise the batcher's max_request_bytes" in dead[b"dead-reason"]
+    assert (stage.sink.row_ids, stage.temporal.receipts("huge")) == (["a"], [])
+
+
+async def test_dead_letters_are_kept_up_to_their_maximum(stage: Stage) -> None:
+    stage.max_dead_letters = 3
+    stage.sink.refuse_all("too long")
+    await stage.append("a", "b", "c", "d", "e")
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    assert [letter[b"id"] for letter in await stage.dead_letters()] == [b"c", b"d", b"e"]
+    assert (await stage.statistics()).counters["dead_trimmed"] == 2
+
+
+@pytest.mark.parametrize("wrong", ["unsigned", "other key", "changed", "asked long ago"])
+async def test_entry_without_a_right_signature_is_a_dead_letter_untold(stage: Stage, wrong: str) -> None:
+    stage.signer = Signer("secret", stage.ref)
+    now = await stage.queue.now_ms()
+    fields = await stage.fields("a", "a") | {b"asked": str(now).encode()}
+    match wrong:
+        case "other key":
+            fields = Signer("guessed", stage.ref).signed(fields)
+        case "changed":
+            fields = stage.signer.signed(fields) | {b"reply": b'{"mode":"signal","workflow_id":"victim"}'}
+        case "asked long ago":
+            asked = now - timedelta(days=8) // timedelta(milliseconds=1)
+            fields = stage.signer.signed(fields | {b"asked": str(asked).encode()})
+    await stage.queue.append(fields, max_backlog=10)
+    good = await stage.fields("good", "good") | {b"asked": str(now).encode()}
+    await stage.queue.append(stage.signer.signed(good), max_backlog=10)
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    assert stage.sink.row_ids == ["good"]
+    assert [caller for caller, _receipts in stage.temporal.signals] == ["good"]
+    assert (await stage.statistics()).dead == 1

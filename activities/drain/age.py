@@ -1,0 +1,48 @@
+"""How old a request may be: one whose outcome the ledger may have forgotten is not written any more."""
+
+import time
+from datetime import timedelta
+
+from write_batcher.activities.drain.clock import ServerClock
+from write_batcher.queue.stream_entry import StreamEntry
+
+# Beyond the greatest age, for which the ledger surely remembers what it has written. Less than the margin in its rows,
+# because settling comes a little later.
+SURELY_REMEMBERED_FOR = timedelta(hours=12)
+
+
+def age_of(*, first_ms: int, asked_ms: int | None, redis_ms: int, own_ms: int) -> timedelta:
+    """Return the age of a request; all times are in milliseconds since the epoch.
+
+    It is never too low unless the clocks of Redis and of this process are both wrong, or those of Redis and of the
+    caller were. `first_ms` is when the request was appended first, `asked_ms` when its caller asked, if that is known.
+    """
+    made_ms = first_ms if asked_ms is None else min(first_ms, asked_ms)
+    return timedelta(milliseconds=max(redis_ms, own_ms) - min(made_ms, max(redis_ms, own_ms)))
+
+
+class AgeLimit:
+    """The greatest age of the requests of one partition."""
+
+    def __init__(self, max_age: timedelta, clock: ServerClock) -> None:
+        self._max_age = max_age
+        self._clock = clock
+
+    def refusal(self, entry: StreamEntry) -> str | None:
+        """Why an entry must not be written; None when it is young enough."""
+        age = self._age(entry)
+        if age <= self._max_age:
+            return None
+        return (
+            f"The request was made {age} ago, longer than the ledger remembers ({self._max_age}): look whether the "
+            "record is in the table, and submit it anew if it is not."
+        )
+
+    def is_forgotten(self, entry: StreamEntry) -> bool:
+        """Whether it is so old that the ledger may not even know whether it has been written."""
+        return self._age(entry) > self._max_age + SURELY_REMEMBERED_FOR
+
+    def _age(self, entry: StreamEntry) -> timedelta:
+        own_ms = int(time.time() * 1000)
+        # The time at which its caller asked is among the times of the entry already.
+        return age_of(first_ms=entry.first_ms, asked_ms=None, redis_ms=self._clock.now_ms(), own_ms=own_ms)

@@ -1,0 +1,70 @@
+"""Turning stream entries into write requests, in bounded time."""
+
+import asyncio
+from datetime import timedelta
+
+from write_batcher.activities.drain.batching import BatchLimits
+from write_batcher.activities.drain.clock import ServerClock
+from write_batcher.errors import CodecUnavailable
+from write_batcher.models import WriteRequest
+from write_batcher.queue.signing import Signer
+from write_batcher.queue.stream_entry import StreamEntry
+from write_batcher.queue.wire_form import Codec
+
+DECODE_LIMIT = timedelta(seconds=10)  # for a payload codec that asks a key server
+RESERVED_BYTES = 1024  # of an entry, for the fields that are added on its way
+
+
+class Decoder:
+    """Checks and decodes the entries of one partition."""
+
+    def __init__(self, codec: Codec, signer: Signer | None, limits: BatchLimits, clock: ServerClock) -> None:
+        self._codec = codec
+        self._signer = signer
+        self._limits = limits
+        self._clock = clock
+
+    @property
+    def is_instant(self) -> bool:
+        """Whether decoding asks nobody, and so needs no task of its own."""
+        return self._codec.decodes_at_once
+
+    def objection(self, entry: StreamEntry) -> str | None:
+        """Why the entry cannot be a request whatever it contains: it is too large or not rightly signed. None when
+        nothing is wrong with it.
+        """
+        if self._is_too_large(entry):
+            return (
+                f"The entry has {entry.size_bytes} bytes, the limit is {self._limits.max_request_bytes}: raise the "
+                "batcher's max_request_bytes, or store large data elsewhere and write its address."
+            )
+        return self._signer.objection(entry.fields, self._clock.now_ms()) if self._signer else None
+
+    async def decode(self, entry: StreamEntry) -> WriteRequest:
+        """Return the write request of an entry.
+
+        Raises `InvalidEntry` when it is none, and `CodecUnavailable` when it cannot be decoded now, or not within
+        `DECODE_LIMIT`.
+        """
+        if self.is_instant:
+            return await self._codec.decode(entry.fields)
+        task = asyncio.create_task(self._codec.decode(entry.fields), name="decode")
+        try:
+            await asyncio.wait({task}, timeout=DECODE_LIMIT.total_seconds())
+            if not task.done():
+                raise CodecUnavailable(f"The payload codec gave no answer within {DECODE_LIMIT.total_seconds():g} s.")
+            if task.cancelled():
+                raise CodecUnavailable("The payload codec was interrupted.")
+            return task.result()
+        finally:
+            # Not awaited: a codec that ignores its cancellation must hold up nobody.
+            task.cancel()
+            task.add_done_callback(_forget)
+
+    def _is_too_large(self, entry: StreamEntry) -> bool:
+        return entry.size_bytes > self._limits.max_request_bytes + RESERVED_BYTES
+
+
+def _forget(task: "asyncio.Task[WriteRequest]") -> None:
+    if not task.cancelled():
+        task.exception()  # or asyncio would log that nobody asked for it
