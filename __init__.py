@@ -12,10 +12,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from write_batcher.config import Settings as Settings, load_settings as load_settings
     from write_batcher.errors import (
+        BatchTooLarge as BatchTooLarge,
         ConfigurationError as ConfigurationError,
-        InvalidRequest as InvalidRequest,
         OperationFailed as OperationFailed,
-        QueueFull as QueueFull,
         QueueUnavailable as QueueUnavailable,
         SinkUnavailable as SinkUnavailable,
         WriteBatcherError as WriteBatcherError,
@@ -26,18 +25,26 @@ if TYPE_CHECKING:
         WriteRejected as WriteRejected,
     )
     from write_batcher.models import (
+        Appended as Appended,
         Batch as Batch,
         ConfirmBy as ConfirmBy,
         FlushReason as FlushReason,
+        Held as Held,
         Outcome as Outcome,
         PartitionRef as PartitionRef,
+        QueueRef as QueueRef,
         ReplyAddress as ReplyAddress,
         Submission as Submission,
         WriteReceipt as WriteReceipt,
         WriteRequest as WriteRequest,
     )
     from write_batcher.queue.producer import Producer as Producer
-    from write_batcher.sinks.protocol import PrunableSink as PrunableSink, Sink as Sink
+    from write_batcher.queue.record_encoding import with_hash as with_hash
+    from write_batcher.sinks.protocol import (
+        IdentifiedSink as IdentifiedSink,
+        PrunableSink as PrunableSink,
+        Sink as Sink,
+    )
     from write_batcher.sinks.sql.sink import SqlSink as SqlSink
     from write_batcher.sinks.sql.tables import TargetTable as TargetTable
     from write_batcher.workers.batcher_worker import run_batcher_worker as run_batcher_worker
@@ -47,7 +54,11 @@ if TYPE_CHECKING:
     from write_batcher.workers.serving import serve as serve
     from write_batcher.workflows.batched_writes import BatchedWrites as BatchedWrites
     from write_batcher.workflows.batcher import batcher_workflow_id as batcher_workflow_id
-    from write_batcher.workflows.write_options import OnRejected as OnRejected, WriteOptions as WriteOptions
+    from write_batcher.workflows.write_options import (
+        InvalidWriteOptions as InvalidWriteOptions,
+        OnRejected as OnRejected,
+        WriteOptions as WriteOptions,
+    )
 
 _MODULES = {
     # Writing from a workflow.
@@ -58,12 +69,13 @@ _MODULES = {
     "WriteReceipt": "models",
     "Outcome": "models",
     "FlushReason": "models",
-    # What `submit` raises.
+    # What `submit` raises, and what wrong options raise.
     "WriteFailed": "errors",
     "WriteRejected": "errors",
     "WriteNotSubmitted": "errors",
     "WriteNotConfirmed": "errors",
     "WriteOutcomeUnknown": "errors",
+    "InvalidWriteOptions": "workflows.write_options",
     # Running workers.
     "WriteBatching": "workers.plugin",
     "Settings": "config",
@@ -76,24 +88,28 @@ _MODULES = {
     # Writing batches to a target.
     "Sink": "sinks.protocol",
     "PrunableSink": "sinks.protocol",
+    "IdentifiedSink": "sinks.protocol",
     "SqlSink": "sinks.sql.sink",
     "TargetTable": "sinks.sql.tables",
     "Batch": "models",
     "WriteRequest": "models",
     "ReplyAddress": "models",
-    # Appending without a workflow, naming partitions and batchers.
+    "Held": "models",
+    "with_hash": "queue.record_encoding",
+    "SinkUnavailable": "errors",
+    "BatchTooLarge": "errors",
+    # Appending without a workflow, naming queues, partitions and batchers.
     "Producer": "queue.producer",
     "Submission": "models",
+    "Appended": "models",
+    "QueueRef": "models",
     "PartitionRef": "models",
     "batcher_workflow_id": "workflows.batcher",
     # Other errors.
     "WriteBatcherError": "errors",
     "ConfigurationError": "errors",
     "OperationFailed": "errors",
-    "InvalidRequest": "errors",
-    "QueueFull": "errors",
     "QueueUnavailable": "errors",
-    "SinkUnavailable": "errors",
 }
 
 __all__ = ["__version__", *_MODULES]

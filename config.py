@@ -1,11 +1,13 @@
 """Settings: every tunable with its unit and default. No other module reads `WRITE_BATCHER_*` from the environment."""
 
+import logging
 import os
 import re
 from datetime import timedelta
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ByteSize, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, ByteSize, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from write_batcher.errors import ConfigurationError
@@ -13,6 +15,14 @@ from write_batcher.models import ConfirmBy, batcher_task_queue
 from write_batcher.queue.redis_url import parse_redis_url
 
 ENV_PREFIX = "WRITE_BATCHER_"
+LONGEST_TIMEOUT = timedelta(days=3)  # of a caller, so that all of them together stay below MAX_REQUEST_AGE
+MIN_SIGNING_KEY = 16  # characters
+NEAR_MISS = 0.8  # likeness of an unknown variable to a setting, from 0 to 1, from which on it is a typing error
+
+# Kubernetes sets variables like these in every container for each of its Services, of which one may be named
+# `write-batcher`, or `write-batcher-redis`.
+INJECTED_NAME = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+INJECTED_PORT = re.compile(r"(tcp|udp|sctp)://.*")  # the value of a variable that ends with PORT
 
 _DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>ms|s|m|h|d)")
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -43,6 +53,8 @@ def _as_names(value: object) -> object:
 Duration = Annotated[timedelta, BeforeValidator(_as_duration), Field(gt=timedelta(0))]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_names), Field(min_length=1)]
 
+logger = logging.getLogger(__name__)
+
 
 class Settings(BaseSettings):
     """Every tunable, frozen and checked when built. `load_settings` builds it with readable errors.
@@ -55,6 +67,10 @@ class Settings(BaseSettings):
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
         description="Redis or Valkey: redis://, rediss:// for TLS, redis+cluster://, redis+sentinel://",
+    )
+    signing_key: SecretStr | None = Field(
+        None,
+        description="secret that callers and batcher share: requests without its signature are not written",
     )
     database_url: str = Field(
         "sqlite+aiosqlite:///write-batcher.db", description="target database, as a SQLAlchemy URL with an async driver"
@@ -74,19 +90,27 @@ class Settings(BaseSettings):
         ByteSize(256 * 1024), ge=1024, description="most bytes of one encoded request; a larger one is refused"
     )
     max_backlog: int = Field(100_000, ge=1, description="most entries in one stream; beyond that, appends wait")
+    max_dead_letters: int = Field(
+        10_000, ge=1, description="most dead letters of a partition; beyond that, the oldest are deleted"
+    )
+    dead_letter_retention: Duration = Field(
+        timedelta(days=30), description="age at which a dead letter is deleted, if nobody has replayed or discarded it"
+    )
 
-    ledger_retention: Duration = Field(
-        timedelta(days=7), description="how long outcomes are remembered; older requests are no longer written"
+    deduplication_window: Duration = Field(
+        timedelta(days=7), description="for how long after its write a request with the same id is not written again"
     )
 
     confirm_by: ConfirmBy = Field(
         ConfirmBy.SIGNAL, description="how MainWorkflow learns its outcome: signal, completion or none"
     )
     confirm_timeout: Duration = Field(
-        timedelta(minutes=2), description="how long MainWorkflow waits for its receipt; halfway, it submits again"
+        timedelta(minutes=2),
+        le=LONGEST_TIMEOUT,
+        description="how long MainWorkflow waits for its receipt; halfway, it submits again",
     )
     submit_timeout: Duration = Field(
-        timedelta(minutes=10), description="how long MainWorkflow tries to append its request"
+        timedelta(minutes=10), le=LONGEST_TIMEOUT, description="how long MainWorkflow tries to append its request"
     )
     main_task_queue: str = Field("main-workflow-queue", min_length=1, description="Temporal task queue of the callers")
     batcher_task_queue: str = Field(
@@ -106,6 +130,16 @@ class Settings(BaseSettings):
             raise ValueError(f"{hide_password(url)!r} is {error}") from None
         return url
 
+    @field_validator("signing_key")
+    @classmethod
+    def _signing_key_cannot_be_guessed(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and len(key.get_secret_value()) < MIN_SIGNING_KEY:
+            raise ValueError(
+                f"it has {len(key.get_secret_value())} characters, and needs {MIN_SIGNING_KEY} or more: "
+                "use 32 random bytes as hexadecimal digits, or remove the variable to sign nothing"
+            )
+        return key
+
     @model_validator(mode="before")
     @classmethod
     def _batcher_task_queue_follows_from_the_queue(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -115,17 +149,6 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _limits_fit_together(self) -> Self:
-        if self.max_wait >= self.confirm_timeout:
-            raise ValueError(
-                f"Setting max_wait ({self.max_wait.total_seconds():g}s) must be below confirm_timeout "
-                f"({self.confirm_timeout.total_seconds():g}s), or callers give up before their batch closes."
-            )
-        if self.ledger_retention <= self.submit_timeout + self.confirm_timeout:
-            raise ValueError(
-                f"Setting ledger_retention ({as_text(self.ledger_retention)}) must be above submit_timeout + "
-                f"confirm_timeout ({as_text(self.submit_timeout + self.confirm_timeout)}), or the ledger forgets "
-                "requests whose callers still wait."
-            )
         if self.max_request_bytes > self.max_bytes:
             raise ValueError(
                 f"Setting max_request_bytes ({self.max_request_bytes:d}) must not exceed max_bytes "
@@ -138,13 +161,11 @@ def load_settings(**flags: Any) -> Settings:
     """Build the settings from `flags`, which are fields of `Settings`; what is not given or None comes from its
     `WRITE_BATCHER_*` variable, else from its default.
 
-    Raises `ConfigurationError` when a value is invalid, when two settings do not fit together, or when there is an
-    unknown `WRITE_BATCHER_*` variable. The message names setting and value, without passwords, and what to do.
+    A `WRITE_BATCHER_*` variable that is no setting is warned of. Raises `ConfigurationError` when a value is invalid,
+    when two settings do not fit together, or when such a variable looks like a mistyped setting. The message names
+    setting and value, without secrets, and what to do.
     """
-    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
-    unknown = sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known)
-    if unknown:
-        raise ConfigurationError(f"Unknown setting {unknown[0]}: the settings are {', '.join(sorted(known))}.")
+    _check_variables()
     given = {name: value for name, value in flags.items() if value is not None}
     try:
         return Settings(**given)
@@ -152,18 +173,37 @@ def load_settings(**flags: Any) -> Settings:
         raise ConfigurationError(_explain(error, given)) from None
 
 
+def check_callers_outwait_batches(settings: Settings) -> None:
+    """Raise `ConfigurationError` unless `confirm_timeout` is above `max_wait`: for who runs callers and batcher alike.
+
+    Elsewhere, callers are told when their request is refused.
+    """
+    if settings.confirm_by is not ConfirmBy.NONE and settings.max_wait >= settings.confirm_timeout:
+        raise ConfigurationError(
+            f"Setting max_wait ({settings.max_wait.total_seconds():g}s) must be below confirm_timeout "
+            f"({settings.confirm_timeout.total_seconds():g}s), or callers give up before their batch closes: lower "
+            "--max-wait or raise --confirm-timeout."
+        )
+
+
 def as_environment(settings: Settings) -> dict[str, str]:
-    """Return the variables that make another process load the same settings."""
-    return {f"{ENV_PREFIX}{name.upper()}": as_text(value) for name, value in settings}
+    """Return the variables that make another process load the same settings, the signing key included: for the
+    environment of a child process, not for a log.
+    """
+    return {f"{ENV_PREFIX}{name.upper()}": as_text(value) for name, value in settings if value is not None}
 
 
 def as_text(value: object) -> str:
     """Return a setting's value in the form that variables and flags take."""
     match value:
+        case None:
+            return ""
         case timedelta():
             return f"{value.total_seconds():.15g}s"
         case tuple():
             return ",".join(value)
+        case SecretStr():
+            return value.get_secret_value()
         case _:
             return str(value)
 
@@ -183,6 +223,24 @@ def hide_password(url: str) -> str:
     return start + user + (":***" if colon else "") + at + address + ("?***" if mark else "")
 
 
+def _check_variables() -> None:
+    known = [name.upper() for name in Settings.model_fields]
+    for variable in sorted(os.environ):
+        name = variable.removeprefix(ENV_PREFIX)
+        if name == variable or name in known or _is_injected(name, os.environ[variable]):
+            continue
+        if meant := get_close_matches(name, known, n=1, cutoff=NEAR_MISS):
+            raise ConfigurationError(
+                f"There is no setting {variable}: did you mean {ENV_PREFIX}{meant[0]}? Correct it or remove it."
+            )
+        logger.warning("variable %s is no setting and is ignored", variable)
+
+
+def _is_injected(name: str, value: str) -> bool:
+    is_port = name == "PORT" or name.endswith("_PORT")
+    return INJECTED_NAME.fullmatch(name) is not None or (is_port and INJECTED_PORT.fullmatch(value) is not None)
+
+
 def _explain(error: ValidationError, given: dict[str, Any]) -> str:
     first = error.errors(include_url=False, include_context=False)[0]
     reason = first["msg"].removeprefix("Value error, ")
@@ -190,5 +248,7 @@ def _explain(error: ValidationError, given: dict[str, Any]) -> str:
         return reason
     name = str(first["loc"][0])
     variable = f"{ENV_PREFIX}{name.upper()}"
+    if name == "signing_key":
+        return f"Setting {name}: {reason} (set by {variable})."
     value = hide_password(str(given.get(name, os.environ.get(variable))))
     return f"Setting {name} = {value}: {reason} (set by --{name.replace('_', '-')} or {variable})."

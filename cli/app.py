@@ -12,7 +12,9 @@ from write_batcher.cli.console import print_error
 from write_batcher.cli.dead_letter_commands import dead_letters_app
 from write_batcher.cli.demo_commands import demo_command, start_command, up_command
 from write_batcher.cli.queue_commands import monitor_command, queue_app
+from write_batcher.cli.queued_request_commands import list_command, move_command, reject_command, release_command
 from write_batcher.cli.running import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from write_batcher.cli.schema_commands import schema_app
 from write_batcher.cli.signal_batcher_commands import signal_batcher_app
 from write_batcher.cli.worker_commands import worker_app
 from write_batcher.errors import ConfigurationError, WriteBatcherError
@@ -26,8 +28,14 @@ app = typer.Typer(
 app.add_typer(worker_app, name="worker")
 app.add_typer(queue_app, name="queue")
 app.add_typer(dead_letters_app, name="dead-letters")
+app.add_typer(schema_app, name="schema")
 app.add_typer(signal_batcher_app, name="signal-batcher")
 app.add_typer(compare_app, name="compare")
+
+queue_app.command("list")(list_command)
+queue_app.command("reject")(reject_command)
+queue_app.command("release")(release_command)
+queue_app.command("move")(move_command)
 
 app.command("demo")(demo_command)
 app.command("up")(up_command)

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from write_batcher.cli.console import make_console, say
 from write_batcher.cli.running import EXIT_FAILED, run_to_end
 from write_batcher.compare.results import FILE_NAME, Contender, Scenario
-from write_batcher.config import ENV_PREFIX, Settings, load_settings
+from write_batcher.config import ENV_PREFIX, Settings, check_callers_outwait_batches, load_settings
 from write_batcher.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def run_command(
     chosen_databases = parse_names(TargetDatabase, (databases or ",".join(TargetDatabase)).split(","), "database")
     inherited = ADDRESSES if own_servers else frozenset()
     settings = settings_inheriting(inherited, max_items=max_items, max_wait=max_wait, log_format="json")
+    check_callers_outwait_batches(settings)
     try:
         from write_batcher.cli.compare_view import CompareScreen
         from write_batcher.compare.comparison import Comparison, runs_with_broken_promises

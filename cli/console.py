@@ -8,6 +8,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from write_batcher.workers.logs import escaped
+
 Rows = Sequence[tuple[str, object]]
 
 
@@ -35,12 +37,8 @@ def say(text: str) -> None:
 
 def print_error(text: str) -> None:
     """Print to stderr why the command did not do what it was asked for."""
-    print(f"write-batcher: {text}", file=sys.stderr)  # noqa: T201
-
-
-def one_line(text: str) -> str:
-    """Escape what a terminal would interpret: an entry of a foreign producer may hold any text."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    lines = map(escaped, text.split("\n"))  # several only when they quote the output of a process
+    print("write-batcher: " + "\n".join(lines), file=sys.stderr)  # noqa: T201
 
 
 def print_rows(console: Console, rows: Rows) -> None:

@@ -1,18 +1,21 @@
 """The commands that list, show, replay and discard dead letters: `write-batcher dead-letters ...`."""
 
+from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from write_batcher.cli.console import make_console, one_line, say
+from write_batcher.cli.console import make_console, say
 from write_batcher.cli.options import with_settings
 from write_batcher.cli.running import EXIT_FAILED, run_to_end
 from write_batcher.config import Settings
 from write_batcher.errors import OperationFailed
+from write_batcher.workers.logs import escaped
 
 if TYPE_CHECKING:
+    from write_batcher.workers.operating.dead_letter_callers import LeftBecause
     from write_batcher.workers.operating.dead_letter_repair import Letter, QueueLetters
     from write_batcher.workers.operating.dead_letter_selection import Selection
 
@@ -70,38 +73,50 @@ def show_command(
 
 
 @dead_letters_app.command("replay")
-@with_settings("redis_url", "database_url", "tables", "queue")
+@with_settings("redis_url", "queue")
 def replay_command(
     *,
     settings: Settings,
     letter_id: LetterName = None,
     reason: Reason = None,
     everything: All = False,
+    also_failed: Annotated[
+        bool,
+        typer.Option("--also-failed", help="Also those whose callers were told that they are not written, or ended."),
+    ] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Put requests back under their own ids, once the cause is repaired. Callers that still wait get a new receipt."""
-    from write_batcher.sinks.sql.sink import SqlSink
+    """Put requests back under their own ids, once the cause is repaired: those without a caller, and those whose
+    callers still wait for it, who then get a new receipt.
+    """
+    from write_batcher.workers.connections import connect_temporal
+    from write_batcher.workers.operating.dead_letter_callers import LetterCallers
     from write_batcher.workers.operating.dead_letter_selection import Selection
 
     selection = Selection.parse(letter_id, reason, everything)
 
-    async def replay() -> None:
-        async with AsyncExitStack() as stack:
-            letters = await stack.enter_async_context(_letters(settings))
-            if dry_run:
-                await _preview(letters, selection, "replayed")
-                return
-            # The tables are checked although only the ledger is used, to notice another database than the batcher's: it
-            # has no rejection to forget, so that all requests would be rejected again.
-            sink = await stack.enter_async_context(SqlSink.open(settings.database_url, tables=settings.tables))
+    async def replay() -> bool:
+        async with _letters(settings) as letters:
+            callers = LetterCallers(await connect_temporal())
             done = 0
+            left: Counter[LeftBecause] = Counter()
             async for letter in _selected(letters, selection):
-                entry_id = await letters.replay(letter, sink)
-                done += entry_id is not None
-                _report(letter, "replayed" if entry_id else None)
-            say(f"{_dead_letters(done)} replayed")
+                why = None if also_failed else await callers.reason_to_leave(letter)
+                if why:
+                    left[why] += 1
+                    _report(letter, f"{'would be left' if dry_run else 'left'}, {why.value}")
+                elif dry_run:
+                    done += 1
+                    _report(letter, f"would be replayed: {letter.dead.reason}")
+                else:
+                    entry_id = await letters.replay(letter)
+                    done += entry_id is not None
+                    _report(letter, "replayed" if entry_id else None)
+            _report_replay(done, left, dry_run)
+            return done > 0 or not left or selection.letter_id is None
 
-    run_to_end(replay())
+    if not run_to_end(replay()):
+        raise typer.Exit(EXIT_FAILED)
 
 
 @dead_letters_app.command("discard")
@@ -126,7 +141,7 @@ def discard_command(
     async def discard() -> bool:
         async with _letters(settings) as letters:
             if dry_run:
-                await _preview(letters, selection, "discarded")
+                await _preview_discard(letters, selection)
                 return True
             sender = ReceiptSender(await connect_temporal(), Watch())
             done, failed_notices = 0, 0
@@ -146,11 +161,13 @@ def discard_command(
 
 @asynccontextmanager
 async def _letters(settings: Settings) -> AsyncIterator["QueueLetters"]:
-    from write_batcher.workers.connections import connect_redis
+    from write_batcher.models import QueueRef
+    from write_batcher.workers.connections import connect_redis, temporal_namespace
     from write_batcher.workers.operating.dead_letter_repair import QueueLetters
 
+    queue = QueueRef(namespace=temporal_namespace(), name=settings.queue)
     async with await connect_redis(settings) as redis:
-        yield QueueLetters(redis, settings.queue)
+        yield QueueLetters(redis, queue)
 
 
 async def _selected(letters: "QueueLetters", selection: "Selection") -> AsyncIterator["Letter"]:
@@ -163,17 +180,29 @@ async def _selected(letters: "QueueLetters", selection: "Selection") -> AsyncIte
         raise OperationFailed(f"There is no {selection}: `write-batcher dead-letters list` shows those that exist.")
 
 
-async def _preview(letters: "QueueLetters", selection: "Selection", done: str) -> None:
+async def _preview_discard(letters: "QueueLetters", selection: "Selection") -> None:
     number = 0
     async for letter in _selected(letters, selection):
         number += 1
-        _report(letter, f"would be {done}: {letter.dead.reason}")
-    say(f"{_dead_letters(number)} would be {done}; nothing has been changed")
+        _report(letter, f"would be discarded: {letter.dead.reason}")
+    say(f"{_dead_letters(number)} would be discarded; nothing has been changed")
+
+
+def _report_replay(done: int, left: "Counter[LeftBecause]", dry_run: bool) -> None:
+    say(
+        f"{_dead_letters(done)} would be replayed; nothing has been changed"
+        if dry_run
+        else f"{_dead_letters(done)} replayed"
+    )
+    for why, number in left.items():
+        say(f"{_dead_letters(number)} {'would be left' if dry_run else 'left'}: {why.value}")
+    if left:
+        say("--also-failed replays these too: what their callers were told is then no longer true")
 
 
 def _report(letter: "Letter", done: str | None) -> None:
     done = done or "already replayed or discarded"
-    say(one_line(f"{letter.letter_id} request {letter.dead.request_id or '-'}: {done}"))
+    say(escaped(f"{letter.letter_id} request {letter.dead.request_id or '-'}: {done}"))
 
 
 def _dead_letters(number: int) -> str:

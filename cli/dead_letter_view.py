@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from write_batcher.cli.console import one_line, print_rows
+from write_batcher.cli.console import print_rows
 from write_batcher.cli.queue_view import age
+from write_batcher.workers.logs import escaped
 from write_batcher.workers.operating.dead_letter_repair import Letter
 
 
@@ -47,21 +48,22 @@ def print_letter(console: Console, letter: Letter) -> None:
     died_at = datetime.fromtimestamp(letter.died_at, UTC).isoformat(timespec="seconds")
     rows: list[tuple[str, object]] = [
         ("id", letter.letter_id),
-        ("reason", one_line(letter.dead.reason)),
+        ("reason", escaped(letter.dead.reason)),
         ("dead since", f"{died_at} ({age(_age_s(letter))})"),
-        ("request id", one_line(letter.dead.request_id)),
+        ("request id", escaped(letter.dead.request_id)),
+        ("bytes", letter.dead.size_bytes),
     ]
     if letter.reply:
         caller = {name: value for name, value in asdict(letter.reply).items() if value is not None}
-        rows += [(name.replace("_", " "), one_line(str(value))) for name, value in caller.items()]
+        rows += [(name.replace("_", " "), escaped(str(value))) for name, value in caller.items()]
     else:
         rows.append(("caller", "none known"))
     if letter.request:
-        rows.append(("table", one_line(letter.request.table)))
-        rows.append(("record", one_line(json.dumps(letter.request.record, ensure_ascii=False))))
+        rows.append(("table", escaped(letter.request.table)))
+        rows.append(("record", escaped(json.dumps(letter.request.record, ensure_ascii=False))))
     else:
-        rows.append(("record", f"cannot be decoded: {one_line(letter.undecodable or '')}"))
-        rows += [(f"field {one_line(_text(name))}", repr(value)) for name, value in letter.dead.fields.items()]
+        rows.append(("record", f"cannot be decoded: {escaped(letter.undecodable or '')}"))
+        rows += [(f"field {escaped(_text(name))}", repr(value)) for name, value in letter.dead.fields.items()]
     print_rows(console, rows)
 
 
@@ -69,9 +71,9 @@ def _columns(letter: Letter) -> tuple[str, ...]:
     return (
         str(letter.letter_id),
         age(_age_s(letter)),
-        one_line(letter.dead.request_id) or "-",
-        one_line(letter.table or "-"),
-        one_line(letter.dead.reason),
+        escaped(letter.dead.request_id) or "-",
+        escaped(letter.table or "-"),
+        escaped(letter.dead.reason),
     )
 
 

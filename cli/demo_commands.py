@@ -9,7 +9,7 @@ import typer
 from write_batcher.cli.demo_view import Screen, demo_json
 from write_batcher.cli.options import BATCHES, CALLERS, REQUESTS, with_settings
 from write_batcher.cli.running import EXIT_FAILED, run_to_end, until_interrupted
-from write_batcher.config import Settings
+from write_batcher.config import Settings, check_callers_outwait_batches
 from write_batcher.errors import ConfigurationError
 
 Workflows = Annotated[int, typer.Option(min=1, max=100_000, help="How many workflows to start.")]
@@ -37,6 +37,8 @@ def demo_command(
 ) -> None:
     """Start servers and both workers, run workflows, and count the rows in the database."""
     from write_batcher.workers.embedded.demo import demo
+
+    check_callers_outwait_batches(settings)
 
     async def run() -> bool:
         screen = Screen(workflows)

@@ -13,6 +13,7 @@ from write_batcher.errors import ConfigurationError
 
 BATCHES = ("max_items", "max_wait", "max_bytes", "partitions")
 REQUESTS = ("max_request_bytes", "max_backlog")
+DEAD_LETTERS = ("max_dead_letters", "dead_letter_retention")
 CALLERS = ("confirm_by", "confirm_timeout", "submit_timeout")
 
 SHORTEST_REFRESH = timedelta(milliseconds=100)

@@ -31,7 +31,7 @@ Partition = Annotated[str | None, typer.Option(metavar="N", help="Only this part
 AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead.")]
 
 
-@with_settings("redis_url", "queue", "max_items", "max_wait")
+@with_settings("redis_url", "queue")
 def monitor_command(
     *,
     settings: Settings,
@@ -39,11 +39,11 @@ def monitor_command(
     as_json: AsJson = False,
     every: Annotated[str, typer.Option(metavar="DURATION", help="How often to refresh.")] = "2s",
 ) -> None:
-    """Show the state of a queue until Ctrl-C. Give --max-items and --max-wait as its batcher has them."""
+    """Show the state of a queue until Ctrl-C."""
     refresh = parse_refresh(every)
 
     async def show() -> None:
-        async with _connected(settings) as (client, redis):
+        async with connected(settings) as (client, redis):
             monitor = _monitor(settings, client, redis)
             if once:
                 await _show_once(monitor, as_json)
@@ -56,13 +56,13 @@ def monitor_command(
 
 
 @queue_app.command("status")
-@with_settings("redis_url", "queue", "max_items", "max_wait")
+@with_settings("redis_url", "queue")
 def status_command(*, settings: Settings, partition: Partition = None, as_json: AsJson = False) -> None:
     """Show the state of a queue once, like `monitor --once`; also of one partition."""
     only = _partition_number(partition)
 
     async def show() -> None:
-        async with _connected(settings) as (client, redis):
+        async with connected(settings) as (client, redis):
             await _show_once(_monitor(settings, client, redis), as_json, only)
 
     run_to_end(show())
@@ -78,7 +78,7 @@ def pause_command(*, settings: Settings, partition: Partition = None) -> None:
 @queue_app.command("resume")
 @with_settings("redis_url", "queue")
 def resume_command(*, settings: Settings, partition: Partition = None) -> None:
-    """Resume draining after a pause."""
+    """Resume draining after a pause, also after one by Temporal's own command."""
     _steer(settings, "resume", partition)
 
 
@@ -97,7 +97,8 @@ def stop_command(*, settings: Settings, partition: Partition = None) -> None:
 
 
 @asynccontextmanager
-async def _connected(settings: Settings) -> AsyncIterator[tuple["Client", "Redis"]]:
+async def connected(settings: Settings) -> AsyncIterator[tuple["Client", "Redis"]]:
+    """Connect to the Temporal and the Redis that the environment and `settings` name."""
     from write_batcher.workers.connections import connect_redis, connect_temporal
 
     client = await connect_temporal()
@@ -108,7 +109,7 @@ async def _connected(settings: Settings) -> AsyncIterator[tuple["Client", "Redis
 def _monitor(settings: Settings, client: "Client", redis: "Redis") -> "Monitor":
     from write_batcher.workers.operating.monitor import Monitor
 
-    return Monitor(client, redis, settings.queue, max_items=settings.max_items, max_wait=settings.max_wait)
+    return Monitor(client, redis, settings.queue)
 
 
 async def _show_once(monitor: "Monitor", as_json: bool, only: int | None = None) -> None:
@@ -141,14 +142,16 @@ async def _show_live(monitor: "Monitor", as_json: bool, refresh: timedelta) -> N
 
 
 def _steer(settings: Settings, verb: str, partition: str | None) -> None:
+    from write_batcher.models import QueueRef
     from write_batcher.workers.operating.control import Verb
-    from write_batcher.workers.operating.monitor import partitions_of
+    from write_batcher.workers.operating.known_partitions import partitions_of
 
     only = _partition_number(partition)
 
     async def steer_all() -> bool:
-        async with _connected(settings) as (client, redis):
-            partitions = await partitions_of(redis, settings.queue, only)
+        async with connected(settings) as (client, redis):
+            queue = QueueRef(namespace=client.namespace, name=settings.queue)
+            partitions = await partitions_of(redis, queue, only)
             slots = asyncio.Semaphore(CONCURRENT_STEERS)
             done = await asyncio.gather(*(_steer_one(client, one, Verb(verb), slots) for one in partitions))
             return all(done)

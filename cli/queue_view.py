@@ -10,8 +10,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from write_batcher.cli.console import Rows, one_line
+from write_batcher.cli.console import Rows
 from write_batcher.queue.latencies import Latency
+from write_batcher.workers.logs import escaped
 from write_batcher.workers.operating.monitor import PartitionView
 
 # Characters.
@@ -106,7 +107,9 @@ def _rows(view: PartitionView) -> Rows:
         ("oldest", age(view.oldest_ms / 1000) if view.backlog else "-"),
         ("pending", view.pending),
         ("in flight", _or_dash(view.in_flight)),
+        ("held", view.held),
         ("dead letters", view.dead_letters),
+        ("dead letters trimmed", view.dead_letters_trimmed),
         *((f"{BATCHES_BY}{reason}", number) for reason, number in view.batches.items()),
         ("batch fill", "-" if view.fill is None else f"{view.fill:.0%}"),
         ("queued p50 / p99 below", _latency(view.queued)),
@@ -127,11 +130,11 @@ def _rows(view: PartitionView) -> Rows:
 def _notes(views: Iterable[PartitionView]) -> Iterator[str]:
     for view in views:
         if view.warning:
-            yield f"warning: {one_line(view.warning)}"
+            yield f"warning: {escaped(view.warning)}"
         elif view.host.progress and view.host.progress.holding:
-            yield f"{view.partition} holds a batch: {one_line(view.host.progress.holding)}"
+            yield f"{view.partition}: nothing is written: {escaped(view.host.progress.holding)}"
         elif view.host.last_failure:
-            yield f"{view.partition}: the previous attempt of its drain failed: {one_line(view.host.last_failure)}"
+            yield f"{view.partition}: the previous attempt of its drain failed: {escaped(view.host.last_failure)}"
 
 
 def _view_dict(view: PartitionView) -> dict[str, object]:

@@ -48,7 +48,7 @@ def worker_main_command(*, settings: Settings) -> None:
     "partitions",
     "max_items",
     "max_wait",
-    "ledger_retention",
+    "deduplication_window",
     "batcher_task_queue",
     "log_format",
 )

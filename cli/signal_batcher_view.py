@@ -10,9 +10,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from write_batcher.cli.console import one_line
 from write_batcher.compare.signal_batcher.batcher_monitor import BatcherView
 from write_batcher.compare.signal_batcher.wire import BatcherStats
+from write_batcher.workers.logs import escaped
 
 LABELS = {
     "pending_writes": "pending requests",
@@ -65,7 +65,7 @@ def live_batchers(views: Sequence[BatcherView], followed: Sequence[str], problem
     if problem:
         parts.append(Text(problem, style="bold red"))
     parts += [Text(note) for note in followed]
-    parts += [Text(one_line(view.problem)) for view in views if view.problem]
+    parts += [Text(escaped(view.problem)) for view in views if view.problem]
     if views:
         parts.append(_table(views))
     return Group(*parts)
@@ -82,7 +82,7 @@ def _notes(views: Sequence[BatcherView]) -> Iterator[str]:
     yield from runs_followed(views)
     for view in views:
         if view.problem:
-            yield f"warning: {one_line(view.problem)}"
+            yield f"warning: {escaped(view.problem)}"
 
 
 def _table(views: Sequence[BatcherView]) -> Table:

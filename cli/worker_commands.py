@@ -2,7 +2,7 @@
 
 import typer
 
-from write_batcher.cli.options import BATCHES, REQUESTS, with_settings
+from write_batcher.cli.options import BATCHES, DEAD_LETTERS, REQUESTS, with_settings
 from write_batcher.cli.running import run_to_end
 from write_batcher.config import Settings
 
@@ -10,7 +10,7 @@ worker_app = typer.Typer(help="Run a worker process until SIGTERM or Ctrl-C.", n
 
 
 @worker_app.command("main")
-@with_settings("redis_url", "main_task_queue", *REQUESTS, "log_format")
+@with_settings("redis_url", "main_task_queue", "log_format")
 def worker_main_command(*, settings: Settings) -> None:
     """Run the callers: MainWorkflow, its business activity and the enqueue activity."""
     from write_batcher.workers.logs import log_to_stderr
@@ -21,7 +21,18 @@ def worker_main_command(*, settings: Settings) -> None:
 
 
 @worker_app.command("batcher")
-@with_settings("redis_url", "database_url", "tables", "queue", *BATCHES, "batcher_task_queue", "log_format")
+@with_settings(
+    "redis_url",
+    "database_url",
+    "tables",
+    "queue",
+    *BATCHES,
+    *REQUESTS,
+    "deduplication_window",
+    *DEAD_LETTERS,
+    "batcher_task_queue",
+    "log_format",
+)
 def worker_batcher_command(*, settings: Settings) -> None:
     """Run the batcher: drain the queue into the database."""
     from write_batcher.workers.batcher_worker import run_batcher_worker

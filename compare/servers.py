@@ -9,7 +9,7 @@ from temporalio.client import Client
 
 from write_batcher import SqlSink, connect_redis, connect_temporal
 from write_batcher.compare.action_counter import parse_actions, read_settled, scrape
-from write_batcher.config import Settings, as_environment
+from write_batcher.config import ENV_PREFIX, Settings, as_environment
 from write_batcher.workers.embedded.local_stack import Database, LocalStack, local_stack
 from write_batcher.workers.embedded.main_writes import MAIN_WRITES
 from write_batcher.workers.embedded.server import HOST, choose_ports
@@ -84,7 +84,8 @@ async def existing_servers(settings: Settings, *, uses_redis: bool) -> AsyncIter
     if uses_redis:
         await (await connect_redis(settings)).aclose()
     await create_table(settings.database_url)
-    yield Servers(client=client, settings=settings, environment=os.environ | as_environment(settings))
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    yield Servers(client=client, settings=settings, environment=inherited | as_environment(settings))
 
 
 def database_of(database_url: str) -> Database:

@@ -16,7 +16,7 @@ from temporalio.client import Client
 from tests.support.order_callers import Stack, stacked
 from tests.support.redis_kinds import AnyRedis, RedisKind, redis_of
 from tests.support.target_databases import NO_SYNC, Database, PostgresDatabase, SqliteDatabase
-from write_batcher.activities.drain import take
+from write_batcher.activities.drain import read
 from write_batcher.queue.redis_client import connect
 from write_batcher.workers.embedded.postgres_server import PostgresServer
 from write_batcher.workers.embedded.temporal_server import TemporalServer
@@ -134,6 +134,6 @@ async def stack(
     client: Client, name: str, redis: Redis, redis_server: AnyRedis, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Stack]:
     """A queue with a batcher worker; nothing is drained until a test says so."""
-    monkeypatch.setattr(take, "LONGEST_BLOCK", timedelta(milliseconds=100))  # so that the drain notices a stop
+    monkeypatch.setattr(read, "LONGEST_BLOCK", timedelta(milliseconds=100))  # so that the drain notices a stop
     async with stacked(client, name, redis, redis_server) as stack:
         yield stack

@@ -2,7 +2,11 @@
 
 import asyncio
 import logging
-from contextlib import AsyncExitStack
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import timedelta
 
 from redis.asyncio import Redis
@@ -15,15 +19,19 @@ from write_batcher.activities.drain.activity import DrainActivities
 from write_batcher.activities.drain.batching import BatchLimits
 from write_batcher.activities.settle import SettleActivities
 from write_batcher.config import Settings, hide_password
-from write_batcher.models import DrainEnd, PartitionRef
-from write_batcher.queue.partitions import Partitions
+from write_batcher.errors import WrongSink
+from write_batcher.models import DrainEnd, PartitionRef, QueueRef
+from write_batcher.queue.contract import Contract, ContractStore, Terms
+from write_batcher.queue.contract_keeper import ContractKeeper
+from write_batcher.queue.signing import Signer
 from write_batcher.queue.stream import WriteQueue
-from write_batcher.sinks.protocol import Sink
+from write_batcher.sinks.protocol import IdentifiedSink, Sink
 from write_batcher.sinks.sql.sink import SqlSink
 from write_batcher.workers.connections import connect_redis, connect_temporal
 from write_batcher.workers.embedded.main_writes import MAIN_WRITES
+from write_batcher.workers.operating.host import Hosts, HostState
 from write_batcher.workers.plugin import with_passthrough
-from write_batcher.workers.serving import SHUTDOWN_GRACE, serve
+from write_batcher.workers.serving import SHUTDOWN_GRACE, closed_in_time, serve
 from write_batcher.workflows.batcher import BatcherInput, BatcherWorkflow, batcher_workflow_id
 
 ENSURE_EVERY = timedelta(seconds=30)
@@ -55,16 +63,38 @@ class BatcherWorker(Worker):
         await super().shutdown()
 
 
+def terms_of(settings: Settings, sink: Sink) -> Terms:
+    """Return what a batcher worker with these settings and this sink announces to the callers of its queue."""
+    sink_id, tables = (sink.sink_id, dict(sink.tables)) if isinstance(sink, IdentifiedSink) else ("", {})
+    return Terms(
+        sink_id=sink_id,
+        partitions=settings.partitions,
+        tables=tables,
+        max_wait_ms=round(settings.max_wait / timedelta(milliseconds=1)),
+        max_items=settings.max_items,
+        max_request_bytes=settings.max_request_bytes,
+        max_backlog=settings.max_backlog,
+    )
+
+
 def make_batcher_worker(
-    client: Client, settings: Settings, redis: Redis, sink: Sink, *, partitions: int | None = None
+    client: Client,
+    settings: Settings,
+    redis: Redis,
+    sink: Sink,
+    contract: Callable[[], Contract],
+    *,
+    partitions: int | None = None,
 ) -> Worker:
     """Build a worker of `settings.batcher_task_queue`; it is not started, and closes neither `redis` nor `sink`.
 
-    `partitions` is how many drains it can host at once, `settings.partitions` by default. It must be larger when the
-    queue has shrunk and its old partitions are still to be drained.
+    `contract` returns the latest known contract of the queue. `partitions` is how many drains the worker can host at
+    once, `settings.partitions` by default. It must be larger when the queue has shrunk and its old partitions are still
+    to be drained.
     """
+    queue = QueueRef(namespace=client.namespace, name=settings.queue)
     drains = DrainActivities(
-        queue=settings.queue,
+        queue=queue,
         redis_url=settings.redis_url,
         redis=redis,
         sink=sink,
@@ -72,30 +102,36 @@ def make_batcher_worker(
             max_items=settings.max_items,
             max_bytes=settings.max_bytes,
             max_wait=settings.max_wait,
-            max_age=settings.ledger_retention,
+            max_request_bytes=settings.max_request_bytes,
+            max_dead_letters=settings.max_dead_letters,
+            dead_letter_retention=settings.dead_letter_retention,
         ),
-        partitions=settings.partitions,
+        contract=contract,
+        signer=Signer(settings.signing_key.get_secret_value(), queue) if settings.signing_key else None,
     )
-    settling = SettleActivities(settings.queue, sink)
+    settling = SettleActivities(queue, sink, contract)
     return BatcherWorker(client, settings, drains, settling, partitions or settings.partitions)
 
 
-async def start_batchers(client: Client, settings: Settings, partitions: int, *, restart_stopped: bool) -> None:
-    """Start the batcher workflow of each of the first `partitions` partitions, unless it is running.
+async def start_batchers(
+    client: Client, settings: Settings, partitions: int, *, sink_id: str, restart_stopped: bool
+) -> None:
+    """Start the batcher workflow of each of the first `partitions` partitions, unless it is running. Its drains will
+    write to the sink `sink_id` only.
 
     One that an operator stopped is started only with `restart_stopped`.
     """
     for number in range(partitions):
-        partition = PartitionRef(queue=settings.queue, partition=number)
+        batcher = BatcherInput(partition=PartitionRef(queue=settings.queue, partition=number), sink_id=sink_id)
         if restart_stopped:
-            await _start_batcher(client, settings, partition, WorkflowIDReusePolicy.ALLOW_DUPLICATE)
+            await _start_batcher(client, settings, batcher, WorkflowIDReusePolicy.ALLOW_DUPLICATE)
             continue
         try:
-            await _start_batcher(client, settings, partition, WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY)
+            await _start_batcher(client, settings, batcher, WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY)
         except WorkflowAlreadyStartedError:
             # It has completed: either it was stopped, or it retired just when the queue grew again.
-            if await _last_end(client, partition) is DrainEnd.RETIRED:
-                await _start_batcher(client, settings, partition, WorkflowIDReusePolicy.ALLOW_DUPLICATE)
+            if await _last_end(client, batcher.partition) is DrainEnd.RETIRED:
+                await _start_batcher(client, settings, batcher, WorkflowIDReusePolicy.ALLOW_DUPLICATE)
 
 
 async def _last_end(client: Client, partition: PartitionRef) -> DrainEnd | None:
@@ -108,12 +144,12 @@ async def _last_end(client: Client, partition: PartitionRef) -> DrainEnd | None:
 
 
 async def _start_batcher(
-    client: Client, settings: Settings, partition: PartitionRef, reuse: WorkflowIDReusePolicy
+    client: Client, settings: Settings, batcher: BatcherInput, reuse: WorkflowIDReusePolicy
 ) -> None:
     await client.start_workflow(
         BatcherWorkflow.run,
-        BatcherInput(partition=partition),
-        id=batcher_workflow_id(partition),
+        batcher,
+        id=batcher_workflow_id(batcher.partition),
         task_queue=settings.batcher_task_queue,
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
         id_reuse_policy=reuse,
@@ -123,14 +159,17 @@ async def _start_batcher(
 async def run_batcher_worker(settings: Settings) -> None:
     """Run the batcher of `settings.queue` until SIGTERM or Ctrl-C; must be called in the main thread.
 
-    Starts the batcher workflow of every partition, stopped ones included, and shares the drains with all other workers
-    of the same task queue. Every 30 seconds it starts workflows again that have been terminated.
+    Announces the contract of the queue as long as it runs, starts the batcher workflow of every partition, stopped ones
+    included, and shares the drains with all other workers of the same task queue. Every 30 seconds it starts workflows
+    again that have been terminated.
 
-    Raises `ConfigurationError` when Temporal, Redis or the database cannot be used at the start.
+    Raises `ConfigurationError` when Temporal, Redis or the database cannot be used at the start. Its kind `WrongSink`
+    is also raised later, when the queue has been moved to another database in the meantime.
     """
     async with AsyncExitStack() as stack:
         client = await connect_temporal()
-        redis = await stack.enter_async_context(await connect_redis(settings))
+        queue = QueueRef(namespace=client.namespace, name=settings.queue)
+        redis = await stack.enter_async_context(closed_in_time("Redis", await connect_redis(settings)))
         logger.info(
             "batcher worker: queue %s with %d partitions, task queue %s of namespace %s at %s, Redis %s, database %s",
             settings.queue,
@@ -141,27 +180,60 @@ async def run_batcher_worker(settings: Settings) -> None:
             hide_password(settings.redis_url),
             hide_password(settings.database_url),
         )
-        # Only MainWorkflow's table is created here; an application creates its own tables.
-        create = [MAIN_WRITES] if MAIN_WRITES.name in {name.split(":")[0] for name in settings.tables} else []
-        sink = await stack.enter_async_context(
-            SqlSink.open(settings.database_url, tables=settings.tables, create=create)
-        )
+        sink = await stack.enter_async_context(closed_in_time("database", _open_sink(settings)))
+        terms = terms_of(settings, sink)
+        await _check_running_batcher(client, settings, terms.sink_id)
         # Before anybody may append: a server that is out of memory refuses to create the group that would drain it.
         for number in range(settings.partitions):
-            await WriteQueue(redis, settings.queue, number).ensure_group()
+            await WriteQueue(redis, queue, number).ensure_group()
+        store = ContractStore(redis, queue)
+        keeper = ContractKeeper(store, _worker_name(), terms)
+        await keeper.start()
+        stack.push_async_callback(keeper.leave)
         # A queue that has shrunk has old partitions as well, which are drained until they are empty.
-        partitions = await Partitions(redis, settings.queue).announce(settings.partitions)
-        await start_batchers(client, settings, partitions, restart_stopped=True)
-        ensuring = asyncio.create_task(_ensure_batchers(client, settings), name="ensure batchers")
+        partitions = await store.known_partitions()
+        await start_batchers(client, settings, partitions, sink_id=terms.sink_id, restart_stopped=True)
+        ensuring = asyncio.create_task(_ensure_batchers(client, settings, keeper), name="ensure batchers")
         stack.callback(ensuring.cancel)
-        await serve(make_batcher_worker(client, settings, redis, sink, partitions=partitions))
+        worker = make_batcher_worker(client, settings, redis, sink, lambda: keeper.contract, partitions=partitions)
+        await serve(worker, beside=keeper.run())
 
 
-async def _ensure_batchers(client: Client, settings: Settings) -> None:
+def _open_sink(settings: Settings) -> AbstractAsyncContextManager[SqlSink]:
+    # Only MainWorkflow's table is created here; an application creates its own tables.
+    create = [MAIN_WRITES] if MAIN_WRITES.name in {name.split(":")[0] for name in settings.tables} else []
+    return SqlSink.open(
+        settings.database_url,
+        tables=settings.tables,
+        create=create,
+        deduplication_window=settings.deduplication_window,
+    )
+
+
+async def _check_running_batcher(client: Client, settings: Settings, sink_id: str) -> None:
+    """Raise `WrongSink` when the batcher workflow of the queue remembers another sink: Redis, which has the contract,
+    may have lost it.
+    """
+    host = await Hosts(client).look(PartitionRef(queue=settings.queue, partition=0))
+    if host.state is not HostState.NOT_RUNNING and host.sink_id and host.sink_id != sink_id:
+        raise WrongSink(
+            f"The batcher workflow of queue {settings.queue!r} writes to the sink {host.sink_id!r}, and this worker's "
+            f"is {sink_id!r}: give it the database of the queue (--database-url), or another queue (--queue). To move "
+            "the queue to this database, stop its batchers and run "
+            f"`write-batcher queue move --queue {settings.queue}`."
+        )
+
+
+def _worker_name() -> str:
+    return f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
+
+
+async def _ensure_batchers(client: Client, settings: Settings, keeper: ContractKeeper) -> None:
     """Start batcher workflows again that were terminated; one that was stopped has completed, and stays stopped."""
     while True:
         await asyncio.sleep(ENSURE_EVERY.total_seconds())
         try:
-            await start_batchers(client, settings, settings.partitions, restart_stopped=False)
+            contract = keeper.contract
+            await start_batchers(client, settings, contract.partitions, sink_id=contract.sink_id, restart_stopped=False)
         except Exception:  # whatever it is, the next check may succeed
             logger.warning("batcher workflows could not be checked", exc_info=True)

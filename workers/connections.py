@@ -9,7 +9,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
-from temporalio.envconfig import ClientConfig
+from temporalio.envconfig import ClientConfig, ClientConnectConfig
 from temporalio.service import RPCError, RPCStatusCode
 
 from write_batcher.config import Settings, hide_password
@@ -18,6 +18,7 @@ from write_batcher.queue.redis_client import connect
 
 CONNECT_TIMEOUT = timedelta(seconds=10)
 DEFAULT_TEMPORAL_ADDRESS = "localhost:7233"
+DEFAULT_NAMESPACE = "default"
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +29,7 @@ async def connect_temporal() -> Client:
     Raises `ConfigurationError` when the profile cannot be read, when the server does not answer within 10 seconds or
     refuses its API key, and when the namespace does not exist.
     """
-    try:
-        config = ClientConfig.load_client_connect_config()
-    except (RuntimeError, ValueError, OSError) as error:
-        reason, _, _ = str(error).partition("\n")  # the next lines quote the file, which may hold an API key
-        raise ConfigurationError(
-            f"The Temporal profile cannot be read ({_without_stop(reason)}): "
-            "correct the file that TEMPORAL_CONFIG_FILE names, or the one that `temporal config` writes."
-        ) from None
+    config = _temporal_profile()
     address = config.setdefault("target_host", DEFAULT_TEMPORAL_ADDRESS)
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT.total_seconds()):
@@ -48,6 +42,24 @@ async def connect_temporal() -> Client:
             f"Temporal at {address} cannot be reached ({_without_stop(reason)}): "
             "start it (`write-batcher up`) or set TEMPORAL_ADDRESS."
         ) from error
+
+
+def temporal_namespace() -> str:
+    """Return the namespace that TEMPORAL_NAMESPACE or the Temporal profile names, without connecting: it is part of the
+    keys of a queue. Raises `ConfigurationError` when the profile cannot be read.
+    """
+    return _temporal_profile().get("namespace") or DEFAULT_NAMESPACE
+
+
+def _temporal_profile() -> ClientConnectConfig:
+    try:
+        return ClientConfig.load_client_connect_config()
+    except (RuntimeError, ValueError, OSError) as error:
+        reason, _, _ = str(error).partition("\n")  # the next lines quote the file, which may hold an API key
+        raise ConfigurationError(
+            f"The Temporal profile cannot be read ({_without_stop(reason)}): "
+            "correct the file that TEMPORAL_CONFIG_FILE names, or the one that `temporal config` writes."
+        ) from None
 
 
 async def _check_namespace(client: Client, address: str) -> None:

@@ -4,22 +4,40 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Literal
 
 TEXT = "%(asctime)s %(levelname)s %(message)s"
+CONTINUED = "  | "  # begins the lines of a traceback, so that nothing in them looks like a record of its own
 
 
 def log_to_stderr(log_format: Literal["text", "json"]) -> None:
     """Log to stderr from level INFO on, one line per record; replaces the handlers of the root logger.
 
     `log_format` is "text", or "json" for objects with `time`, `level`, `logger` and `message`; a record about a batch
-    also has its figures under `batch`, one about an exception its traceback under `error`. Temporal's SDK logs from
-    level WARNING on.
+    also has its figures under `batch`, one about an exception its traceback under `error`. In text, a traceback follows
+    its line, each line of it behind a bar. Control characters are escaped: a record that a caller or a database wrote
+    can neither forge lines nor steer a terminal. Temporal's SDK logs from level WARNING on.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(TEXT))
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter(TEXT))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("temporalio").setLevel(logging.WARNING)
+
+
+class TextFormatter(logging.Formatter):
+    """One line per record, and the lines of its traceback behind bars."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return escaped(super().formatMessage(record))
+
+    def formatException(
+        self, ei: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+    ) -> str:
+        return _behind_bars(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:
+        return _behind_bars(stack_info)
 
 
 class JsonFormatter(logging.Formatter):
@@ -36,4 +54,23 @@ class JsonFormatter(logging.Formatter):
             line["error"] = self.formatException(record.exc_info)
         if batch := getattr(record, "batch", None):
             line["batch"] = batch
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return _escaped_in_json(json.dumps(line, ensure_ascii=False, default=str))
+
+
+def escaped(text: str) -> str:
+    """Return `text` with escapes in place of all characters that are not printable."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _behind_bars(text: str) -> str:
+    # By lines as Python sees them: a terminal may take a form feed or U+2028 for the end of a line, too.
+    return "\n".join(f"{CONTINUED}{escaped(line)}" for line in text.split("\n"))
+
+
+def _escaped_in_json(text: str) -> str:
+    """JSON has its own escapes, in UTF-16: `json.dumps` makes them only for what JSON forbids."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)

@@ -17,8 +17,9 @@ class WriteBatching(SimplePlugin):
     """A worker plugin that registers the activity `enqueue_write`, so that the worker's workflows can use
     `BatchedWrites`.
 
-    `settings` are loaded from WRITE_BATCHER_* unless given. Only `redis_url`, `max_request_bytes` and `max_backlog` are
-    used. Redis is connected to by the first write, and disconnected when the worker ends.
+    `settings` are loaded from WRITE_BATCHER_* unless given. Only `redis_url` and `signing_key` are used: all limits are
+    those that the batcher of a queue announces. Redis is connected to by the first write, and disconnected when the
+    worker ends.
 
     Raises `ConfigurationError` when the settings are loaded and one is wrong, and `ValueError` when the Redis URL has
     an option that cannot be set.
@@ -27,9 +28,8 @@ class WriteBatching(SimplePlugin):
     def __init__(self, settings: Settings | None = None) -> None:
         settings = settings or load_settings()
         redis = connect(settings.redis_url)
-        enqueue = EnqueueActivities(
-            redis, max_backlog=settings.max_backlog, max_request_bytes=settings.max_request_bytes
-        )
+        key = settings.signing_key
+        enqueue = EnqueueActivities(redis, signing_key=key.get_secret_value() if key else None)
 
         @asynccontextmanager
         async def close_redis() -> AsyncIterator[None]:

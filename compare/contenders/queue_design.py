@@ -11,7 +11,6 @@ from write_batcher import (
     ConfirmBy,
     PartitionRef,
     Producer,
-    QueueFull,
     Settings,
     Submission,
     WriteBatching,
@@ -90,18 +89,12 @@ class QueueDesign(Design):
     async def producer(self, client: Client, settings: Settings) -> AsyncIterator[Push]:
         """Open a producer that appends as the activity `enqueue_write` does, without asking for confirmation."""
         async with await connect_redis(settings) as redis:
-            producer = Producer(
-                redis,
-                client.data_converter,
-                max_backlog=settings.max_backlog,
-                max_request_bytes=settings.max_request_bytes,
-            )
+            producer = Producer(redis, client.data_converter, namespace=client.namespace)
 
             async def push(order: Order) -> None:
                 request = WriteRequest(request_id=order.workflow_id, table=TABLE, record=order.record())
-                try:
-                    await producer.append(Submission(queue=settings.queue, key=order.workflow_id, request=request))
-                except QueueFull as error:
-                    raise PushRefused(str(error)) from error
+                [appended] = await producer.append(Submission(queue=settings.queue, requests=[request]))
+                if appended.refused:
+                    raise PushRefused(appended.refused)
 
             yield push

@@ -12,7 +12,20 @@ from typing import Any, TypeVar
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from write_batcher import Batch, FlushReason, Outcome, ReplyAddress, Sink, SinkUnavailable, WriteReceipt, WriteRequest
+from write_batcher import (
+    Batch,
+    BatchTooLarge,
+    FlushReason,
+    Held,
+    Outcome,
+    QueueRef,
+    ReplyAddress,
+    Sink,
+    SinkUnavailable,
+    WriteReceipt,
+    WriteRequest,
+    with_hash,
+)
 from write_batcher.compare.signal_batcher.wire import SignalledWrite
 
 HEARTBEAT_EVERY = timedelta(seconds=2)
@@ -55,25 +68,26 @@ class Answer:
 
 
 class BatchActivities:
-    """Writes to one table of a sink."""
+    """Writes the requests of a queue to one table of a sink."""
 
-    def __init__(self, sink: Sink, table: str) -> None:
+    def __init__(self, sink: Sink, queue: QueueRef, table: str) -> None:
         self._sink = sink
+        self._queue = str(queue)
         self._table = table
 
     @activity.defn
     async def write_batch(self, batch: SignalledBatch) -> list[Answer]:
         """Write a batch and return one answer per request, in order.
 
-        Raises `ApplicationError` when the sink is unavailable: nothing was committed, or it is not known.
+        Raises `ApplicationError` when the sink is unavailable, and when it cannot decide about one of the requests: the
+        batch must be tried again. Requests that were written then are answered as such.
         """
         started = time.monotonic()
         requests = tuple(map(self._request, batch.requests))
+        to_write = Batch(batch_id=batch.batch_id, queue=self._queue, flush_reason=batch.flush_reason, requests=requests)
         try:
-            receipts = await _with_heartbeats(
-                self._sink.write(Batch(batch_id=batch.batch_id, flush_reason=batch.flush_reason, requests=requests))
-            )
-        except SinkUnavailable as error:
+            receipts = _all_decided(await _with_heartbeats(self._sink.write(to_write)))
+        except (SinkUnavailable, BatchTooLarge) as error:
             logger.warning("batch %s is not written after %d attempts: %s", batch.batch_id, batch.attempt, error)
             raise ApplicationError(str(error), type=type(error).__name__) from error
         write_ms = round((time.monotonic() - started) * 1000)
@@ -91,7 +105,8 @@ class BatchActivities:
 
         async def settle() -> list[WriteReceipt]:
             return [
-                await self._sink.settle(self._request(request), refused=given_up.reason) for request in batch.requests
+                await self._sink.settle(self._request(request), queue=self._queue, refused=given_up.reason)
+                for request in batch.requests
             ]
 
         receipts = await _with_heartbeats(settle())
@@ -101,13 +116,25 @@ class BatchActivities:
     def _request(self, request: SignalledWrite) -> WriteRequest:
         # A rejection is binding for this attempt only: an operator may repair the cause and reset the caller.
         reply = ReplyAddress(workflow_id=request.workflow_id, run_id="", attempt=request.attempt_key)
-        return WriteRequest(
+        write = WriteRequest(
             request_id=request.request_id,
             table=self._table,
             record=request.data,
             reply=reply,
             asked_ms=request.submitted_ms,
         )
+        try:
+            return with_hash(write)
+        except ValueError:  # a record that has no encoding, which the sink rejects
+            return write
+
+
+def _all_decided(answers: list[WriteReceipt | Held]) -> list[WriteReceipt]:
+    """Raise `SinkUnavailable` unless all requests are decided: this design has no answer for some of a batch."""
+    for answer in answers:
+        if isinstance(answer, Held):
+            raise SinkUnavailable(f"Request {answer.request_id!r} is held: {answer.reason}")
+    return [answer for answer in answers if isinstance(answer, WriteReceipt)]
 
 
 def _log(

@@ -10,7 +10,16 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
-from write_batcher import ConfigurationError, PrunableSink, Sink, SinkUnavailable, SqlSink, connect_temporal, serve
+from write_batcher import (
+    ConfigurationError,
+    PrunableSink,
+    QueueRef,
+    Sink,
+    SinkUnavailable,
+    SqlSink,
+    connect_temporal,
+    serve,
+)
 from write_batcher.compare.caller_steps import SHUTDOWN_TIMEOUT, work, workflow_runner
 from write_batcher.compare.signal_batcher.batch_activities import BatchActivities
 from write_batcher.compare.signal_batcher.batcher_limits import MAX_BATCH_ITEMS, MAX_WAIT_S, BatcherLimits
@@ -46,7 +55,8 @@ def make_batcher_worker(client: Client, settings: Settings, sink: Sink) -> Worke
 
     It writes to the first of `settings.tables`.
     """
-    activities = BatchActivities(sink, table_of(settings))
+    queue = QueueRef(namespace=client.namespace, name=settings.queue)
+    activities = BatchActivities(sink, queue, table_of(settings))
     return Worker(
         client,
         task_queue=settings.batcher_task_queue,
@@ -144,10 +154,15 @@ async def run_batcher_worker(settings: Settings) -> None:
         # The table of the example callers is created here; an application creates its own tables.
         create = [MAIN_WRITES] if table_of(settings) == MAIN_WRITES.name else []
         sink = await stack.enter_async_context(
-            SqlSink.open(settings.database_url, tables=settings.tables[:1], create=create)
+            SqlSink.open(
+                settings.database_url,
+                tables=settings.tables[:1],
+                create=create,
+                deduplication_window=settings.deduplication_window,
+            )
         )
         await start_batchers(client, settings, limits)
-        pruning = asyncio.create_task(_keep_pruned(sink, settings.ledger_retention), name="prune")
+        pruning = asyncio.create_task(_keep_pruned(sink), name="prune")
         stack.callback(pruning.cancel)
         checking = asyncio.create_task(_keep_batchers(client, settings, limits), name="keep batchers")
         stack.callback(checking.cancel)
@@ -194,10 +209,10 @@ async def _keep_batchers(client: Client, settings: Settings, limits: BatcherLimi
             logger.warning("batcher workflows could not be checked", exc_info=True)
 
 
-async def _keep_pruned(sink: PrunableSink, retention: timedelta) -> None:
+async def _keep_pruned(sink: PrunableSink) -> None:
     while True:
         try:
-            logger.info("%d requests were pruned from the ledger", await sink.prune(retention))
+            logger.info("%d requests were pruned from the ledger", await sink.prune())
         except SinkUnavailable as error:
             logger.warning("the ledger could not be pruned: %s", error)
         await asyncio.sleep(PRUNE_EVERY.total_seconds())

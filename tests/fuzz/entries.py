@@ -12,15 +12,19 @@ import atheris  # type: ignore[import-untyped] # installed only by `make fuzz`
 with atheris.instrument_imports():
     from temporalio.converter import DataConverter
 
-    from write_batcher.errors import InvalidEntry
-    from write_batcher.models import WriteRequest
+    from write_batcher.errors import CodecUnavailable, InvalidEntry
+    from write_batcher.models import QueueRef, WriteRequest
+    from write_batcher.queue.marks import decode_held_marks, decode_orders
+    from write_batcher.queue.record_encoding import with_hash
+    from write_batcher.queue.signing import Signer
     from write_batcher.queue.stream_entry import StreamEntry
     from write_batcher.queue.wire_form import Codec
 
 CODEC = Codec(DataConverter.default)
 LOOP = asyncio.new_event_loop()
 VALID = LOOP.run_until_complete(CODEC.encode(WriteRequest(request_id="a", table="orders", record={"cents": 5})))
-FIELDS = (b"reply", b"payload", b"id", b"asked", b"first", b"v")
+FIELDS = (b"reply", b"payload", b"id", b"key", b"asked", b"first", b"v", b"sig")
+SIGNER = Signer("secret", QueueRef(namespace="default", name="orders"))
 
 
 def one_input(data: bytes) -> None:
@@ -32,10 +36,14 @@ def one_input(data: bytes) -> None:
     else:
         parts = rest.split(b"\0")
         fields = dict(zip(parts[::2], parts[1::2], strict=False))
-    entry = StreamEntry(entry_id="1-0", fields=fields)
-    _ = entry.size_bytes, entry.first_ms
-    with contextlib.suppress(InvalidEntry):
-        LOOP.run_until_complete(CODEC.decode(fields))
+    entry = StreamEntry.of("1-0", fields)
+    _ = entry.size_bytes, entry.first_ms, entry.order_key
+    assert SIGNER.objection(fields, 1), "nobody signed it"
+    decode_held_marks({b"1-0": rest})
+    decode_orders({b"1-0": rest})
+    with contextlib.suppress(InvalidEntry, CodecUnavailable):
+        request = LOOP.run_until_complete(CODEC.decode(fields))
+        assert request == with_hash(request)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from pathlib import Path
 
 COMMAND = (sys.executable, "-m", "write_batcher.cli.app")
 CLEAN_ENVIRONMENT = {
@@ -11,13 +12,14 @@ CLEAN_ENVIRONMENT = {
 
 
 async def run_command(
-    *arguments: str, environment: dict[str, str] | None = None, within_s: float = 60
+    *arguments: str, environment: dict[str, str] | None = None, folder: Path | None = None, within_s: float = 60
 ) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of the command; `environment` is added to a clean one."""
+    """Exit status, stdout and stderr of the command, run in `folder`; `environment` is added to a clean one."""
     process = await asyncio.create_subprocess_exec(
         *COMMAND,
         *arguments,
         env=CLEAN_ENVIRONMENT | (environment or {}),
+        cwd=folder,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

@@ -3,30 +3,36 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
 from redis.asyncio import Redis
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice.v1 import PauseActivityRequest
 from temporalio.client import Client
 from temporalio.worker import Worker
 
+from tests.support.batchers import announce, queue_ref, some_terms
 from tests.support.command import run_command
 from tests.support.fakes import MemorySink
 from write_batcher.activities.drain.activity import DrainActivities
 from write_batcher.activities.drain.batching import BatchLimits
+from write_batcher.activities.settle import SettleActivities
 from write_batcher.errors import SinkUnavailable
-from write_batcher.models import Batch, Outcome, PartitionRef, WriteReceipt, WriteRequest
+from write_batcher.models import Batch, Held, PartitionRef, QueueRef, WriteReceipt, WriteRequest
+from write_batcher.queue.contract import Contract, Terms
 from write_batcher.queue.dead_letters import DeadLetters
-from write_batcher.queue.partitions import Partitions
+from write_batcher.queue.record_encoding import with_hash
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.queue.stream_entry import StreamEntry
 from write_batcher.queue.wire_form import Codec, Fields
-from write_batcher.sinks.protocol import Sink
+from write_batcher.sinks.protocol import IdentifiedSink, Sink
 from write_batcher.workers.operating.dead_letter_repair import Letter, QueueLetters
-from write_batcher.workers.operating.dead_letter_selection import LetterId, Selection
+from write_batcher.workers.operating.dead_letter_selection import Selection
 from write_batcher.workers.operating.host import HostState
 from write_batcher.workers.operating.monitor import Monitor, PartitionView
+from write_batcher.workers.operating.stream_ids import EntryId, LetterId
 from write_batcher.workers.plugin import with_passthrough
 from write_batcher.workflows.batcher import BatcherInput, BatcherWorkflow, batcher_workflow_id
 
@@ -37,33 +43,34 @@ ALL = Selection()
 
 
 class OperatorSink(MemorySink):
-    """A sink that rejects requests whose id begins with `bad`, until `repair`, and can forget a rejection."""
+    """A sink that rejects requests whose id begins with `bad`, until `repair`, and holds those in `held`."""
 
     def __init__(self) -> None:
         super().__init__(lambda request: "cents is not a number" if request.request_id.startswith("bad") else None)
         self.outage: str | None = None
-        self.forgotten: list[str] = []
+        self.held: dict[str, str] = {}
+        """Reasons by request id."""
         self.answers_to_lose = 0  # batches that commit, and whose receipts are lost
 
-    async def write(self, batch: Batch) -> list[WriteReceipt]:
+    async def write(self, batch: Batch) -> list[WriteReceipt | Held]:
         if self.outage:
             raise SinkUnavailable(self.outage)
-        receipts = await super().write(batch)
+        written = [request for request in batch.requests if request.request_id not in self.held]
+        answers = iter(await super().write(replace(batch, requests=tuple(written))) if written else ())
         if self.answers_to_lose:
             self.answers_to_lose -= 1
+            self.batches.pop()  # nobody hears of it
             raise SinkUnavailable("connection lost")
-        return receipts
+        return [
+            Held(request_id=request.request_id, reason=reason)
+            if (reason := self.held.get(request.request_id))
+            else next(answers)
+            for request in batch.requests
+        ]
 
     def repair(self) -> None:
-        self._refuse = lambda _: None
-
-    async def forget_rejection(self, request_id: str, attempt: str | None, asked_ms: int | None) -> bool:
-        self.forgotten.append(request_id)
-        known = [key for key, bound in self._bound.items() if key[0] == request_id]
-        for key in known:
-            if self._bound[key].outcome is Outcome.REJECTED:
-                del self._bound[key]
-        return bool(known)
+        """Reject no more; earlier rejections still bind."""
+        self.refuse_all(None)
 
 
 @dataclass
@@ -82,32 +89,51 @@ class OperatedQueue:
         return PartitionRef(queue=self.name, partition=0)
 
     @property
+    def ref(self) -> QueueRef:
+        return queue_ref(self.client, self.name)
+
+    @property
     def stream(self) -> WriteQueue:
-        return WriteQueue(self.redis, self.name, 0)
+        return WriteQueue(self.redis, self.ref, 0)
 
     @property
     def letters(self) -> QueueLetters:
-        return QueueLetters(self.redis, self.name)
+        return QueueLetters(self.redis, self.ref)
+
+    async def announce(self, terms: Terms | None = None) -> Contract:
+        """Announce the contract, as a batcher worker does at its start."""
+        return await announce(self.redis, self.ref, terms or some_terms(max_items=10, max_wait_ms=50))
 
     @asynccontextmanager
     async def batching(
         self, max_wait: timedelta = MAX_WAIT, *, start: bool = True, sink: Sink | None = None
     ) -> AsyncIterator[None]:
         """Run a batcher worker; with `start` also start the batcher workflow."""
-        limits = BatchLimits(max_items=10, max_bytes=100_000, max_wait=max_wait)
+        sink = sink or self.sink
+        assert isinstance(sink, IdentifiedSink)
+        terms = some_terms(max_items=10, max_wait_ms=max_wait // timedelta(milliseconds=1), sink_id=sink.sink_id)
+        contract = await self.announce(terms)
+        limits = BatchLimits(
+            max_items=10,
+            max_bytes=100_000,
+            max_wait=max_wait,
+            max_request_bytes=terms.max_request_bytes,
+            max_dead_letters=1_000,
+            dead_letter_retention=timedelta(days=1),
+        )
         drains = DrainActivities(
-            queue=self.name,
+            queue=self.ref,
             redis_url=self.redis_url,
             redis=self.redis,
-            sink=sink or self.sink,
+            sink=sink,
             limits=limits,
-            partitions=1,
+            contract=lambda: contract,
         )
         worker = Worker(
             self.client,
             task_queue=f"{self.name}-batcher",
             workflows=[BatcherWorkflow],
-            activities=[drains.drain, drains.flush],
+            activities=[drains.drain, drains.flush, SettleActivities(self.ref, sink, lambda: contract).settle_write],
             workflow_runner=with_passthrough(None),
             graceful_shutdown_timeout=timedelta(seconds=10),
             max_heartbeat_throttle_interval=QUICK,
@@ -119,12 +145,21 @@ class OperatedQueue:
             drains.stop()
 
     async def start_batcher(self) -> None:
-        await Partitions(self.redis, self.name).announce(1)
         await self.client.start_workflow(
             BatcherWorkflow.run,
             BatcherInput(partition=self.partition),
             id=batcher_workflow_id(self.partition),
             task_queue=f"{self.name}-batcher",
+        )
+
+    async def pause_in_temporal(self) -> None:
+        """Do what `temporal activity pause` does to the drain."""
+        await self.client.workflow_service.pause_activity(
+            PauseActivityRequest(
+                namespace=self.client.namespace,
+                execution=WorkflowExecution(workflow_id=batcher_workflow_id(self.partition)),
+                type="drain",
+            )
         )
 
     async def append(self, *request_ids: str) -> None:
@@ -140,13 +175,19 @@ class OperatedQueue:
 
     async def add_dead_letter(self, fields: Fields, reason: str, partition: int = 0) -> LetterId:
         """Make a dead letter of `fields`; returns its id."""
-        stream = WriteQueue(self.redis, self.name, partition)
+        stream = WriteQueue(self.redis, self.ref, partition)
         await stream.ensure_group()
         added: Any = await self.redis.xadd(stream.stream_key, fields)  # type: ignore[arg-type] # invariant
-        await stream.dead_letter(StreamEntry(entry_id=added.decode(), fields=fields), "rejected", reason)
-        last = await DeadLetters(self.redis, self.name, partition).last_id()
+        entry = StreamEntry.of(added.decode(), fields)
+        await stream.dead_letter(entry, "rejected", reason, max_letters=1_000)
+        last = await DeadLetters(self.redis, self.ref, partition).last_id()
         assert last is not None
-        return LetterId.parse(f"{partition}/{last}")
+        return LetterId.at(partition, last)
+
+    async def entry_ids(self) -> list[EntryId]:
+        """Of all that is queued."""
+        entries = await self.stream.entries(after="0", count=1_000, max_bytes=1_000_000)
+        return [EntryId.at(0, entry.entry_id) for entry in entries]
 
     async def selected(self, selection: Selection = ALL) -> list[Letter]:
         return [letter async for letter in self.letters.select(selection)]
@@ -157,8 +198,8 @@ class OperatedQueue:
     async def has_dead_letters(self, number: int) -> bool:
         return (await self.stream.statistics()).dead == number
 
-    async def view(self, *, max_wait: timedelta = MAX_WAIT) -> PartitionView:
-        monitor = Monitor(self.client, self.redis, self.name, max_items=10, max_wait=max_wait)
+    async def view(self) -> PartitionView:
+        monitor = Monitor(self.client, self.redis, self.name)
         async with asyncio.timeout(WITHIN_S):
             [view] = await monitor.look()
         return view
@@ -171,4 +212,4 @@ class OperatedQueue:
 
 
 def a_request(request_id: str) -> WriteRequest:
-    return WriteRequest(request_id=request_id, table="orders", record={"item": "tea"})
+    return with_hash(WriteRequest(request_id=request_id, table="orders", record={"item": "tea"}))

@@ -16,7 +16,7 @@ from write_batcher.compare.signal_batcher.batcher_limits import BatcherLimits
 from write_batcher.compare.signal_batcher.roles import make_batcher_worker, start_batchers
 from write_batcher.compare.signal_batcher.wire import BatcherStats, batcher_id
 from write_batcher.config import Settings
-from write_batcher.models import Batch, WriteReceipt, WriteRequest
+from write_batcher.models import Batch, Held, WriteReceipt, WriteRequest
 from write_batcher.sinks.protocol import Sink
 from write_batcher.sinks.sql.sink import SqlSink
 
@@ -184,16 +184,16 @@ class FailingSink:
         self._settling = settling
         self.writes = 0
 
-    async def write(self, batch: Batch) -> list[WriteReceipt]:
+    async def write(self, batch: Batch) -> list[WriteReceipt | Held]:
         self.writes += 1
         self._before(batch)
-        receipts = await self._sink.write(batch)
+        answers = await self._sink.write(batch)
         self._after(batch)
-        return receipts
+        return answers
 
-    async def settle(self, one: WriteRequest, *, refused: str | None = None) -> WriteReceipt:
+    async def settle(self, one: WriteRequest, *, queue: str, refused: str | None = None) -> WriteReceipt:
         self._settling(one)
-        return await self._sink.settle(one, refused=refused)
+        return await self._sink.settle(one, queue=queue, refused=refused)
 
     async def close(self) -> None:
         await self._sink.close()

@@ -1,3 +1,4 @@
+import logging
 import os
 from datetime import timedelta
 from typing import Any
@@ -5,7 +6,13 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from write_batcher.config import hide_password, load_settings, parse_duration
+from write_batcher.config import (
+    as_environment,
+    check_callers_outwait_batches,
+    hide_password,
+    load_settings,
+    parse_duration,
+)
 from write_batcher.errors import ConfigurationError
 
 SECRET = "s3cret"  # noqa: S105 - not a real one
@@ -75,6 +82,7 @@ def test_flag_that_is_not_given_leaves_the_environment_in_effect(monkeypatch: py
     [
         ({"max_wait": "20"}, ["MAX_WAIT", "'20'", "20s"]),
         ({"max_wait": "0s"}, ["MAX_WAIT", "0s", "greater than"]),
+        ({"confirm_timeout": "7d"}, ["CONFIRM_TIMEOUT", "7d", "less than or equal to"]),
         ({"max_items": -1}, ["MAX_ITEMS", "-1", "greater than or equal to 1"]),
         ({"max_bytes": "-1"}, ["MAX_BYTES", "-1"]),
         ({"partitions": 0}, ["PARTITIONS", "0", "greater than or equal to 1"]),
@@ -84,7 +92,6 @@ def test_flag_that_is_not_given_leaves_the_environment_in_effect(monkeypatch: py
         ({"redis_url": "http://127.0.0.1"}, ["REDIS_URL", "http://127.0.0.1", "write redis://HOST:PORT/DB"]),
         ({"redis_url": "redis://"}, ["REDIS_URL", "write redis://HOST:PORT/DB"]),
         ({"redis_url": "redis://host:99999"}, ["REDIS_URL", "99999", "write redis://HOST:PORT/DB"]),
-        ({"max_wait": "2m"}, ["max_wait (120s)", "must be below confirm_timeout (120s)"]),
         ({"max_bytes": "2KiB"}, ["max_request_bytes (262144)", "must not exceed max_bytes (2048)"]),
     ],
 )
@@ -101,11 +108,87 @@ def test_wrong_variable_is_refused_with_its_value(monkeypatch: pytest.MonkeyPatc
     assert "'soon' is not a duration" in refusal
 
 
-def test_unknown_variable_is_refused_with_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WRITE_BATCHER_MAX_ITMES", "7")
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("WRITE_BATCHER_MAX_ITMES", "WRITE_BATCHER_MAX_ITEMS"),
+        ("WRITE_BATCHER_MAXWAIT", "WRITE_BATCHER_MAX_WAIT"),
+        ("WRITE_BATCHER_QUEUES", "WRITE_BATCHER_QUEUE"),
+        ("WRITE_BATCHER_REDIS_URI", "WRITE_BATCHER_REDIS_URL"),
+        ("WRITE_BATCHER_SINGING_KEY", "WRITE_BATCHER_SIGNING_KEY"),
+    ],
+)
+def test_mistyped_variable_is_refused_with_the_one_that_is_meant(
+    variable: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "7")
+    assert refusal_of() == f"There is no setting {variable}: did you mean {meant}? Correct it or remove it."
+
+
+def test_unknown_variable_is_warned_of_and_ignored(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WRITE_BATCHER_COLOUR", "blue")
+    load_settings()
+    assert [record.message for record in caplog.records] == [
+        "variable WRITE_BATCHER_COLOUR is no setting and is ignored"
+    ]
+
+
+def test_variables_that_kubernetes_injects_harm_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    for service in ("WRITE_BATCHER", "WRITE_BATCHER_REDIS", "WRITE_BATCHER_QUEUE"):
+        for name, value in {
+            "SERVICE_HOST": "10.0.0.11",
+            "SERVICE_PORT": "6379",
+            "SERVICE_PORT_METRICS": "9000",
+            "PORT": "tcp://10.0.0.11:6379",
+            "PORT_6379_TCP": "tcp://10.0.0.11:6379",
+            "PORT_6379_TCP_PROTO": "tcp",
+            "PORT_6379_TCP_PORT": "6379",
+            "PORT_6379_TCP_ADDR": "10.0.0.11",
+        }.items():
+            monkeypatch.setenv(f"{service}_{name}", value)
+    assert load_settings() == load_settings(queue="default")
+    assert caplog.text == ""
+
+
+def test_application_may_set_what_does_not_concern_its_callers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker with the plugin reads the same variables as the batcher, of which it uses two."""
+    monkeypatch.setenv("WRITE_BATCHER_MAX_WAIT", "5m")
+    monkeypatch.setenv("WRITE_BATCHER_DEDUPLICATION_WINDOW", "13m")
+    assert load_settings().max_wait == timedelta(minutes=5)
+
+
+@pytest.mark.parametrize("key", ["", "short"])
+def test_short_signing_key_is_refused_and_not_shown(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WRITE_BATCHER_SIGNING_KEY", key)
     refusal = refusal_of()
-    assert "WRITE_BATCHER_MAX_ITMES" in refusal
-    assert "WRITE_BATCHER_MAX_ITEMS" in refusal
+    assert f"Setting signing_key: it has {len(key)} characters, and needs 16 or more" in refusal
+    assert "WRITE_BATCHER_SIGNING_KEY" in refusal
+    assert "'short'" not in refusal
+    assert "= short" not in refusal
+
+
+def test_signing_key_reaches_child_processes_but_no_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = SECRET * 4
+    monkeypatch.setenv("WRITE_BATCHER_SIGNING_KEY", key)
+    settings = load_settings()
+    assert as_environment(settings)["WRITE_BATCHER_SIGNING_KEY"] == key
+    assert SECRET not in f"{settings!r} {settings} {settings.model_dump_json()} {refusal_of(max_items=0)}"
+
+
+def test_environment_of_a_child_process_has_no_key_where_there_is_none() -> None:
+    assert "WRITE_BATCHER_SIGNING_KEY" not in as_environment(load_settings())
+
+
+def test_who_runs_callers_and_batcher_is_told_that_callers_give_up_too_early() -> None:
+    check_callers_outwait_batches(load_settings())
+    check_callers_outwait_batches(load_settings(max_wait="3m", confirm_by="none"))
+    with pytest.raises(ConfigurationError, match=r"max_wait \(120s\) must be below confirm_timeout \(120s\)"):
+        check_callers_outwait_batches(load_settings(max_wait="2m"))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +215,7 @@ def test_refusal_of_a_redis_url_shows_no_password(url: str) -> None:
 def test_refusal_of_another_setting_shows_no_database_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WRITE_BATCHER_DATABASE_URL", f"postgresql+psycopg://user:{SECRET}@host/db")
     assert SECRET not in refusal_of(max_items=0)
-    assert SECRET not in refusal_of(max_wait="3m")
+    assert SECRET not in refusal_of(max_bytes="2KiB")
 
 
 def test_refusal_of_a_database_url_shows_no_password() -> None:

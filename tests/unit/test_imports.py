@@ -26,6 +26,7 @@ def python(program: str, *, cwd: Path) -> str:
         "write_batcher.workflows.main",
         "write_batcher.compare.signal_batcher.batcher_workflow",
         "write_batcher.compare.signal_batcher.caller_workflow",
+        "write_batcher.queue.record_encoding",
         "write_batcher.queue.routing",
     ],
 )

@@ -1,7 +1,6 @@
 """What operators are shown: the state of a queue from its statistics and descriptions, ids of dead letters."""
 
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 from temporalio.api.common.v1 import ActivityType
@@ -10,23 +9,46 @@ from temporalio.api.failure.v1 import Failure
 from temporalio.api.workflow.v1 import PendingActivityInfo, PendingWorkflowTaskInfo, WorkflowExecutionInfo
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionResponse
 
-from write_batcher.cli.console import one_line
 from write_batcher.cli.queue_view import age
 from write_batcher.errors import ConfigurationError
 from write_batcher.models import DrainProgress, PartitionRef
+from write_batcher.queue.contract import Contract
 from write_batcher.queue.latencies import Latency
+from write_batcher.queue.marks import HeldMark
 from write_batcher.queue.stream import PartitionStatistics
-from write_batcher.workers.operating.dead_letter_selection import LetterId, Selection
+from write_batcher.workers.operating.dead_letter_selection import Selection
 from write_batcher.workers.operating.host import HostState, HostView, view_host
 from write_batcher.workers.operating.monitor import PartitionView, view_partition
+from write_batcher.workers.operating.stream_ids import EntryId, LetterId
+from write_batcher.workflows.batcher import BatcherInput
 
 PARTITION = PartitionRef(queue="orders", partition=3)
-IDLE = PartitionStatistics(backlog=0, pending=0, dead=0, oldest_ms=0, counters={})
+IDLE = PartitionStatistics(backlog=0, pending=0, held=0, dead=0, oldest_ms=0, counters={})
 RUNNING = HostView(state=HostState.RUNNING, attempt=1)
+CONTRACT = Contract(
+    sink_id="a",
+    partitions=4,
+    tables={},
+    max_wait_ms=20_000,
+    max_items=100,
+    max_request_bytes=10_000,
+    max_backlog=1_000,
+)
+HELD = {
+    "2-0": HeldMark(request_id="b", reason="the key server is away", since_ms=2_000),
+    "3-0": HeldMark(request_id="a", reason="the row is locked", since_ms=1_000),
+}
 
 
-def seen(statistics: PartitionStatistics, host: HostView = RUNNING) -> PartitionView:
-    return view_partition(PARTITION, statistics, host, max_items=100, max_wait=timedelta(seconds=20))
+def seen(
+    statistics: PartitionStatistics,
+    host: HostView = RUNNING,
+    *,
+    contract: Contract | None = CONTRACT,
+    held: dict[str, HeldMark] | None = None,
+) -> PartitionView:
+    statistics = replace(statistics, held=len(held or {}))
+    return view_partition(PARTITION, statistics, host, contract=contract, held=held or {})
 
 
 def described(
@@ -38,13 +60,13 @@ def described(
 
 
 def pending(state: Pending.ValueType, *, name: str = "drain", attempt: int = 1) -> PendingActivityInfo:
-    return PendingActivityInfo(activity_type=ActivityType(name=name), state=state, attempt=attempt)
+    return PendingActivityInfo(activity_type=ActivityType(name=name), state=state, attempt=attempt, activity_id="7")
 
 
 def test_averages_are_of_all_batches() -> None:
     view = seen(replace(IDLE, counters={"batches_size": 2, "batches_wait": 2, "batched": 260, "write_below_16_ms": 4}))
     assert (view.fill, view.write) == (0.65, Latency(p50_ms=16, p95_ms=16, p99_ms=16))
-    assert view.batches == {"size": 2, "bytes": 0, "wait": 2, "flush": 0, "stop": 0}
+    assert view.batches == {"size": 2, "bytes": 0, "wait": 2, "flush": 0, "stop": 0, "retry": 0}
 
 
 def test_averages_of_no_batches_are_unknown() -> None:
@@ -61,21 +83,38 @@ def test_queue_is_stuck_when_its_oldest_request_exceeds_three_times_max_wait() -
 @pytest.mark.parametrize(
     ("host", "reason"),
     [
-        (HostView(state=HostState.NOT_RUNNING), "write-batcher worker batcher"),
-        (HostView(state=HostState.PAUSED), "write-batcher queue resume"),
-        (HostView(state=HostState.HELD, attempt=1), "--workflow-id write-batcher/orders/3"),
+        (HostView(state=HostState.NOT_RUNNING), "`write-batcher worker batcher --queue orders`"),
+        (HostView(state=HostState.PAUSED), "`write-batcher queue resume --queue orders`"),
+        (HostView(state=HostState.PAUSED_IN_TEMPORAL, attempt=1), "`write-batcher queue resume --queue orders`"),
         (HostView(state=HostState.STOPPING, attempt=1), "told to return"),
         (HostView(state=HostState.WAITING, attempt=1), "no batcher worker takes it"),
         (
             HostView(state=HostState.WAITING, attempt=4, last_failure="no table"),
             "failed 3 times, last with: no table",
         ),
-        (replace(RUNNING, progress=DrainProgress(holding="database is locked")), "is held: database is locked"),
+        (
+            replace(RUNNING, progress=DrainProgress(holding="database is locked")),
+            "nothing is written: database is locked",
+        ),
         (RUNNING, "is behind"),
     ],
 )
 def test_warning_says_why_a_queue_is_stuck(host: HostView, reason: str) -> None:
     assert reason in (seen(replace(IDLE, backlog=1, oldest_ms=90_000), host).warning or "")
+
+
+def test_held_requests_are_warned_of_with_the_reason_of_the_first() -> None:
+    held = "2 requests are held; see `write-batcher queue list --held --queue orders`; the first: the row is locked"
+    recent = seen(replace(IDLE, backlog=2, oldest_ms=1_000), held=HELD)
+    assert (recent.held, recent.warning) == (2, f"orders/3: {held}")
+    assert (seen(replace(IDLE, backlog=2, oldest_ms=90_000), held=HELD).warning or "").endswith(f"(20s): {held}")
+
+
+def test_queue_that_lost_its_contract_is_shown_with_the_cure() -> None:
+    view = seen(replace(IDLE, backlog=7, counters={"batches_size": 1, "batched": 5}), contract=None)
+    assert (view.backlog, view.fill) == (7, None)
+    assert "the queue has no contract" in (view.warning or "")
+    assert "`write-batcher worker batcher --queue orders`" in (view.warning or "")
 
 
 @pytest.mark.parametrize(
@@ -84,15 +123,16 @@ def test_warning_says_why_a_queue_is_stuck(host: HostView, reason: str) -> None:
         (Pending.PENDING_ACTIVITY_STATE_STARTED, HostState.RUNNING),
         (Pending.PENDING_ACTIVITY_STATE_SCHEDULED, HostState.WAITING),
         (Pending.PENDING_ACTIVITY_STATE_CANCEL_REQUESTED, HostState.STOPPING),
-        (Pending.PENDING_ACTIVITY_STATE_PAUSED, HostState.HELD),
-        (Pending.PENDING_ACTIVITY_STATE_PAUSE_REQUESTED, HostState.HELD),
+        (Pending.PENDING_ACTIVITY_STATE_PAUSED, HostState.PAUSED_IN_TEMPORAL),
+        (Pending.PENDING_ACTIVITY_STATE_PAUSE_REQUESTED, HostState.PAUSED_IN_TEMPORAL),
     ],
 )
 def test_host_state_is_that_of_its_drain(state: Pending.ValueType, wanted: HostState) -> None:
     flush = pending(Pending.PENDING_ACTIVITY_STATE_STARTED, name="flush")
     progress = DrainProgress(in_flight=7)
-    assert view_host(described(flush, pending(state, attempt=2)), progress, 5) == HostView(
-        state=wanted, drains=5, attempt=2, progress=progress
+    batcher = BatcherInput(partition=PARTITION, drains=5, sink_id="a")
+    assert view_host(described(flush, pending(state, attempt=2)), progress, batcher) == HostView(
+        state=wanted, drains=5, sink_id="a", drain_id="7", attempt=2, progress=progress
     )
 
 
@@ -126,8 +166,13 @@ def test_age_has_one_unit() -> None:
     ]
 
 
-def test_foreign_text_cannot_control_a_terminal() -> None:
-    assert one_line("tea ☕\x1b[2J\n\u202e\ud800") == "tea ☕\\x1b[2J\\n\\u202e\\ud800"
+def test_ids_of_requests_and_letters_are_told_apart_in_errors() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"does not name a queued request: .* `write-batcher queue list` shows"
+    ):
+        EntryId.parse("5-0")
+    with pytest.raises(ConfigurationError, match=r"a dead letter: .* `write-batcher dead-letters list` shows"):
+        LetterId.parse("5-0")
 
 
 def test_letter_ids_are_ordered_as_redis_orders_them() -> None:

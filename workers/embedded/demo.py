@@ -14,7 +14,8 @@ from temporalio.client import Client
 
 from write_batcher.config import Settings
 from write_batcher.errors import QueueUnavailable
-from write_batcher.queue.partitions import Partitions
+from write_batcher.models import QueueRef
+from write_batcher.queue.contract import ContractStore
 from write_batcher.queue.redis_client import connect
 from write_batcher.workers.embedded.local_stack import Database, local_stack
 from write_batcher.workers.embedded.main_writes import count_rows
@@ -116,19 +117,19 @@ async def demo(
 
 
 async def _run(client: Client, settings: Settings, series: str, workflows: int, bad: int, view: DemoView) -> Outcomes:
-    await _wait_for_batcher(settings)
+    await _wait_for_batcher(settings, QueueRef(namespace=client.namespace, name=settings.queue))
     handles = await start_workflows(client, settings, series, workflows, bad=bad, on_started=view.started)
     return await wait_for(handles, on_ended=view.ended)
 
 
-async def _wait_for_batcher(settings: Settings) -> None:
-    # Appends fail, and are retried, until the batcher has announced its partitions.
+async def _wait_for_batcher(settings: Settings, queue: QueueRef) -> None:
+    # Appends are refused, and tried again, until the batcher has announced the queue's contract.
     async with connect(settings.redis_url) as redis:
-        partitions = Partitions(redis, settings.queue)
+        contracts = ContractStore(redis, queue)
         while True:
             with contextlib.suppress(QueueUnavailable):
-                await partitions.count()
-                return
+                if await contracts.read() is not None:
+                    return
             await asyncio.sleep(POLL_S)
 
 

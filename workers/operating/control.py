@@ -1,7 +1,6 @@
 """Pausing, resuming, flushing and stopping the batcher of a partition, and waiting until that has taken effect."""
 
 import asyncio
-from collections.abc import Callable
 from datetime import timedelta
 from enum import StrEnum
 
@@ -30,9 +29,10 @@ class Verb(StrEnum):
 async def steer(client: Client, partition: PartitionRef, verb: Verb) -> str:
     """Send `verb` to the batcher of `partition`, and return its new state in a few words.
 
-    Returns when `verb` has taken effect, after a flush as soon as it is requested. Raises `OperationFailed` when no
-    batcher workflow is running, when Temporal does not answer, and when there is no effect within 30 seconds; the
-    signal is kept, so it may still take effect.
+    Returns when `verb` has taken effect, after a flush as soon as it is requested. A resume also undoes a pause of the
+    drain by Temporal's own command. Raises `OperationFailed` when no batcher workflow is running, when Temporal does
+    not answer or refuses, and when there is no effect within 30 seconds; the signal is kept, so it may still take
+    effect.
     """
     workflow = client.get_workflow_handle(batcher_workflow_id(partition))
     try:
@@ -40,28 +40,29 @@ async def steer(client: Client, partition: PartitionRef, verb: Verb) -> str:
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
             raise OperationFailed(
-                f"Partition {partition} has no running batcher workflow: start one with `write-batcher worker batcher`."
+                f"Partition {partition} has no running batcher workflow: start one with "
+                f"`write-batcher worker batcher --queue {partition.queue}`."
             ) from error
         raise temporal_failure(error) from error
     hosts = Hosts(client)
     match verb:
         case Verb.PAUSE:
-            await _until(hosts, partition, verb, lambda host: host.state is HostState.PAUSED)
+            await _until(hosts, partition, verb, HostState.PAUSED)
             return "paused"
         case Verb.RESUME:
-            await _until(hosts, partition, verb, lambda host: host.state in (HostState.RUNNING, HostState.HELD))
+            await _until(hosts, partition, verb, HostState.RUNNING)
             return "running"
         case Verb.STOP:
-            await _until(hosts, partition, verb, lambda host: host.state is HostState.NOT_RUNNING)
+            await _until(hosts, partition, verb, HostState.NOT_RUNNING)
             return "stopped until a batcher worker starts again"
         case Verb.FLUSH:
             return "flush requested"
 
 
-async def _until(hosts: Hosts, partition: PartitionRef, verb: Verb, took_effect: Callable[[HostView], bool]) -> None:
+async def _until(hosts: Hosts, partition: PartitionRef, verb: Verb, wanted: HostState) -> None:
     # Polls: Temporal does not notify anybody of a workflow's state.
     give_up = asyncio.get_running_loop().time() + EFFECT_WITHIN.total_seconds()
-    while not took_effect(host := await hosts.look(partition)):
+    while (host := await hosts.look(partition)).state is not wanted:
         if host.state is HostState.NOT_RUNNING:
             raise OperationFailed(
                 f"Partition {partition} was sent `{verb.value}`, but its batcher workflow is "
@@ -70,20 +71,27 @@ async def _until(hosts: Hosts, partition: PartitionRef, verb: Verb, took_effect:
         if asyncio.get_running_loop().time() > give_up:
             raise OperationFailed(
                 f"Partition {partition} was sent `{verb.value}`, which has had no effect within "
-                f"{EFFECT_WITHIN.total_seconds():g}s: its batcher is {host.state.value}. {_advice(host)}"
+                f"{EFFECT_WITHIN.total_seconds():g}s: its batcher is {host.state.value}. {advice(partition, host)}"
             )
+        if verb is Verb.RESUME and host.state is HostState.PAUSED_IN_TEMPORAL:
+            await hosts.unpause_drain(partition, host)
         await asyncio.sleep(LOOK_EVERY.total_seconds())
 
 
-def _advice(host: HostView) -> str:
+def advice(partition: PartitionRef, host: HostView) -> str:
+    """Return a sentence on what an operator can do about a batcher that does not do what it was told."""
     if host.last_failure:
         return f"Its drain keeps failing, last with: {host.last_failure.rstrip('.')}."
+    resume = f"`write-batcher queue resume --queue {partition.queue}`"
     match host.state:
         case HostState.STOPPING:
-            return "Its drain is finishing what is in flight: check again with `write-batcher queue status`."
+            return (
+                "Its drain is finishing what is in flight: check again with "
+                f"`write-batcher queue status --queue {partition.queue}`."
+            )
         case HostState.WAITING | HostState.RUNNING:
-            return "Check that a batcher worker is running: the signal is kept until then."
-        case HostState.HELD:
-            return "Its drain is paused in Temporal: unpause that activity first."
-        case HostState.PAUSED | HostState.NOT_RUNNING:
-            return "Check again with `write-batcher queue status`."
+            return "Check that a batcher worker is running: it is kept until then."
+        case HostState.PAUSED_IN_TEMPORAL | HostState.PAUSED:
+            return f"Continue with {resume}: it is kept until then."
+        case HostState.NOT_RUNNING:
+            return f"Start one with `write-batcher worker batcher --queue {partition.queue}`: it is kept until then."

@@ -3,19 +3,19 @@
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
 
 from redis.asyncio import Redis
 from temporalio.converter import DataConverter
 
 from write_batcher.activities.drain.receipt_sender import Delivery, ReceiptSender
 from write_batcher.errors import ConfigurationError, InvalidEntry, OperationFailed, QueueUnavailable
-from write_batcher.models import Outcome, ReplyAddress, WriteReceipt, WriteRequest
+from write_batcher.models import Outcome, QueueRef, ReplyAddress, WriteReceipt, WriteRequest
 from write_batcher.queue.dead_letters import DeadLetter, DeadLetters
 from write_batcher.queue.wire_form import Codec, Fields, decode_reply
 from write_batcher.sinks.shielding import shielded
-from write_batcher.workers.operating.dead_letter_selection import LetterId, Selection
-from write_batcher.workers.operating.monitor import partitions_of
+from write_batcher.workers.operating.dead_letter_selection import Selection
+from write_batcher.workers.operating.known_partitions import partitions_of
+from write_batcher.workers.operating.stream_ids import LetterId
 
 NOTICE_TRIES = 3  # each with the retries of the SDK, some 10 s
 DISCARDED = "discarded by an operator"
@@ -32,6 +32,8 @@ class Letter:
     """Why there is no `request`."""
     reply: ReplyAddress | None
     """Who waits for the outcome; None when nobody does or when it cannot be decoded."""
+    reply_unreadable: bool
+    """Whether there is a reply address that cannot be decoded."""
 
     @property
     def table(self) -> str | None:
@@ -42,17 +44,6 @@ class Letter:
     def died_at(self) -> float:
         """When it became a dead letter, in seconds since the epoch, by the clock of Redis."""
         return self.letter_id.ms / 1000
-
-
-class RejectionLedger(Protocol):
-    """The part of a write ledger that a replay needs; a sink implements it."""
-
-    async def forget_rejection(self, request_id: str, attempt: str | None, asked_ms: int | None) -> bool:
-        """Forget that the request of this attempt was rejected, so that it can be written; False when it was not.
-
-        Raises `SinkUnavailable`.
-        """
-        ...
 
 
 class CallerNotice(Enum):
@@ -69,7 +60,7 @@ class CallerNotice(Enum):
 class QueueLetters:
     """The dead letters of all partitions of a queue. Methods raise `QueueUnavailable` when Redis cannot be asked."""
 
-    def __init__(self, redis: Redis, queue: str, data_converter: DataConverter = DataConverter.default) -> None:
+    def __init__(self, redis: Redis, queue: QueueRef, data_converter: DataConverter = DataConverter.default) -> None:
         self._redis = redis
         self._queue = queue
         self._codec = Codec(data_converter)
@@ -87,23 +78,16 @@ class QueueLetters:
                     if selection.reason is None or selection.reason in dead.reason:
                         yield await self._decode(number, dead)
             elif selection.letter_id.partition == number:
-                named = await self._dead_letters(number).get(selection.letter_id.dead_id)
+                named = await self._dead_letters(number).get(selection.letter_id.redis_id)
                 if named:
                     yield await self._decode(number, named)
 
-    async def replay(self, letter: Letter, ledger: RejectionLedger) -> str | None:
-        """Put the request back into the stream under its own id; a caller that still waits gets the new receipt.
+    async def replay(self, letter: Letter) -> str | None:
+        """Put the request back into the stream under its own id; no earlier rejection binds it there. A caller that
+        still waits gets the new receipt.
 
-        Returns the id of the new entry, or None when the dead letter was already gone. Raises `SinkUnavailable` when
-        the ledger cannot be asked; the dead letter then stays.
+        Returns the id of the new entry, or None when the dead letter was already gone.
         """
-        request_id = _ledger_id(letter.dead)
-        if request_id is not None:
-            # Before the entry is back: the drain may take it at once, and would reject it again as long as the ledger
-            # has the rejection. A crash in between does no harm: the dead letter can still be replayed, and nothing
-            # asks the ledger until then.
-            attempt = letter.reply.attempt if letter.reply else None
-            await ledger.forget_rejection(request_id, attempt, letter.request.asked_ms if letter.request else None)
         return await self._dead_letters(letter.letter_id.partition).replay(letter.dead)
 
     async def discard(self, letter: Letter, sender: ReceiptSender) -> CallerNotice | None:
@@ -134,7 +118,8 @@ class QueueLetters:
         receipt = WriteReceipt(
             request_id=letter.dead.request_id,
             outcome=Outcome.WITHDRAWN,
-            queue=self._queue,
+            queue=self._queue.name,
+            record_hash=letter.request.record_hash if letter.request else None,
             attempt=caller.attempt,
             error=DISCARDED,
         )
@@ -159,23 +144,30 @@ class QueueLetters:
         last_id = await letters.last_id()
         if last_id is None:
             return
-        last, after = LetterId.parse(f"{partition}/{last_id}"), "-"
+        last, after = LetterId.at(partition, last_id), "0"
         while page := await letters.page(after=after):
             for dead in page:
-                if LetterId.of(partition, dead) > last:
+                if LetterId.at(partition, dead.dead_id) > last:
                     return
                 yield dead
             after = page[-1].dead_id
 
     async def _decode(self, partition: int, dead: DeadLetter) -> Letter:
         request, undecodable, reply = None, None, None
+        reply_unreadable = True
         try:
             reply = decode_reply(dead.fields)
+            reply_unreadable = False
             request = await self._codec.decode(dead.fields)
         except (InvalidEntry, QueueUnavailable) as error:
             undecodable = str(error)
         return Letter(
-            letter_id=LetterId.of(partition, dead), dead=dead, request=request, undecodable=undecodable, reply=reply
+            letter_id=LetterId.at(partition, dead.dead_id),
+            dead=dead,
+            request=request,
+            undecodable=undecodable,
+            reply=reply,
+            reply_unreadable=reply_unreadable,
         )
 
     def _dead_letters(self, partition: int) -> DeadLetters:
@@ -193,12 +185,3 @@ def _has_same_caller(fields: Fields | None, reply: ReplyAddress | None) -> bool:
 
 def _caller_attempt(reply: ReplyAddress | None) -> tuple[str, str] | None:
     return None if reply is None else (reply.workflow_id, reply.attempt)
-
-
-def _ledger_id(dead: DeadLetter) -> str | None:
-    """The request id as the ledger may have it; None when no ledger can have it."""
-    try:
-        request_id = dead.fields.get(b"id", b"").decode()
-    except UnicodeDecodeError:
-        return None
-    return None if not request_id or "\0" in request_id else request_id

@@ -9,11 +9,11 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import TypeVar
 
-from temporalio.api.common.v1 import Payload
+from temporalio.api.common.v1 import Payload, WorkflowExecution
 from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.workflow.v1 import PendingActivityInfo
-from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionResponse
+from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionResponse, UnpauseActivityRequest
 from temporalio.client import Client, WorkflowExecutionDescription, WorkflowExecutionStatus
 from temporalio.converter import DataConverter
 from temporalio.service import RPCError, RPCStatusCode
@@ -34,7 +34,7 @@ class HostState(StrEnum):
     """An attempt of its drain is running."""
     WAITING = "waiting"
     """Its drain waits for a batcher worker, or for the next attempt after one that failed."""
-    HELD = "held"
+    PAUSED_IN_TEMPORAL = "paused in Temporal"
     """Its drain activity is paused, with Temporal's own command."""
     STOPPING = "stopping"
     """Its drain has been told to return, for a pause or a stop, and has not returned yet."""
@@ -52,6 +52,10 @@ class HostView:
     """How the workflow ended, for example "terminated"; None while it runs, and when there is none."""
     drains: int | None = None
     """Drains that had returned before this run of the workflow; None when that cannot be read."""
+    sink_id: str | None = None
+    """The sink that its drains may write to; None when that cannot be read."""
+    drain_id: str | None = None
+    """Activity id of the pending drain."""
     attempt: int | None = None
     """Attempt of the pending drain, from 1."""
     progress: DrainProgress | None = None
@@ -63,23 +67,26 @@ class HostView:
 def view_host(
     description: DescribeWorkflowExecutionResponse | None,
     progress: DrainProgress | None = None,
-    drains: int | None = None,
+    batcher: BatcherInput | None = None,
 ) -> HostView:
-    """Interpret a description, None when there is no such workflow; `progress` and `drains` are decoded from it."""
+    """Interpret a description, None when there is no such workflow; `progress` and `batcher` are decoded from it."""
     if description is None:
         return HostView(state=HostState.NOT_RUNNING)
+    drains, sink_id = (batcher.drains, batcher.sink_id) if batcher else (None, None)
     status = WorkflowExecutionStatus(description.workflow_execution_info.status)
     if status is not WorkflowExecutionStatus.RUNNING:
         closed_as = status.name.lower().replace("_", " ")
-        return HostView(state=HostState.NOT_RUNNING, closed_as=closed_as, drains=drains)
+        return HostView(state=HostState.NOT_RUNNING, closed_as=closed_as, drains=drains, sink_id=sink_id)
     drain = _pending_drain(description)
     if drain is None:
         # Between two drains a workflow task is always pending, which starts the next one: without it, it is paused.
         waiting = description.HasField("pending_workflow_task")
-        return HostView(state=HostState.WAITING if waiting else HostState.PAUSED, drains=drains)
+        return HostView(state=HostState.WAITING if waiting else HostState.PAUSED, drains=drains, sink_id=sink_id)
     return HostView(
         state=_state(drain),
         drains=drains,
+        sink_id=sink_id,
+        drain_id=drain.activity_id,
         attempt=drain.attempt,
         progress=progress,
         last_failure=_root_message(drain.last_failure) if drain.HasField("last_failure") else None,
@@ -102,7 +109,7 @@ def _state(drain: PendingActivityInfo) -> HostState:
             PendingActivityState.PENDING_ACTIVITY_STATE_PAUSED
             | PendingActivityState.PENDING_ACTIVITY_STATE_PAUSE_REQUESTED
         ):
-            return HostState.HELD
+            return HostState.PAUSED_IN_TEMPORAL
         case _:
             return HostState.WAITING
 
@@ -119,7 +126,7 @@ class Hosts:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._drains: dict[str, int | None] = {}  # by run id: a run keeps its input
+        self._inputs: dict[str, BatcherInput | None] = {}  # by run id: a run keeps its input
 
     async def look(self, partition: PartitionRef) -> HostView:
         """Describe the latest run of the batcher workflow of a partition."""
@@ -130,15 +137,45 @@ class Hosts:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return view_host(None)
             raise temporal_failure(error) from error
-        if description.run_id not in self._drains:
-            self._drains[description.run_id] = await self._drains_before(description)
+        if description.run_id not in self._inputs:
+            self._inputs[description.run_id] = await self._input_of(description)
         drain = _pending_drain(description.raw_description)
         details = drain.heartbeat_details.payloads if drain else []
         progress = await _decoded(self._client.data_converter, details, DrainProgress)
-        return view_host(description.raw_description, progress, self._drains[description.run_id])
+        return view_host(description.raw_description, progress, self._inputs[description.run_id])
 
-    async def _drains_before(self, description: WorkflowExecutionDescription) -> int | None:
-        """How many drains had returned when this run began, from its input in the first event of its history."""
+    async def unpause_drain(self, partition: PartitionRef, host: HostView) -> None:
+        """Undo Temporal's own pause of the drain that `host` shows; nothing happens when it has ended meanwhile."""
+        workflow_id = batcher_workflow_id(partition)
+        request = UnpauseActivityRequest(
+            namespace=self._client.namespace,
+            execution=WorkflowExecution(workflow_id=workflow_id),
+            identity=self._client.identity,
+            id=host.drain_id or "",
+        )
+        try:
+            await self._client.workflow_service.unpause_activity(request, timeout=RPC_TIMEOUT)
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return
+            raise OperationFailed(
+                f"The drain of partition {partition} is paused in Temporal, and Temporal refuses to unpause it "
+                f"({str(error).rstrip('.')}): run `temporal activity unpause --workflow-id {workflow_id} "
+                f"--activity-id {host.drain_id}` with the rights for it."
+            ) from error
+
+    async def end(self, partition: PartitionRef, reason: str) -> None:
+        """Terminate the batcher workflow of a partition, if it runs."""
+        try:
+            await self._client.get_workflow_handle(batcher_workflow_id(partition)).terminate(
+                reason=reason, rpc_timeout=RPC_TIMEOUT
+            )
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise temporal_failure(error) from error
+
+    async def _input_of(self, description: WorkflowExecutionDescription) -> BatcherInput | None:
+        """What this run began with, from the first event of its history."""
         run = self._client.get_workflow_handle(description.id, run_id=description.run_id)
         try:
             first = await anext(aiter(run.fetch_history_events(page_size=1, rpc_timeout=RPC_TIMEOUT)))
@@ -147,8 +184,7 @@ class Hosts:
                 return None
             raise temporal_failure(error) from error
         started = first.workflow_execution_started_event_attributes.input.payloads
-        batcher = await _decoded(self._client.data_converter, started, BatcherInput)
-        return batcher.drains if batcher else None
+        return await _decoded(self._client.data_converter, started, BatcherInput)
 
 
 def temporal_failure(error: RPCError) -> OperationFailed:

@@ -1,19 +1,20 @@
 """What an operator sees of a queue: statistics from Redis, and the state of its batcher workflows."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
 from redis.asyncio import Redis
 from temporalio.client import Client
 
-from write_batcher.errors import ConfigurationError, OperationFailed
-from write_batcher.models import FlushReason, PartitionRef
+from write_batcher.models import FlushReason, PartitionRef, QueueRef
+from write_batcher.queue.contract import Contract, ContractStore
 from write_batcher.queue.latencies import Latency, latency
-from write_batcher.queue.partitions import Partitions
+from write_batcher.queue.marks import HeldMark
 from write_batcher.queue.stream import PartitionStatistics, WriteQueue
 from write_batcher.workers.operating.host import Hosts, HostState, HostView
-from write_batcher.workflows.batcher import batcher_workflow_id
+from write_batcher.workers.operating.known_partitions import partitions_of
 
 STUCK_AFTER_WAITS = 3  # times max_wait; a batch that is merely slow is younger
 CONCURRENT_LOOKS = 16  # partitions; the client has 32 connections to Redis for them
@@ -36,11 +37,15 @@ class PartitionView:
     """Entries that the drain has read and not acknowledged."""
     in_flight: int | None
     """Entries that the drain is working on, as of its last heartbeat; None when that is not known."""
+    held: int
+    """Entries that cannot be decided now; those that wait behind them for the order of a key are not counted."""
     dead_letters: int
+    dead_letters_trimmed: int
+    """Dead letters that were deleted because there were too many, or because they were too old."""
     batches: dict[str, int]
     """Batches by flush reason."""
     fill: float | None
-    """Average size of a batch, as a fraction of `max_items`; None before the first batch."""
+    """Average size of a batch, as a fraction of `max_items`; None before the first batch, or without a contract."""
     queued: Latency | None
     """From the append until the batch is closed; None before the first batch, as for the next two."""
     write: Latency | None
@@ -59,18 +64,21 @@ class PartitionView:
     without_caller: int
     """Receipts that were not delivered because the caller had ended."""
     warning: str | None
-    """Why the oldest request is far too old; None unless it is."""
+    """Why requests wait longer than they should, with the cure; None unless they do."""
 
 
 def view_partition(
-    partition: PartitionRef, statistics: PartitionStatistics, host: HostView, *, max_items: int, max_wait: timedelta
+    partition: PartitionRef,
+    statistics: PartitionStatistics,
+    host: HostView,
+    *,
+    contract: Contract | None,
+    held: Mapping[str, HeldMark],
 ) -> PartitionView:
-    """Interpret `statistics` and `host` for an operator, given the batcher's limits `max_items` and `max_wait`."""
+    """Interpret `statistics` and `host` for an operator, given the contract of the queue and its held entries."""
     counters = statistics.counters
     batches = {reason.value: counters.get(f"batches_{reason.value}", 0) for reason in FlushReason}
     total = sum(batches.values())
-    oldest = timedelta(milliseconds=statistics.oldest_ms)
-    is_stuck = oldest > STUCK_AFTER_WAITS * max_wait
     return PartitionView(
         partition=partition,
         host=host,
@@ -78,9 +86,11 @@ def view_partition(
         oldest_ms=statistics.oldest_ms,
         pending=statistics.pending,
         in_flight=host.progress.in_flight if host.progress else None,
+        held=statistics.held,
         dead_letters=statistics.dead,
+        dead_letters_trimmed=counters.get("dead_trimmed", 0),
         batches=batches,
-        fill=counters.get("batched", 0) / total / max_items if total else None,
+        fill=counters.get("batched", 0) / total / contract.max_items if total and contract else None,
         queued=latency("queued", counters),
         write=latency("write", counters),
         confirm=latency("confirm", counters),
@@ -93,49 +103,80 @@ def view_partition(
         confirmed=counters.get("confirmed", 0),
         confirmations_retried=counters.get("confirmations_retried", 0),
         without_caller=counters.get("without_caller", 0),
-        warning=_stuck_warning(partition, oldest, max_wait, host) if is_stuck else None,
+        warning=_warning(partition, statistics, host, contract, held),
     )
 
 
-def _stuck_warning(partition: PartitionRef, oldest: timedelta, max_wait: timedelta, host: HostView) -> str:
-    return (
-        f"{partition}: the oldest request has waited {int(oldest.total_seconds())}s, more than "
-        f"{STUCK_AFTER_WAITS} times max_wait ({max_wait.total_seconds():g}s): {_why_stuck(partition, host)}"
-    )
+def _warning(
+    partition: PartitionRef,
+    statistics: PartitionStatistics,
+    host: HostView,
+    contract: Contract | None,
+    held: Mapping[str, HeldMark],
+) -> str | None:
+    if contract is None:
+        return (
+            f"{partition}: the queue has no contract, so nothing can be appended; start its batcher with "
+            f"`write-batcher worker batcher --queue {partition.queue}`"
+        )
+    oldest = timedelta(milliseconds=statistics.oldest_ms)
+    if oldest > STUCK_AFTER_WAITS * contract.max_wait:
+        return (
+            f"{partition}: the oldest request has waited {int(oldest.total_seconds())}s, more than "
+            f"{STUCK_AFTER_WAITS} times max_wait ({contract.max_wait.total_seconds():g}s): "
+            f"{_why_stuck(partition, host, held)}"
+        )
+    return f"{partition}: {_about_held(partition, held)}" if held else None
 
 
-def _why_stuck(partition: PartitionRef, host: HostView) -> str:
+def _why_stuck(partition: PartitionRef, host: HostView, held: Mapping[str, HeldMark]) -> str:
     match host.state:
         case HostState.NOT_RUNNING:
-            return "no batcher workflow is running; start one with `write-batcher worker batcher`"
+            return (
+                "no batcher workflow is running; start one with "
+                f"`write-batcher worker batcher --queue {partition.queue}`"
+            )
         case HostState.PAUSED:
-            return "it is paused; continue with `write-batcher queue resume`"
+            return f"it is paused; continue with `write-batcher queue resume --queue {partition.queue}`"
         case HostState.STOPPING:
             return "its drain has been told to return, but has not returned yet"
-        case HostState.HELD:
+        case HostState.PAUSED_IN_TEMPORAL:
             return (
-                "its drain is paused in Temporal; continue with `temporal activity unpause --activity-type drain "
-                f"--workflow-id {batcher_workflow_id(partition)}`"
+                f"its drain is paused in Temporal; continue with `write-batcher queue resume --queue {partition.queue}`"
             )
         case HostState.WAITING if host.last_failure:
             return f"its drain has failed {(host.attempt or 1) - 1} times, last with: {host.last_failure}"
         case HostState.WAITING:
-            return "no batcher worker takes it; check that `write-batcher worker batcher` is running"
+            return (
+                "no batcher worker takes it; check that "
+                f"`write-batcher worker batcher --queue {partition.queue}` is running"
+            )
         case HostState.RUNNING:
             if host.progress and host.progress.holding:
-                return f"its batch is held: {host.progress.holding}"
+                return f"nothing is written: {host.progress.holding}"
+            if held:
+                return _about_held(partition, held)
             return "its drain is running but is behind; check its log and the database"
 
 
-class Monitor:
-    """Looks at the partitions of one queue. `max_items` and `max_wait` must be those of its batcher."""
+def _about_held(partition: PartitionRef, held: Mapping[str, HeldMark]) -> str:
+    first = min(held.values(), key=lambda mark: mark.since_ms)
+    requests = "1 request is held" if len(held) == 1 else f"{len(held)} requests are held"
+    return f"{requests}; see `write-batcher queue list --held --queue {partition.queue}`; the first: {first.reason}"
 
-    def __init__(self, client: Client, redis: Redis, queue: str, *, max_items: int, max_wait: timedelta) -> None:
+
+class Monitor:
+    """Looks at the partitions of one queue, in the namespace of the client."""
+
+    def __init__(self, client: Client, redis: Redis, queue: str) -> None:
         self._hosts = Hosts(client)
         self._redis = redis
-        self.queue = queue
-        self._max_items = max_items
-        self._max_wait = max_wait
+        self._queue = QueueRef(namespace=client.namespace, name=queue)
+
+    @property
+    def queue(self) -> str:
+        """The name of the queue."""
+        return self._queue.name
 
     async def look(self, only: int | None = None) -> list[PartitionView]:
         """Look at all partitions that the queue has, or at the one with the number `only`.
@@ -143,33 +184,19 @@ class Monitor:
         Raises `OperationFailed` when the queue has never been used or Temporal does not answer, `ConfigurationError`
         when there is no partition `only`, and `QueueUnavailable` when Redis cannot be asked.
         """
-        partitions = await partitions_of(self._redis, self.queue, only)
+        partitions = await partitions_of(self._redis, self._queue, only)
+        contract = await ContractStore(self._redis, self._queue).read()
         slots = asyncio.Semaphore(CONCURRENT_LOOKS)
 
         async def look_at(partition: PartitionRef) -> PartitionView:
             async with slots:
-                return await self._look(partition)
+                return await self._look(partition, contract)
 
         return await asyncio.gather(*map(look_at, partitions))
 
-    async def _look(self, partition: PartitionRef) -> PartitionView:
-        statistics = await WriteQueue(self._redis, partition.queue, partition.partition).statistics()
+    async def _look(self, partition: PartitionRef, contract: Contract | None) -> PartitionView:
+        stream = WriteQueue(self._redis, self._queue, partition.partition)
+        statistics = await stream.statistics()
+        held = await stream.held() if statistics.held else {}
         host = await self._hosts.look(partition)
-        return view_partition(partition, statistics, host, max_items=self._max_items, max_wait=self._max_wait)
-
-
-async def partitions_of(redis: Redis, queue: str, only: int | None = None) -> list[PartitionRef]:
-    """Return all partitions of a queue, or the one with the number `only`.
-
-    Raises `OperationFailed` when the queue has never been used, `ConfigurationError` when it has no partition `only`,
-    and `QueueUnavailable` when Redis cannot be asked.
-    """
-    known = await Partitions(redis, queue).known()
-    if known == 0:
-        raise OperationFailed(
-            f"Queue {queue!r} has never been used: start its batcher with `write-batcher worker batcher`, "
-            "or name another queue with --queue."
-        )
-    if only is not None and not 0 <= only < known:
-        raise ConfigurationError(f"Queue {queue!r} has no partition {only}: choose one from 0 to {known - 1}.")
-    return [PartitionRef(queue=queue, partition=number) for number in range(known) if only in (None, number)]
+        return view_partition(partition, statistics, host, contract=contract, held=held)

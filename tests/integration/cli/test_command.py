@@ -6,15 +6,20 @@ import signal
 import socket
 import time
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 from temporalio.client import Client
 
+from tests.support.batchers import some_terms
 from tests.support.command import CLEAN_ENVIRONMENT, run_command
 from tests.support.redis_kinds import AnyRedis
 from tests.support.waiting import eventually
 from write_batcher.config import load_settings
+from write_batcher.models import QueueRef
+from write_batcher.queue.contract import ContractStore
 from write_batcher.workers.embedded.main_writes import count_rows
 from write_batcher.workers.embedded.starter import new_series, start_workflows, wait_for
 from write_batcher.workers.embedded.temporal_server import TemporalServer
@@ -80,7 +85,8 @@ async def test_demo_in_a_named_folder_keeps_data_and_counts_only_its_own_rows(tm
         (["demo", "--max-items", "-5"], {}, ["max_items = -5", "--max-items", "WRITE_BATCHER_MAX_ITEMS"]),
         (["demo", "--max-wait", "20"], {}, ["max_wait = 20", "500ms, 20s, 2m"]),
         (["demo", "--max-wait", "2m"], {}, ["max_wait (120s)", "below confirm_timeout (120s)"]),
-        (["demo"], {"WRITE_BATCHER_MAX_ITEM": "5"}, ["Unknown setting WRITE_BATCHER_MAX_ITEM"]),
+        (["demo"], {"WRITE_BATCHER_MAX_ITEM": "5"}, ["WRITE_BATCHER_MAX_ITEM", "mean WRITE_BATCHER_MAX_ITEMS?"]),
+        (["demo"], {"WRITE_BATCHER_SIGNING_KEY": "hunter2"}, ["signing_key", "needs 16 or more"]),
         (["worker", "main", "--redis-url", "localhost"], {}, ["redis_url = localhost", "redis://HOST:PORT/DB"]),
         (["demo", "--max-wait", "99999999999999d"], {}, ["99999999999999d", "longer than any duration"]),
         (["worker", "main"], {"TEMPORAL_ADDRESS": "127.0.0.1:1"}, ["Temporal at 127.0.0.1:1", "TEMPORAL_ADDRESS"]),
@@ -115,6 +121,60 @@ async def test_batcher_worker_names_what_is_wrong_with_redis_and_database(enviro
         assert wanted in errors
         assert "Traceback" not in errors
         assert "secret" not in errors
+
+
+async def test_batcher_with_default_settings_is_refused_by_a_queue_with_another_database(
+    redis: Redis, environment: dict[str, str], name: str, tmp_path: Path
+) -> None:
+    """Whoever starts one without saying where it writes must not take over a queue."""
+    queue = QueueRef(namespace="default", name=name)
+    await ContractStore(redis, queue).announce("production", some_terms(sink_id="the-sink-of-production"))
+    environment = {name: value for name, value in environment.items() if "DATABASE" not in name}
+    status, _output, errors = await run_command("worker", "batcher", environment=environment, folder=tmp_path)
+    assert status == 2
+    last = errors.splitlines()[-1]
+    assert f"Queue 'default/{name}' is written to the sink 'the-sink-of-production'" in last
+    assert "--database-url" in last
+    assert "`write-batcher queue move" in last
+
+
+async def test_variables_of_kubernetes_and_long_waits_stop_no_batcher(
+    redis: Redis, environment: dict[str, str], name: str
+) -> None:
+    environment |= {
+        "WRITE_BATCHER_PORT": "tcp://10.0.0.11:80",
+        "WRITE_BATCHER_SERVICE_HOST": "10.0.0.11",
+        "WRITE_BATCHER_MAX_WAIT": "5m",  # above the confirm_timeout of MainWorkflow, which this process does not run
+    }
+    store = ContractStore(redis, QueueRef(namespace="default", name=name))
+    serving = asyncio.Event()
+
+    async def note(_role: str, record: dict[str, object]) -> None:
+        if str(record["message"]).startswith("worker serves"):
+            serving.set()
+
+    async with WorkerProcess("batcher", CLEAN_ENVIRONMENT | environment, note) as worker, asyncio.timeout(60):
+        await serving.wait()
+        contract = await store.read()
+        assert contract is not None
+        assert contract.max_wait == timedelta(minutes=5)
+        worker.send(signal.SIGTERM)
+        assert await worker.wait() == 0
+    assert await store.live_workers() == []
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("sqlite+aiosqlite:///none.db", "write_batcher_ledger"),
+        ("postgresql+psycopg://nobody@no-such-host/none", "write_batcher_meta"),
+    ],
+)
+async def test_schema_of_the_ledger_is_printed_without_connecting(url: str, wanted: str, tmp_path: Path) -> None:
+    status, output, errors = await run_command("schema", "print", "--database-url", url, folder=tmp_path)
+    assert (status, errors) == (0, "")
+    assert "CREATE TABLE" in output
+    assert wanted in output
 
 
 async def test_up_names_the_standard_port_that_is_taken() -> None:

@@ -224,7 +224,7 @@ async def test_poisoned_batch_is_given_up_and_its_callers_learn_why(
     assert (failed.status, failed.count, written.status) == ("failed", 0, "success")
     # The ledger keeps it from being written later.
     [(outcome, error)] = sqlite.query(
-        "SELECT outcome, error FROM write_batcher_ledger WHERE request_id = 'order-00001'"
+        "SELECT outcome, decisions FROM write_batcher_ledger WHERE request_id = 'order-00001'"
     )
     assert outcome == "rejected"
     assert "given up after 2 attempts: " in error

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.fakes import MemorySink
 from tests.support.redis_kinds import AnyRedis
-from write_batcher.activities.drain import take
+from write_batcher.activities.drain import read
 from write_batcher.config import Settings, load_settings
 
 QUICK = timedelta(milliseconds=100)
@@ -20,7 +20,7 @@ def sink() -> MemorySink:
 @pytest.fixture
 def quick_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """A drain notices that it should stop only when its read returns."""
-    monkeypatch.setattr(take, "LONGEST_BLOCK", QUICK)
+    monkeypatch.setattr(read, "LONGEST_BLOCK", QUICK)
 
 
 @pytest.fixture

@@ -6,13 +6,22 @@ import pytest
 from redis.asyncio import Redis
 from temporalio.client import Client, WorkflowExecutionStatus
 
-from tests.support.batchers import append, batcher_of, start_batching, status_of
+from tests.support.batchers import (
+    announce,
+    append,
+    batcher_of,
+    batching,
+    queue_ref,
+    some_terms,
+    start_batching,
+    status_of,
+)
 from tests.support.fakes import MemorySink
 from tests.support.waiting import eventually
-from write_batcher.activities.drain import loop as loop_module
+from write_batcher.activities.drain import housekeeping
 from write_batcher.config import Settings
-from write_batcher.queue.partitions import Partitions
-from write_batcher.workers.batcher_worker import make_batcher_worker, start_batchers
+from write_batcher.queue import contract_keeper
+from write_batcher.queue.contract import ContractStore
 from write_batcher.workflows.batcher import BatcherWorkflow
 
 QUICK = timedelta(milliseconds=100)
@@ -22,13 +31,13 @@ QUICK = timedelta(milliseconds=100)
 async def test_old_partitions_of_a_shrunk_queue_are_drained_and_end(
     client: Client, redis: Redis, settings: Settings, sink: MemorySink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop_module, "PARTITIONS_EVERY", QUICK)
-    monkeypatch.setattr(loop_module, "RETIRE_AFTER", timedelta(milliseconds=500))
-    await Partitions(redis, settings.queue).announce(3)
+    monkeypatch.setattr(housekeeping, "CONTRACT_EVERY", QUICK)
+    monkeypatch.setattr(housekeeping, "RETIRE_AFTER", timedelta(milliseconds=500))
+    await announce(redis, queue_ref(client, settings.queue), some_terms(partitions=3))
     for partition in range(3):
         await append(client, redis, settings.queue, partition, f"in-{partition}")
     await start_batching(client, redis, settings)
-    async with make_batcher_worker(client, settings, redis, sink):
+    async with batching(client, redis, settings, sink):
         await eventually(lambda: have_ended(client, settings, 1, 2))
         assert await status_of(client, settings, 0) is WorkflowExecutionStatus.RUNNING
     assert sorted(row.request_id for row in sink.rows) == ["in-0", "in-1", "in-2"]
@@ -38,12 +47,11 @@ async def test_old_partitions_of_a_shrunk_queue_are_drained_and_end(
 async def test_worker_of_a_shrunk_queue_drains_all_old_partitions_at_once(
     client: Client, redis: Redis, settings: Settings, sink: MemorySink
 ) -> None:
-    await Partitions(redis, settings.queue).announce(40)
+    await announce(redis, queue_ref(client, settings.queue), some_terms(partitions=40))
     for partition in range(40):
         await append(client, redis, settings.queue, partition, f"in-{partition}")
-    partitions = await Partitions(redis, settings.queue).announce(1)
-    await start_batchers(client, settings, partitions, restart_stopped=True)
-    async with make_batcher_worker(client, settings, redis, sink, partitions=partitions):
+    await start_batching(client, redis, settings)
+    async with batching(client, redis, settings, sink, partitions=40):
         await eventually(lambda: len(sink.rows) == 40)
 
 
@@ -51,13 +59,12 @@ async def test_worker_of_a_shrunk_queue_drains_all_old_partitions_at_once(
 async def test_batcher_workflow_that_retired_while_its_queue_grew_is_restarted(
     client: Client, redis: Redis, settings: Settings, sink: MemorySink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop_module, "PARTITIONS_EVERY", QUICK)
-    monkeypatch.setattr(loop_module, "RETIRE_AFTER", timedelta(milliseconds=200))
-    await Partitions(redis, settings.queue).announce(2)
-    await start_batching(client, redis, settings)
-    async with make_batcher_worker(client, settings, redis, sink):
-        await eventually(lambda: have_ended(client, settings, 1))
+    monkeypatch.setattr(housekeeping, "CONTRACT_EVERY", QUICK)
+    monkeypatch.setattr(housekeeping, "RETIRE_AFTER", timedelta(milliseconds=200))
     grown = settings.model_copy(update={"partitions": 2})
+    await start_batching(client, redis, grown)
+    async with batching(client, redis, settings, sink):
+        await eventually(lambda: have_ended(client, settings, 1))
     await start_batching(client, redis, grown, restart_stopped=False)
     assert await status_of(client, settings, 1) is WorkflowExecutionStatus.RUNNING
 
@@ -67,26 +74,19 @@ async def have_ended(client: Client, settings: Settings, *partitions: int) -> bo
     return all(status is WorkflowExecutionStatus.COMPLETED for status in statuses)
 
 
-@pytest.mark.usefixtures("quick_reads")
-@pytest.mark.parametrize("value", [None, "abc", "0"])
-async def test_drain_announces_partitions_again_that_redis_lost_or_garbled(
-    client: Client,
-    redis: Redis,
-    settings: Settings,
-    sink: MemorySink,
-    monkeypatch: pytest.MonkeyPatch,
-    value: str | None,
+async def test_contract_that_redis_lost_is_announced_again_without_any_drain(
+    client: Client, redis: Redis, settings: Settings, sink: MemorySink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop_module, "PARTITIONS_EVERY", QUICK)
-    await start_batching(client, redis, settings)
-    key = f"write-batcher:{settings.queue}:partitions"
-    async with make_batcher_worker(client, settings, redis, sink):
-        await (redis.delete(key) if value is None else redis.set(key, value))
-        await eventually(lambda: holds(redis, key, b"1"))
+    """A paused queue has no drain, and its operators and callers still need to know it."""
+    monkeypatch.setattr(contract_keeper, "ANNOUNCE_EVERY", QUICK)
+    store = ContractStore(redis, queue_ref(client, settings.queue))
+    async with batching(client, redis, settings, sink):
+        await store.forget()
+        await eventually(lambda: is_known(store))
 
 
-async def holds(redis: Redis, key: str, value: bytes) -> bool:
-    return bool(await redis.get(key) == value)
+async def is_known(store: ContractStore) -> bool:
+    return await store.known_partitions() == 1
 
 
 @pytest.mark.usefixtures("quick_reads")
@@ -102,7 +102,7 @@ async def test_stopped_batcher_workflow_restarts_only_with_a_new_worker(
     new_worker: bool,
 ) -> None:
     await start_batching(client, redis, settings)
-    async with make_batcher_worker(client, settings, redis, sink):
+    async with batching(client, redis, settings, sink):
         await batcher_of(client, settings).signal(BatcherWorkflow.stop)
         await eventually(lambda: have_ended(client, settings, 0))
     await start_batching(client, redis, settings, restart_stopped=new_worker)

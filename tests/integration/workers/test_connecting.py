@@ -12,10 +12,11 @@ from redis.asyncio import Redis, RedisCluster
 from tests.support.redis_kinds import AnyRedis
 from write_batcher.config import load_settings
 from write_batcher.errors import ConfigurationError
+from write_batcher.models import QueueRef
 from write_batcher.queue import redis_client
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.workers import connections
-from write_batcher.workers.connections import connect_redis, connect_temporal
+from write_batcher.workers.connections import connect_redis, connect_temporal, temporal_namespace
 from write_batcher.workers.embedded.redis_server import RedisServer
 from write_batcher.workers.embedded.server import choose_ports
 from write_batcher.workers.embedded.temporal_server import TemporalServer
@@ -80,6 +81,17 @@ async def test_connecting_names_a_namespace_that_does_not_exist(
     assert await refusal_of_temporal() == (
         f"Temporal at {temporal_server.address} has no namespace 'nowhere': create it or set TEMPORAL_NAMESPACE."
     )
+
+
+def test_namespace_is_that_of_the_temporal_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = tmp_path / "temporal.toml"
+    profile.write_text('[profile.default]\nnamespace = "staging"\n', "utf-8")
+    monkeypatch.setenv("TEMPORAL_CONFIG_FILE", str(tmp_path / "none.toml"))
+    assert temporal_namespace() == "default"
+    monkeypatch.setenv("TEMPORAL_CONFIG_FILE", str(profile))
+    assert temporal_namespace() == "staging"
+    monkeypatch.setenv("TEMPORAL_NAMESPACE", "production")
+    assert temporal_namespace() == "production"
 
 
 async def test_connecting_names_a_temporal_profile_that_cannot_be_read(
@@ -162,7 +174,7 @@ async def test_connecting_to_a_durable_redis_warns_of_nothing(
 
 
 async def test_cancelling_a_task_that_talks_to_redis_always_ends_it(redis: Redis, name: str) -> None:
-    queue = WriteQueue(redis, name, 0)
+    queue = WriteQueue(redis, QueueRef(namespace="default", name=name), 0)
     await queue.statistics()  # connects
 
     async def ask_for_ever() -> None:

@@ -10,11 +10,10 @@ from temporalio.worker import Worker
 
 # The sandbox loads this module anew for `Shop`, which needs none of this.
 with workflow.unsafe.imports_passed_through():
-    from tests.support.batchers import start_batching
+    from tests.support.batchers import batching, start_batching
     from tests.support.fakes import MemorySink
     from write_batcher.config import Settings
     from write_batcher.models import Outcome
-    from write_batcher.workers.batcher_worker import make_batcher_worker
     from write_batcher.workers.plugin import WriteBatching
     from write_batcher.workflows.batched_writes import BatchedWrites
     from write_batcher.workflows.write_options import WriteOptions
@@ -42,7 +41,7 @@ async def test_plugin_lets_an_existing_worker_submit_writes(
 ) -> None:
     await start_batching(client, redis, settings)
     shop = Worker(client, task_queue=name, workflows=[Shop], plugins=[WriteBatching(settings)])
-    async with shop, make_batcher_worker(client, settings, redis, sink):
+    async with batching(client, redis, settings, sink), shop:
         async with asyncio.timeout(RESULT_TIMEOUT_S):
             outcome = await client.execute_workflow(Shop.run, name, id=name, task_queue=name)
     assert outcome is Outcome.WRITTEN

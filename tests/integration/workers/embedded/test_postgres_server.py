@@ -15,6 +15,7 @@ from tests.support.target_databases import NO_SYNC, PostgresDatabase, SqliteData
 from tests.support.waiting import eventually
 from write_batcher.errors import ConfigurationError, ServerNotStarted
 from write_batcher.models import Batch, FlushReason, WriteRequest
+from write_batcher.queue.record_encoding import with_hash
 from write_batcher.sinks.sql.sink import SqlSink
 from write_batcher.workers.embedded import postgres_server as postgres_module, processes
 from write_batcher.workers.embedded.local_stack import local_stack
@@ -152,15 +153,17 @@ async def test_stack_with_postgresql_points_to_it_and_ends_it() -> None:
 async def test_rows_of_the_demo_are_counted(server: PostgresServer, tmp_path: Path) -> None:
     for url in (server.url(), SqliteDatabase(tmp_path).url):
         async with SqlSink.open(url, tables=["main_writes"], create=[MAIN_WRITES]) as sink:
-            requests = [
-                WriteRequest(
-                    request_id=f"{number}",
-                    table="main_writes",
-                    record={"workflow_id": f"series_{number % 3}", "item": "tea", "cents": 1},
+            requests = tuple(
+                with_hash(
+                    WriteRequest(
+                        request_id=f"{number}",
+                        table="main_writes",
+                        record={"workflow_id": f"series_{number % 3}", "item": "tea", "cents": 1},
+                    )
                 )
                 for number in range(5)
-            ]
-            await sink.write(Batch(batch_id="1", flush_reason=FlushReason.SIZE, requests=tuple(requests)))
+            )
+            await sink.write(Batch(batch_id="1", queue="demo", flush_reason=FlushReason.SIZE, requests=requests))
 
         assert await count_rows(url, "series_") == (5, 2)
         assert await count_rows(url, "other") == (0, 0)

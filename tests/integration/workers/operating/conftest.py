@@ -8,17 +8,19 @@ from temporalio.client import Client
 
 from tests.support.operated_queue import QUICK, OperatedQueue
 from tests.support.redis_kinds import AnyRedis
-from write_batcher.activities.drain import loop as loop_module, take, watch
+from write_batcher.activities.drain import housekeeping, operators, read, watch
 from write_batcher.workers.embedded.temporal_server import TemporalServer
-from write_batcher.workers.operating import control
+from write_batcher.workers.operating import control, given_orders
 
 
 @pytest.fixture(autouse=True)
 def _quick_reactions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(take, "LONGEST_BLOCK", QUICK)
+    monkeypatch.setattr(read, "LONGEST_BLOCK", QUICK)
     monkeypatch.setattr(watch, "BEAT_EVERY", QUICK)
-    monkeypatch.setattr(loop_module, "PARTITIONS_EVERY", QUICK)
+    monkeypatch.setattr(housekeeping, "CONTRACT_EVERY", QUICK)
+    monkeypatch.setattr(operators, "LOOK_EVERY", QUICK)
     monkeypatch.setattr(control, "LOOK_EVERY", timedelta(milliseconds=20))
+    monkeypatch.setattr(given_orders, "LOOK_EVERY", timedelta(milliseconds=20))
 
 
 @pytest.fixture
@@ -29,6 +31,5 @@ def queue(
         "TEMPORAL_ADDRESS": temporal_server.address,
         "WRITE_BATCHER_REDIS_URL": redis_server.url,
         "WRITE_BATCHER_QUEUE": name,
-        "WRITE_BATCHER_MAX_ITEMS": "10",
     }
     return OperatedQueue(client=client, redis=redis, redis_url=redis_server.url, name=name, environment=environment)

@@ -5,6 +5,7 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,17 +16,17 @@ from tests.support.waiting import eventually
 from write_batcher.activities.drain.receipt_sender import ReceiptSender
 from write_batcher.activities.drain.watch import Watch
 from write_batcher.activities.enqueue import EnqueueActivities
-from write_batcher.errors import SinkUnavailable
 from write_batcher.models import ConfirmBy, Outcome, ReplyAddress, WriteRequest
-from write_batcher.queue.partitions import Partitions
 from write_batcher.queue.wire_form import Codec
 from write_batcher.sinks.sql.sink import SqlSink
+from write_batcher.workers.operating.dead_letter_callers import LeftBecause
 from write_batcher.workers.operating.dead_letter_repair import CallerNotice
+from write_batcher.workers.operating.stream_ids import LetterId
 from write_batcher.workflows.write_options import OnRejected
 
 
 async def test_list_shows_dead_letters_of_all_partitions_after_a_queue_shrank(queue: OperatedQueue) -> None:
-    await Partitions(queue.redis, queue.name).announce(1)
+    await queue.announce()
     first = await queue.add_dead_letter(await queue.fields("bad\n1"), "cents is\x1b[2J not a number")
     second = await queue.add_dead_letter({b"what": b"is this"}, "Version None is not b'1'.", partition=1)
 
@@ -44,7 +45,7 @@ async def test_list_shows_dead_letters_of_all_partitions_after_a_queue_shrank(qu
 
 
 async def test_show_prints_the_record_or_why_it_cannot_be_decoded(queue: OperatedQueue) -> None:
-    await Partitions(queue.redis, queue.name).announce(1)
+    await queue.announce()
     readable = await queue.add_dead_letter(await queue.fields("bad-1"), "cents is not a number")
     foreign = await queue.add_dead_letter({b"what": b"is \xff"}, "Version None is not b'1'.")
     status, output, _ = await queue.command("dead-letters", "show", str(readable))
@@ -53,12 +54,15 @@ async def test_show_prints_the_record_or_why_it_cannot_be_decoded(queue: Operate
         assert f"{line}\n" in output
     status, output, _ = await queue.command("dead-letters", "show", str(foreign))
     assert status == 0
-    for line in ("record: cannot be decoded: Version None is not b'1'.", r"field what: b'is \xff'"):
+    for line in (
+        "record: cannot be decoded: The entry has no version (b''): it is not a write request.",
+        r"field what: b'is \xff'",
+    ):
         assert f"{line}\n" in output
 
 
 async def test_dry_run_lists_the_selected_and_changes_nothing(queue: OperatedQueue) -> None:
-    await Partitions(queue.redis, queue.name).announce(1)
+    await queue.announce()
     await queue.add_dead_letter(await queue.fields("bad-1"), "cents is not a number")
     chosen = await queue.add_dead_letter(await queue.fields("bad-2"), "no such column")
     for verb, done in (("replay", "replayed"), ("discard", "discarded")):
@@ -75,7 +79,7 @@ async def test_dry_run_lists_the_selected_and_changes_nothing(queue: OperatedQue
 
 
 async def test_discard_deletes_only_what_is_selected(queue: OperatedQueue) -> None:
-    await Partitions(queue.redis, queue.name).announce(1)
+    await queue.announce()
     kept = await queue.add_dead_letter(await queue.fields("bad-1"), "cents is not a number")
     chosen = await queue.add_dead_letter(await queue.fields("bad-2"), "no such column")
     status, output, errors = await queue.command("dead-letters", "discard", str(chosen))
@@ -84,36 +88,62 @@ async def test_discard_deletes_only_what_is_selected(queue: OperatedQueue) -> No
     assert [letter.letter_id for letter in await queue.selected()] == [kept]
 
 
-async def test_replay_clears_the_rejection_before_the_request_is_back(queue: OperatedQueue) -> None:
-    await Partitions(queue.redis, queue.name).announce(1)
+async def test_replay_needs_no_database_and_moves_the_request_back_once(queue: OperatedQueue) -> None:
+    await queue.announce()
     await queue.add_dead_letter(await queue.fields("bad-1"), "cents is not a number")
     [letter] = await queue.selected()
-
-    class Ledger:
-        async def forget_rejection(self, request_id: str, attempt: str | None, asked_ms: int | None) -> bool:
-            assert (request_id, attempt, asked_ms) == ("bad-1", None, None)
-            assert await queue.is_empty()
-            assert await queue.has_dead_letters(1)
-            return True
-
-    assert await queue.letters.replay(letter, Ledger())
+    assert await queue.letters.replay(letter)
     assert await queue.has_dead_letters(0)
-    assert await queue.letters.replay(letter, queue.sink) is None  # it is gone
+    assert await queue.letters.replay(letter) is None  # it is gone
+    [entry] = await queue.stream.entries(after="0", count=10, max_bytes=10_000)
+    assert (entry.request_id, entry.fields[b"replayed"]) == (b"bad-1", b"1")
 
 
-async def test_replay_leaves_the_dead_letter_when_the_database_is_down(queue: OperatedQueue) -> None:
-    await Partitions(queue.redis, queue.name).announce(1)
-    await queue.add_dead_letter(await queue.fields("bad-1"), "cents is not a number")
-    [letter] = await queue.selected()
+async def letter_of(queue: OperatedQueue, request_id: str, reply: ReplyAddress | None) -> LetterId:
+    request = WriteRequest(request_id=request_id, table="orders", record={}, reply=reply)
+    fields = await Codec(queue.client.data_converter).encode(request)
+    return await queue.add_dead_letter(fields, "cents is not a number")
 
-    class Ledger:
-        async def forget_rejection(self, request_id: str, attempt: str | None, asked_ms: int | None) -> bool:
-            raise SinkUnavailable("database is locked")
 
-    with pytest.raises(SinkUnavailable):
-        await queue.letters.replay(letter, Ledger())
-    assert await queue.has_dead_letters(1)
-    assert await queue.is_empty()
+ENDED = ReplyAddress(workflow_id="ended", run_id="run", attempt="run")
+
+
+async def test_replay_leaves_what_callers_were_told_is_not_written(queue: OperatedQueue) -> None:
+    await queue.announce()
+    without = await letter_of(queue, "without", None)
+    forgotten = await letter_of(queue, "forgotten", replace(ENDED, mode=ConfirmBy.NONE))
+    failed = await letter_of(queue, "failed", ENDED)
+    ended = await letter_of(queue, "ended", replace(ENDED, awaits_replay=True))
+    unknown = await queue.add_dead_letter({**await queue.fields("unknown"), b"reply": b"{"}, "no reply")
+    status, output, errors = await queue.command("dead-letters", "replay", "--all")
+    assert (status, errors) == (0, "")
+    assert output.splitlines()[:-1] == [
+        f"{without} request without: replayed",
+        f"{forgotten} request forgotten: replayed",
+        f"{failed} request failed: left, {LeftBecause.CALLER_FAILED.value}",
+        f"{ended} request ended: left, {LeftBecause.CALLER_ENDED.value}",
+        f"{unknown} request unknown: left, {LeftBecause.CALLER_UNKNOWN.value}",
+        "2 dead letters replayed",
+        f"1 dead letter left: {LeftBecause.CALLER_FAILED.value}",
+        f"1 dead letter left: {LeftBecause.CALLER_ENDED.value}",
+        f"1 dead letter left: {LeftBecause.CALLER_UNKNOWN.value}",
+    ]
+    assert "--also-failed" in output.splitlines()[-1]
+    assert await queue.has_dead_letters(3)
+
+
+async def test_replay_of_the_failed_is_explicit(queue: OperatedQueue) -> None:
+    await queue.announce()
+    failed = await letter_of(queue, "failed", ENDED)
+    status, output, _ = await queue.command("dead-letters", "replay", str(failed))
+    assert (status, "0 dead letters replayed\n" in output) == (1, True)
+    status, output, _ = await queue.command("dead-letters", "replay", "--all", "--dry-run")
+    assert (status, "would be left, its caller was told" in output) == (0, True)
+    assert await queue.command("dead-letters", "replay", "--all", "--also-failed") == (
+        0,
+        f"{failed} request failed: replayed\n1 dead letter replayed\n",
+        "",
+    )
 
 
 async def test_replay_of_all_skips_dead_letters_that_are_rejected_again(queue: OperatedQueue) -> None:
@@ -123,17 +153,22 @@ async def test_replay_of_all_skips_dead_letters_that_are_rejected_again(queue: O
         replayed = []
         async for letter in queue.letters.select(ALL):
             replayed.append(letter.dead.request_id)
-            await queue.letters.replay(letter, queue.sink)
+            await queue.letters.replay(letter)
             await eventually(lambda: queue.has_dead_letters(2))
     assert replayed == ["bad-1", "bad-2"]
-    assert queue.sink.forgotten == ["bad-1", "bad-2"]
 
 
 @asynccontextmanager
 async def waiting_caller(queue: OperatedQueue, confirm_by: ConfirmBy) -> AsyncIterator[Any]:
     """A workflow that waits for an operator's decision on its rejected record; the batcher runs."""
-    enqueue = EnqueueActivities(queue.redis, max_backlog=10, max_request_bytes=10_000)
-    order = Order(queues=(queue.name,), request_id="bad-1", confirm_by=confirm_by, on_rejected=OnRejected.WAIT)
+    enqueue = EnqueueActivities(queue.redis)
+    order = Order(
+        queues=(queue.name,),
+        request_id="bad-1",
+        confirm_by=confirm_by,
+        on_rejected=OnRejected.WAIT,
+        batcher_task_queue=f"{queue.name}-batcher",
+    )
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(queue.batching())
         await stack.enter_async_context(caller(queue.client, queue.name, enqueue.enqueue_write))
@@ -148,8 +183,9 @@ async def test_waiting_caller_learns_that_its_replayed_request_is_written(
 ) -> None:
     async with waiting_caller(queue, confirm_by) as handle:
         queue.sink.repair()
-        [letter] = await queue.selected()
-        await queue.letters.replay(letter, queue.sink)
+        status, output, errors = await queue.command("dead-letters", "replay", "--all")
+        assert (status, errors) == (0, "")
+        assert output.endswith("1 dead letter replayed\n")
         [receipt] = await receipts_of(handle)
     assert (receipt.outcome, receipt.request_id) == (Outcome.WRITTEN, "bad-1")
     assert [row.request_id for row in queue.sink.rows] == ["bad-1"]
@@ -166,7 +202,7 @@ async def test_waiting_caller_learns_that_its_request_is_discarded(queue: Operat
 
 
 async def test_discard_does_not_misinform_a_caller_whose_request_is_queued_again(queue: OperatedQueue) -> None:
-    await Partitions(queue.redis, queue.name).announce(1)
+    await queue.announce()
     reply = ReplyAddress(workflow_id="gone", run_id="run", attempt="run")
     fields = await Codec(queue.client.data_converter).encode(
         WriteRequest(request_id="bad-1", table="orders", record={}, reply=reply)
@@ -174,25 +210,24 @@ async def test_discard_does_not_misinform_a_caller_whose_request_is_queued_again
     await queue.add_dead_letter(fields, "cents is not a number")
     sender = ReceiptSender(queue.client, Watch())
     [letter] = await queue.selected()
-    await queue.stream.append(fields | {b"reply": _of_another_call(fields[b"reply"])}, max_backlog=10)
+    await queue.stream.append(fields | {b"reply": _of_another_run(fields[b"reply"])}, max_backlog=10)
     assert await queue.letters.discard(letter, sender) is CallerNotice.QUEUED_AGAIN
     assert await queue.letters.discard(letter, sender) is None
-    await queue.add_dead_letter(
-        fields | {b"reply": fields[b"reply"].replace(b'"run"', b'"other"')}, "cents is not a number"
-    )
+    other = fields[b"reply"].replace(b'"attempt": "run"', b'"attempt": "other"')
+    await queue.add_dead_letter(fields | {b"reply": other}, "cents is not a number")
     [letter] = await queue.selected()
     assert await queue.letters.discard(letter, sender) is CallerNotice.CALLER_ENDED
 
 
 async def test_discard_tells_a_caller_only_with_its_last_dead_letter(queue: OperatedQueue) -> None:
     """The other dead letter may still be replayed and written."""
-    await Partitions(queue.redis, queue.name).announce(1)
+    await queue.announce()
     reply = ReplyAddress(workflow_id="gone", run_id="run", attempt="run")
     fields = await Codec(queue.client.data_converter).encode(
         WriteRequest(request_id="bad-1", table="orders", record={}, reply=reply)
     )
     await queue.add_dead_letter(fields, "cents is not a number")
-    await queue.add_dead_letter(fields | {b"reply": _of_another_call(fields[b"reply"])}, "cents is not a number")
+    await queue.add_dead_letter(fields | {b"reply": _of_another_run(fields[b"reply"])}, "cents is not a number")
     sender = ReceiptSender(queue.client, Watch())
     first, second = await queue.selected()
     assert await queue.letters.discard(first, sender) is CallerNotice.OTHER_DEAD_LETTER
@@ -200,7 +235,7 @@ async def test_discard_tells_a_caller_only_with_its_last_dead_letter(queue: Oper
 
 
 async def test_discard_tells_no_caller_that_wanted_no_receipt(queue: OperatedQueue) -> None:
-    await Partitions(queue.redis, queue.name).announce(1)
+    await queue.announce()
     reply = ReplyAddress(workflow_id="gone", run_id="run", attempt="run", mode=ConfirmBy.NONE)
     request = WriteRequest(request_id="bad-1", table="orders", record={}, reply=reply)
     await queue.add_dead_letter(await Codec(queue.client.data_converter).encode(request), "cents is not a number")
@@ -208,8 +243,11 @@ async def test_discard_tells_no_caller_that_wanted_no_receipt(queue: OperatedQue
     assert await queue.letters.discard(letter, ReceiptSender(queue.client, Watch())) is CallerNotice.NO_CALLER_WAITS
 
 
-def _of_another_call(reply: bytes) -> bytes:
-    return reply.replace(b'"call": 0', b'"call": 2')
+def _of_another_run(reply: bytes) -> bytes:
+    """Of the same attempt, submitted again after a reset."""
+    changed = reply.replace(b'"run_id": "run"', b'"run_id": "later"')
+    assert changed != reply
+    return changed
 
 
 async def test_replayed_request_that_the_database_had_rejected_is_written(
@@ -228,8 +266,7 @@ async def test_replayed_request_that_the_database_had_rejected_is_written(
         await queue.append("bad-1")
         await eventually(lambda: queue.has_dead_letters(1))
         execute("DROP TRIGGER refuse")
-        arguments = ("--reason", "closed for today", "--database-url", database_url, "--tables", "orders")
-        status, output, errors = await queue.command("dead-letters", "replay", *arguments)
+        status, output, errors = await queue.command("dead-letters", "replay", "--reason", "closed for today")
         assert (status, errors) == (0, "")
         assert output.endswith("request bad-1: replayed\n1 dead letter replayed\n")
         await eventually(queue.is_empty)

@@ -3,25 +3,21 @@
 import asyncio
 import json
 import signal
-from datetime import timedelta
 
 import pytest
-from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.workflowservice.v1 import PauseActivityRequest
 
+from tests.support.batchers import some_terms
 from tests.support.command import CLEAN_ENVIRONMENT, COMMAND
 from tests.support.operated_queue import QUICK, WITHIN_S, OperatedQueue, a_request
 from tests.support.waiting import eventually
 from write_batcher.activities.drain import loop as loop_module
-from write_batcher.queue.partitions import Partitions
 from write_batcher.workers.operating.control import Verb, steer
 from write_batcher.workers.operating.host import HostState
-from write_batcher.workflows.batcher import batcher_workflow_id
 
 
 async def test_counters_add_up_over_every_outcome_of_a_request(queue: OperatedQueue) -> None:
     sink = queue.sink
-    await sink.settle(a_request("given-up"))
+    await sink.settle(a_request("given-up"), queue=str(queue.ref))
     async with queue.batching():
         await queue.append(*(f"good-{number}" for number in range(25)), "bad-1", "bad-2", "bad-3", "given-up")
         await eventually(queue.is_empty)
@@ -31,13 +27,13 @@ async def test_counters_add_up_over_every_outcome_of_a_request(queue: OperatedQu
         await queue.append_foreign(await queue.fields("good-1"))
         await queue.append("good-2")
         await queue.append_foreign({b"v": b"1", b"what": b"is this"})
-        await queue.append_foreign({b"v": b"9"})
+        await queue.append_foreign({b"v": b"x"})
         await queue.stream.append_flush()
         await eventually(queue.is_empty)
         sink.repair()
         for letter in await queue.selected():
             if letter.dead.request_id != "bad-3":
-                await queue.letters.replay(letter, sink)
+                await queue.letters.replay(letter)
         await eventually(queue.is_empty)
         await steer(queue.client, queue.partition, Verb.PAUSE)
         await queue.append("later-1", "later-2")
@@ -66,9 +62,10 @@ async def test_monitor_shows_why_a_batch_is_held_and_the_attempt(queue: Operated
     async with queue.batching():
         await queue.append("a", "b")
         await eventually(holds)
-        view = await queue.view(max_wait=timedelta(milliseconds=1))
+        await queue.announce(some_terms(max_wait_ms=1))
+        view = await queue.view()
         assert (view.host.state, view.host.attempt, view.in_flight, view.pending) == (HostState.RUNNING, 1, 2, 2)
-        assert "its batch is held: the disk is full" in (view.warning or "")
+        assert "nothing is written: the disk is full" in (view.warning or "")
         queue.sink.outage = None
         await eventually(queue.is_empty)
     assert (await queue.view()).warning is None
@@ -89,19 +86,13 @@ async def test_monitor_counts_the_drains_that_have_returned(
 async def test_monitor_shows_that_the_drain_is_paused_in_temporal(queue: OperatedQueue) -> None:
     async with queue.batching():
         await eventually(lambda: queue.is_in(HostState.RUNNING))
-        await queue.client.workflow_service.pause_activity(
-            PauseActivityRequest(
-                namespace=queue.client.namespace,
-                execution=WorkflowExecution(workflow_id=batcher_workflow_id(queue.partition)),
-                type="drain",
-            )
-        )
-        await eventually(lambda: queue.is_in(HostState.HELD))
+        await queue.pause_in_temporal()
+        await eventually(lambda: queue.is_in(HostState.PAUSED_IN_TEMPORAL))
 
 
 @pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
 async def test_monitor_refreshes_until_it_is_interrupted(queue: OperatedQueue, interrupt: signal.Signals) -> None:
-    await Partitions(queue.redis, queue.name).announce(1)
+    await queue.announce()
     monitor = await asyncio.create_subprocess_exec(
         *COMMAND,
         *("monitor", "--json", "--every", "100ms"),
