@@ -10,44 +10,44 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from write_batcher.config import Settings as Settings, load_settings as load_settings
+    from write_batcher.config import Settings, load_settings
     from write_batcher.errors import (
-        ConfigurationError as ConfigurationError,
-        InvalidRequest as InvalidRequest,
-        OperationFailed as OperationFailed,
-        QueueFull as QueueFull,
-        QueueUnavailable as QueueUnavailable,
-        SinkUnavailable as SinkUnavailable,
-        WriteBatcherError as WriteBatcherError,
-        WriteFailed as WriteFailed,
-        WriteNotConfirmed as WriteNotConfirmed,
-        WriteNotSubmitted as WriteNotSubmitted,
-        WriteOutcomeUnknown as WriteOutcomeUnknown,
-        WriteRejected as WriteRejected,
+        ConfigurationError,
+        InvalidRequest,
+        OperationFailed,
+        QueueFull,
+        QueueUnavailable,
+        SinkUnavailable,
+        WriteBatcherError,
+        WriteFailed,
+        WriteNotConfirmed,
+        WriteNotSubmitted,
+        WriteOutcomeUnknown,
+        WriteRejected,
     )
     from write_batcher.models import (
-        Batch as Batch,
-        ConfirmBy as ConfirmBy,
-        FlushReason as FlushReason,
-        Outcome as Outcome,
-        PartitionRef as PartitionRef,
-        ReplyAddress as ReplyAddress,
-        Submission as Submission,
-        WriteReceipt as WriteReceipt,
-        WriteRequest as WriteRequest,
+        Batch,
+        ConfirmBy,
+        FlushReason,
+        Outcome,
+        PartitionRef,
+        ReplyAddress,
+        Submission,
+        WriteReceipt,
+        WriteRequest,
     )
-    from write_batcher.queue.producer import Producer as Producer
-    from write_batcher.sinks.protocol import PrunableSink as PrunableSink, Sink as Sink
-    from write_batcher.sinks.sql.sink import SqlSink as SqlSink
-    from write_batcher.sinks.sql.tables import TargetTable as TargetTable
-    from write_batcher.workers.batcher_worker import run_batcher_worker as run_batcher_worker
-    from write_batcher.workers.connections import connect_redis as connect_redis, connect_temporal as connect_temporal
-    from write_batcher.workers.logs import log_to_stderr as log_to_stderr
-    from write_batcher.workers.plugin import WriteBatching as WriteBatching
-    from write_batcher.workers.serving import serve as serve
-    from write_batcher.workflows.batched_writes import BatchedWrites as BatchedWrites
-    from write_batcher.workflows.batcher import batcher_workflow_id as batcher_workflow_id
-    from write_batcher.workflows.write_options import OnRejected as OnRejected, WriteOptions as WriteOptions
+    from write_batcher.queue.producer import Producer
+    from write_batcher.sinks.protocol import PrunableSink, Sink
+    from write_batcher.sinks.sql.sink import SqlSink
+    from write_batcher.sinks.sql.tables import TargetTable
+    from write_batcher.workers.batcher_worker import run_batcher_worker
+    from write_batcher.workers.connections import connect_redis, connect_temporal
+    from write_batcher.workers.logs import log_to_stderr
+    from write_batcher.workers.plugin import WriteBatching
+    from write_batcher.workers.serving import serve
+    from write_batcher.workflows.batched_writes import BatchedWrites
+    from write_batcher.workflows.batcher import batcher_workflow_id
+    from write_batcher.workflows.write_options import OnRejected, WriteOptions
 
 _MODULES = {
     # Writing from a workflow.
@@ -96,15 +96,65 @@ _MODULES = {
     "SinkUnavailable": "errors",
 }
 
-__all__ = ["__version__", *_MODULES]
-
-
-def __getattr__(name: str) -> object:
-    """Import a public name from the module that defines it (PEP 562)."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__all__ = [
+    "Batch",
+    "BatchedWrites",
+    "ConfigurationError",
+    "ConfirmBy",
+    "FlushReason",
+    "InvalidRequest",
+    "OnRejected",
+    "OperationFailed",
+    "Outcome",
+    "PartitionRef",
+    "Producer",
+    "PrunableSink",
+    "QueueFull",
+    "QueueUnavailable",
+    "ReplyAddress",
+    "Settings",
+    "Sink",
+    "SinkUnavailable",
+    "SqlSink",
+    "Submission",
+    "TargetTable",
+    "WriteBatcherError",
+    "WriteBatching",
+    "WriteFailed",
+    "WriteNotConfirmed",
+    "WriteNotSubmitted",
+    "WriteOptions",
+    "WriteOutcomeUnknown",
+    "WriteReceipt",
+    "WriteRejected",
+    "WriteRequest",
+    "__version__",
+    "batcher_workflow_id",
+    "connect_redis",
+    "connect_temporal",
+    "load_settings",
+    "log_to_stderr",
+    "run_batcher_worker",
+    "serve",
+]
 
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+# A type checker that saw it would take every misspelt name for a public one.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Import a public name from the module that defines it (PEP 562)."""
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_suggestion(name)}")
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def _suggestion(name: str) -> str:
+    from difflib import get_close_matches  # only for a mistake, not in every sandbox that loads this package
+
+    close = get_close_matches(name, __all__)
+    return f": did you mean {' or '.join(map(repr, close))}?" if close else ""

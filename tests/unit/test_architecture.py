@@ -8,6 +8,8 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
+import pytest
+
 import write_batcher
 
 REPOSITORY = Path(__file__).parents[2]
@@ -137,5 +139,12 @@ def test_public_names_are_loaded_as_type_checkers_see_them() -> None:
         for alias in node.names
     }
     assert sorted([*seen, "__version__"]) == sorted(write_batcher.__all__)
+    assert seen == {name: f"{PACKAGE}.{module}" for name, module in write_batcher._MODULES.items()}
     for name, module in seen.items():
         assert getattr(write_batcher, name) is getattr(import_module(module), name)
+
+
+def test_misspelt_public_name_is_answered_with_close_ones() -> None:
+    with pytest.raises(AttributeError, match=r"no attribute 'BatchedWrite': did you mean 'BatchedWrites'"):
+        getattr(write_batcher, "BatchedWrite")  # noqa: B009 - a type checker refuses the plain attribute
+    assert not hasattr(write_batcher, "nothing_like_it")
