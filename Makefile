@@ -11,7 +11,6 @@ ARGS ?=
 PYTHONS ?= 3.11 3.12 3.13 3.14
 # Tests that run in parallel, each on its own servers. More than there are cores, because most of them wait.
 JOBS ?= 4
-ON_REDIS := queue/test_stream drain/test_* workers/test_workers workers/test_batchers workers/test_plugin workers/test_connecting workers/operating/test_control workers/operating/test_letters workers/operating/test_monitoring workers/operating/test_usage workflows/test_batched_writes workflows/test_completion workflows/test_settling sinks/test_any_record workflows/test_batcher_workflow workflows/test_main_workflow workflows/test_reset
 
 .PHONY: demo up compare compare-full test test-unit test-pythons test-all other-servers faults faults-mutants soak fuzz check format lock setup
 
@@ -60,7 +59,7 @@ fuzz: setup
 # The tests that use Redis, on each kind of server in turn.
 other-servers: setup
 	for kind in valkey redis6 redis7 tls cluster sentinel; do \
-	  echo "--redis=$$kind" && $(PYTHON) -m pytest --redis=$$kind $(ARGS) $(ON_REDIS:%=tests/integration/%.py) || exit 1; \
+	  echo "--redis=$$kind" && $(PYTHON) -m pytest --redis=$$kind --redis-only tests/integration $(ARGS) || exit 1; \
 	done
 
 check: setup
