@@ -1,4 +1,4 @@
-"""The caller of the older design with a batcher that knows only the original interface."""
+"""The caller of the older design with a batcher of the original demo."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
