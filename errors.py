@@ -1,4 +1,4 @@
-"""The one error tree: what callers catch in a workflow, and what the parts raise to each other."""
+"""Two trees of errors: `WriteFailed` is what callers catch in a workflow, `WriteBatcherError` stays in a process."""
 
 from temporalio.exceptions import ApplicationError
 
