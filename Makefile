@@ -8,73 +8,70 @@ MINUTES ?= 30
 SECONDS ?= 60
 ATHERIS := atheris==3.0.0
 ARGS ?=
+# Those of the classifiers in pyproject.toml, and 3.14, which is tried where a machine has it.
 PYTHONS ?= 3.11 3.12 3.13 3.14
 # Tests that run in parallel, each on its own servers. More than there are cores, because most of them wait.
 JOBS ?= 4
-ON_REDIS := queue/test_stream drain/test_* workers/test_workers workers/test_batchers workers/test_plugin workers/test_connecting workers/operating/test_control workers/operating/test_letters workers/operating/test_monitoring workers/operating/test_usage workflows/test_batched_writes workflows/test_completion workflows/test_settling sinks/test_any_record workflows/test_batcher_workflow workflows/test_main_workflow workflows/test_reset
 
-.PHONY: demo up compare compare-full test test-unit test-pythons test-all other-servers faults faults-mutants soak fuzz check format lock setup
+.PHONY: help demo up compare compare-full test test-unit test-pythons test-all other-servers faults faults-mutants soak fuzz check format lock setup
 
-demo: setup
+help: ## what can be made; a plain `make` prints it too
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: setup ## many workflows on servers of their own (WORKFLOWS=250 DATABASE=sqlite)
 	.venv/bin/write-batcher demo --workflows $(WORKFLOWS) --database $(DATABASE) $(ARGS)
 
-up: setup
+up: setup ## Temporal and Valkey, until Ctrl-C
 	.venv/bin/write-batcher up $(ARGS)
 
-# Some ten minutes. compare-full takes an hour and more; its three rounds show how much of a difference is chance.
-compare: setup
+compare: setup ## four designs, six scenarios: some ten minutes
 	.venv/bin/write-batcher compare --workflows 150 $(ARGS)
 
-compare-full: setup
+compare-full: setup ## more workflows, three rounds, which show how much is chance: an hour and more
 	.venv/bin/write-batcher compare --workflows 1000 --requests 30000 --rounds 3 $(ARGS)
 
-test: setup
+test: setup ## unit and integration tests, the quicker fault tests (one test: ARGS="-k name")
 	$(PYTHON) -m pytest -n $(JOBS) $(ARGS)
 
-test-unit: setup
+test-unit: setup ## the unit tests alone
 	$(PYTHON) -m pytest -n 2 --dist loadfile tests/unit $(ARGS)
 
-# The unit tests on every supported Python that this machine has.
-test-pythons: $(UV)
+test-pythons: $(UV) ## the unit tests on every supported Python that this machine has
 	.ci/test-pythons $(UV) $(PYTHONS)
 
-# All tests, also those too slow for every day: all fault tests, and all contenders of the comparison.
-test-all: setup
+test-all: setup ## all tests, also those too slow for every day: an hour
 	$(PYTHON) -m pytest -n $(JOBS) -m "" $(ARGS)
 
-# Real processes and connections killed, frozen and cut: half an hour. `make test` runs the quicker ones.
-faults: setup
+faults: setup ## real processes and connections killed, frozen and cut: half an hour
 	$(PYTHON) -m pytest -m "" tests/faults $(ARGS)
 
-# Wrong variants of the product, each of which a named test must find.
-faults-mutants: setup
+faults-mutants: setup ## wrong variants of the product, each of which a named test must find
 	$(PYTHON) -m tests.faults.mutants $(ARGS)
 
-soak: setup
+soak: setup ## random faults while workflows run (MINUTES=30)
 	$(PYTHON) -m tests.faults.soak --minutes $(MINUTES) $(ARGS)
 
-fuzz: setup
+fuzz: setup ## coverage-guided input for the decoder of stream entries (SECONDS=60)
 	$(UV) pip install --quiet --python $(PYTHON) $(ATHERIS)
 	$(PYTHON) tests/fuzz/entries.py -max_total_time=$(SECONDS) $(ARGS)
 
-# The tests that use Redis, on each kind of server in turn.
-other-servers: setup
+other-servers: setup ## the tests that use Redis, on each kind of server in turn
 	for kind in valkey redis6 redis7 tls cluster sentinel; do \
-	  echo "--redis=$$kind" && $(PYTHON) -m pytest --redis=$$kind $(ARGS) $(ON_REDIS:%=tests/integration/%.py) || exit 1; \
+	  echo "--redis=$$kind" && $(PYTHON) -m pytest --redis=$$kind --redis-only tests/integration $(ARGS) || exit 1; \
 	done
 
-check: setup
+check: setup ## formatting, linting, types: product and tests
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy -p write_batcher
 	.venv/bin/mypy tests
 
-format: setup
+format: setup ## format, and fix what ruff can fix
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
 # Installing again takes a second, and links files that were added since to the editable package.
-setup: .venv/.locked
+setup: .venv/.locked ## install everything into .venv; links new files to the package
 	@$(UV) pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation --reinstall-package write-batcher --editable .
 
 .venv/.locked: requirements.lock $(UV)
@@ -87,5 +84,5 @@ setup: .venv/.locked
 	.tools/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 # Exported without the index it came from. uv.lock would name that host, so it is not committed.
-lock: $(UV)
+lock: $(UV) ## pin what pyproject.toml asks for, in requirements.lock
 	$(UV) export --quiet --all-extras --all-groups --no-emit-project --no-header --output-file requirements.lock

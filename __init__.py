@@ -10,54 +10,54 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from write_batcher.config import Settings as Settings, load_settings as load_settings
+    from write_batcher.config import Settings, load_settings
     from write_batcher.errors import (
-        BatchTooLarge as BatchTooLarge,
-        ConfigurationError as ConfigurationError,
-        OperationFailed as OperationFailed,
-        QueueUnavailable as QueueUnavailable,
-        SinkUnavailable as SinkUnavailable,
-        WriteBatcherError as WriteBatcherError,
-        WriteFailed as WriteFailed,
-        WriteNotConfirmed as WriteNotConfirmed,
-        WriteNotSubmitted as WriteNotSubmitted,
-        WriteOutcomeUnknown as WriteOutcomeUnknown,
-        WriteRejected as WriteRejected,
+        BatchTooLarge,
+        ConfigurationError,
+        OperationFailed,
+        QueueUnavailable,
+        SinkUnavailable,
+        WriteBatcherError,
+        WriteFailed,
+        WriteNotConfirmed,
+        WriteNotSubmitted,
+        WriteOutcomeUnknown,
+        WriteRejected,
     )
     from write_batcher.models import (
-        Appended as Appended,
-        Batch as Batch,
-        ConfirmBy as ConfirmBy,
-        FlushReason as FlushReason,
-        Held as Held,
-        Outcome as Outcome,
-        PartitionRef as PartitionRef,
-        QueueRef as QueueRef,
-        ReplyAddress as ReplyAddress,
-        Submission as Submission,
-        WriteReceipt as WriteReceipt,
-        WriteRequest as WriteRequest,
+        Appended,
+        Batch,
+        ConfirmBy,
+        FlushReason,
+        Held,
+        Outcome,
+        PartitionRef,
+        QueueRef,
+        ReplyAddress,
+        Submission,
+        WriteReceipt,
+        WriteRequest,
     )
-    from write_batcher.queue.producer import Producer as Producer
-    from write_batcher.queue.record_encoding import with_hash as with_hash
+    from write_batcher.queue.producer import Producer
+    from write_batcher.queue.record_encoding import with_hash
     from write_batcher.sinks.protocol import (
-        IdentifiedSink as IdentifiedSink,
-        PrunableSink as PrunableSink,
-        Sink as Sink,
+        IdentifiedSink,
+        PrunableSink,
+        Sink,
     )
-    from write_batcher.sinks.sql.sink import SqlSink as SqlSink
-    from write_batcher.sinks.sql.tables import TargetTable as TargetTable
-    from write_batcher.workers.batcher_worker import run_batcher_worker as run_batcher_worker
-    from write_batcher.workers.connections import connect_redis as connect_redis, connect_temporal as connect_temporal
-    from write_batcher.workers.logs import log_to_stderr as log_to_stderr
-    from write_batcher.workers.plugin import WriteBatching as WriteBatching
-    from write_batcher.workers.serving import serve as serve
-    from write_batcher.workflows.batched_writes import BatchedWrites as BatchedWrites
-    from write_batcher.workflows.batcher import batcher_workflow_id as batcher_workflow_id
+    from write_batcher.sinks.sql.sink import SqlSink
+    from write_batcher.sinks.sql.tables import TargetTable
+    from write_batcher.workers.batcher_worker import run_batcher_worker
+    from write_batcher.workers.connections import connect_redis, connect_temporal
+    from write_batcher.workers.logs import log_to_stderr
+    from write_batcher.workers.plugin import WriteBatching
+    from write_batcher.workers.serving import serve
+    from write_batcher.workflows.batched_writes import BatchedWrites
+    from write_batcher.workflows.batcher import batcher_workflow_id
     from write_batcher.workflows.write_options import (
-        InvalidWriteOptions as InvalidWriteOptions,
-        OnRejected as OnRejected,
-        WriteOptions as WriteOptions,
+        InvalidWriteOptions,
+        OnRejected,
+        WriteOptions,
     )
 
 _MODULES = {
@@ -112,15 +112,70 @@ _MODULES = {
     "QueueUnavailable": "errors",
 }
 
-__all__ = ["__version__", *_MODULES]
-
-
-def __getattr__(name: str) -> object:
-    """Import a public name from the module that defines it (PEP 562)."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__all__ = [
+    "Appended",
+    "Batch",
+    "BatchTooLarge",
+    "BatchedWrites",
+    "ConfigurationError",
+    "ConfirmBy",
+    "FlushReason",
+    "Held",
+    "IdentifiedSink",
+    "InvalidWriteOptions",
+    "OnRejected",
+    "OperationFailed",
+    "Outcome",
+    "PartitionRef",
+    "Producer",
+    "PrunableSink",
+    "QueueRef",
+    "QueueUnavailable",
+    "ReplyAddress",
+    "Settings",
+    "Sink",
+    "SinkUnavailable",
+    "SqlSink",
+    "Submission",
+    "TargetTable",
+    "WriteBatcherError",
+    "WriteBatching",
+    "WriteFailed",
+    "WriteNotConfirmed",
+    "WriteNotSubmitted",
+    "WriteOptions",
+    "WriteOutcomeUnknown",
+    "WriteReceipt",
+    "WriteRejected",
+    "WriteRequest",
+    "__version__",
+    "batcher_workflow_id",
+    "connect_redis",
+    "connect_temporal",
+    "load_settings",
+    "log_to_stderr",
+    "run_batcher_worker",
+    "serve",
+    "with_hash",
+]
 
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+# A type checker that saw it would take every misspelt name for a public one.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Import a public name from the module that defines it (PEP 562)."""
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_suggestion(name)}")
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def _suggestion(name: str) -> str:
+    from difflib import get_close_matches  # only for a mistake, not in every sandbox that loads this package
+
+    close = get_close_matches(name, __all__)
+    return f": did you mean {' or '.join(map(repr, close))}?" if close else ""

@@ -1,4 +1,4 @@
-"""The one error tree: what callers catch in a workflow, and what the parts raise to each other."""
+"""Two trees of errors: `WriteFailed` is what callers catch in a workflow, `WriteBatcherError` stays in a process."""
 
 from temporalio.exceptions import ApplicationError
 
@@ -12,7 +12,7 @@ class ConfigurationError(WriteBatcherError):
 
 
 class WrongSink(ConfigurationError):
-    """The queue belongs to another sink than this process has: whoever writes or settles here would misinform callers."""
+    """The queue belongs to another sink than this process has: who writes or settles here would misinform callers."""
 
 
 class QueueUnavailable(WriteBatcherError):

@@ -21,7 +21,7 @@ from write_batcher.compare.machine import machine, package_versions, server_vers
 from write_batcher.compare.resource_usage import Baseline, measure_baseline
 from write_batcher.compare.results import BROKEN_PROMISES, LIBRARY, Contender, Results, Run, Scenario
 from write_batcher.compare.scale import Scale, Step, left_out, steps
-from write_batcher.compare.scenarios import MEASURES, settings_of
+from write_batcher.compare.scenarios import MEASURE_OF, settings_of
 from write_batcher.compare.scenarios.measurement import Measurement
 from write_batcher.compare.servers import Servers, embedded_servers, existing_servers
 from write_batcher.workers.embedded.local_stack import Database
@@ -136,7 +136,7 @@ class Comparison:
             self._add_versions(await server_versions(servers, step.database, uses_redis=uses_redis))
             progress = self._view if contender is step.contenders[0] else NoProgress()
             async with arena(contender, servers, progress) as opened:
-                measure = MEASURES[step.scenario]
+                measure = MEASURE_OF[step.scenario]
                 measurement = await while_alive(opened.workers, measure(opened, self._scale, baseline))
                 return replace(measurement, notes=[*measurement.notes, *opened.worker_notes()])
 

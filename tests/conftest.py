@@ -41,6 +41,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=RedisKind.VALKEY,
         help="the kind of Redis that the integration tests run on",
     )
+    parser.addoption("--redis-only", action="store_true", help="run only the tests that use that Redis")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--redis-only"):
+        on_redis = [item for item in items if "redis_kind" in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=list(set(items).difference(on_redis)))
+        items[:] = on_redis
 
 
 @pytest.hookimpl(trylast=True)

@@ -15,7 +15,7 @@ from write_batcher.compare.scenarios.measurement import Measurement
 MIN_CRASH_BATCHES = 10  # so that the writer can be killed in the middle of them
 POISON_CONFIRM_TIMEOUT = timedelta(seconds=15)  # a bad record stays bad: the usual two minutes would show no more
 
-MEASURES: dict[Scenario, Callable[[Arena, Scale, Baseline], Coroutine[Any, Any, Measurement]]] = {
+MEASURE_OF: dict[Scenario, Callable[[Arena, Scale, Baseline], Coroutine[Any, Any, Measurement]]] = {
     Scenario.LOAD: load.measure,
     Scenario.GROWTH: growth.measure,
     Scenario.CEILING: ceiling.measure,

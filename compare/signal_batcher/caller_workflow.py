@@ -24,9 +24,9 @@ FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 15.0
 
 
-class WriteNotConfirmed(WriteFailed):
-    """No confirmation came in time. Unlike in the library, nothing is withdrawn: the write may have been made, or may
-    still be made, once.
+class ConfirmationTimedOut(WriteFailed):
+    """No confirmation came in time. The write may have been made, or may still be made, once: unlike the library, this
+    design withdraws nothing.
     """
 
 
@@ -69,7 +69,7 @@ class SignalMainResult:
 class SignalMainWorkflow:
     """Writes one row between two business steps.
 
-    Fails with `WriteRejected`, `WriteNotSubmitted`, `WriteNotConfirmed` or `WriteOutcomeUnknown`.
+    Fails with `WriteRejected`, `WriteNotSubmitted`, `ConfirmationTimedOut` or `WriteOutcomeUnknown`.
     """
 
     @workflow.init
@@ -173,7 +173,7 @@ class SignalMainWorkflow:
                 timeout_summary="write confirmation",
             )
         except TimeoutError:
-            raise WriteNotConfirmed(
+            raise ConfirmationTimedOut(
                 f"Request {self._request_id!r} was not confirmed within {self._order.confirm_timeout_s:g}s by batcher "
                 f"{self._batcher!r}, and may still be written: check the batcher workers and the database, and look up "
                 "the request id in the table write_batcher_ledger."

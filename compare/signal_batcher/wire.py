@@ -1,6 +1,7 @@
-"""What callers and batchers send each other, under the names of the original design.
+"""What callers and batchers send each other.
 
-Either side may be replaced by one that knows only these names.
+The names are those of the original: the demo from which the older design comes. Either side may be replaced by that of
+the original, which knows no others.
 """
 
 import json

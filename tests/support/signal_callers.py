@@ -1,4 +1,4 @@
-"""What the tests of the signal batcher share: batchers with their worker, and callers of the original design."""
+"""What the tests of the signal batcher share: batchers with their worker, and callers of the original demo."""
 
 import asyncio
 import itertools

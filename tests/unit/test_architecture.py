@@ -8,6 +8,8 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
+import pytest
+
 import write_batcher
 
 REPOSITORY = Path(__file__).parents[2]
@@ -28,11 +30,17 @@ def module_of(file: Path) -> str:
 
 
 MODULES = {module_of(file): file for file in files()}
+DEFINED_IN = {f"{PACKAGE}.{name}": f"{PACKAGE}.{module}" for name, module in write_batcher._MODULES.items()}
 
 
 @cache
 def imports(module: str) -> frozenset[str]:
     """The modules of the product that this one imports, anywhere in its file: those of a type checker too."""
+    return frozenset(DEFINED_IN.get(name, name) for name in imported_names(module))
+
+
+def imported_names(module: str) -> frozenset[str]:
+    """The modules of the product that this one names, and the public names that it takes from the root."""
     return frozenset(_imports(ast.parse(MODULES[module].read_text("utf-8"))))
 
 
@@ -42,9 +50,11 @@ def _imports(tree: ast.Module) -> Iterator[str]:
             case ast.ImportFrom(module=str(name)) if name.split(".")[0] == PACKAGE:
                 for alias in node.names:
                     inner = f"{name}.{alias.name}"
-                    yield inner if inner in MODULES else name
+                    yield inner if inner in MODULES or inner in DEFINED_IN else name
             case ast.Import(names=names):
                 yield from (alias.name for alias in names if alias.name.split(".")[0] == PACKAGE)
+            case ast.Attribute(value=ast.Name(id=name), attr=attribute) if f"{name}.{attribute}" in DEFINED_IN:
+                yield f"{name}.{attribute}"
 
 
 def floors() -> list[frozenset[str]]:
@@ -107,10 +117,18 @@ def test_comparison_uses_public_names_and_embedded_servers_only() -> None:
         f"{module} imports {other}"
         for module in INSIDE
         if module.startswith(f"{PACKAGE}.compare")
-        for other in imports(module)
+        for other in imported_names(module) - DEFINED_IN.keys()
         if other not in OPEN_TO_COMPARE and not other.startswith(tuple(f"{room}." for room in OPEN_TO_COMPARE[2:]))
     ]
     assert private == []
+
+
+@pytest.mark.parametrize(
+    "program", ["from write_batcher import BatchedWrites", "import write_batcher\nwrite_batcher.BatchedWrites"]
+)
+def test_public_name_of_the_root_counts_as_an_import_of_its_module(program: str) -> None:
+    names = {DEFINED_IN.get(name, name) for name in _imports(ast.parse(program))}
+    assert "write_batcher.workflows.batched_writes" in names
 
 
 def test_no_two_modules_have_the_same_name() -> None:
@@ -137,5 +155,12 @@ def test_public_names_are_loaded_as_type_checkers_see_them() -> None:
         for alias in node.names
     }
     assert sorted([*seen, "__version__"]) == sorted(write_batcher.__all__)
+    assert seen == {name: f"{PACKAGE}.{module}" for name, module in write_batcher._MODULES.items()}
     for name, module in seen.items():
         assert getattr(write_batcher, name) is getattr(import_module(module), name)
+
+
+def test_misspelt_public_name_is_answered_with_close_ones() -> None:
+    with pytest.raises(AttributeError, match=r"no attribute 'BatchedWrite': did you mean 'BatchedWrites'"):
+        getattr(write_batcher, "BatchedWrite")  # noqa: B009 - a type checker refuses the plain attribute
+    assert not hasattr(write_batcher, "nothing_like_it")

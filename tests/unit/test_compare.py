@@ -16,15 +16,18 @@ from write_batcher.cli.compare_commands import (
     parse_scenarios,
     settings_inheriting,
 )
+from write_batcher.cli.compare_view import SHOWN_FIGURES
 from write_batcher.compare.action_counter import parse_actions, read_settled
 from write_batcher.compare.audit import CallerOutcome, audit
 from write_batcher.compare.contenders.design import Order
 from write_batcher.compare.database_meter import DatabaseMeter, DatabaseUse
 from write_batcher.compare.histories import HistorySize
+from write_batcher.compare.report.formatting import SCENARIOS
+from write_batcher.compare.report.measures import MEASURES
 from write_batcher.compare.resource_usage import Baseline, ResourceUsage
 from write_batcher.compare.results import Contender, Scenario
 from write_batcher.compare.scale import Scale, left_out, steps
-from write_batcher.compare.scenarios import settings_of
+from write_batcher.compare.scenarios import MEASURE_OF, settings_of
 from write_batcher.compare.scenarios.crash import recovery_s
 from write_batcher.compare.scenarios.load import load_figures
 from write_batcher.config import load_settings
@@ -159,6 +162,11 @@ def test_load_figures_of_existing_servers_are_none_where_they_do_not_tell() -> N
     assert told["actions_per_write"] is None
     assert told["server_cpu_ms_per_write"] is None
     assert told["events_per_write"] is None  # nothing was written
+
+
+def test_every_scenario_is_measured_titled_summed_up_and_shown() -> None:
+    everywhere = [set(MEASURE_OF), set(SCENARIOS), {one.scenario for one in MEASURES}, set(SHOWN_FIGURES)]
+    assert everywhere == [set(Scenario)] * 4
 
 
 def test_recovery_is_until_the_first_row_after_the_kill() -> None:

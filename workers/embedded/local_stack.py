@@ -121,12 +121,12 @@ def data_folder(named: Path | None) -> Iterator[Path]:
             lock = opened.enter_context((folder / "lock").open("w"))
             # Two Valkey servers that append to one file corrupt it.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as err:
+        except BlockingIOError as error:
             raise ConfigurationError(
                 f"Another stack uses the data folder {folder}: stop it, or choose another folder."
-            ) from err
-        except OSError as err:
+            ) from error
+        except OSError as error:
             raise ConfigurationError(
-                f"The data folder {folder} cannot be used ({err.strerror}): choose one that can be written."
-            ) from err
+                f"The data folder {folder} cannot be used ({error.strerror}): choose one that can be written."
+            ) from error
         yield folder

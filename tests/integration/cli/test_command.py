@@ -209,7 +209,7 @@ async def test_start_reports_on_workflows_that_separate_workers_ran(
         await eventually(all_written)
 
 
-async def test_sigterm_of_a_busy_batcher_worker_loses_nothing_and_hands_over_at_once(
+async def test_sigterm_of_a_busy_worker_loses_nothing_and_hands_over_at_once(
     client: Client, environment: dict[str, str], database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable, value in environment.items():

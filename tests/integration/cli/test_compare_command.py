@@ -89,7 +89,7 @@ async def test_only_lost_and_doubled_rows_of_this_library_break_a_promise(tmp_pa
         assert [run.contender for run in runs_with_broken_promises(await comparison.run())] == [Contender.QUEUE]
 
 
-async def test_comparison_interrupted_before_its_first_run_leaves_its_folder_empty(
+async def test_comparison_interrupted_before_a_run_leaves_its_folder_empty(
     tmp_path: Path,
 ) -> None:
     comparison = stubbed(tmp_path, queue=asyncio.CancelledError())

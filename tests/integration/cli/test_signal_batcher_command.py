@@ -63,7 +63,7 @@ async def run(*arguments: str, environment: dict[str, str]) -> tuple[str, str]:
     return output, errors
 
 
-async def test_separate_workers_write_what_start_submits_and_the_monitor_shows_it(
+async def test_separate_workers_write_what_start_submits_and_monitor_shows_it(
     environment: dict[str, str], database_url: str, name: str, tmp_path: Path
 ) -> None:
     async with worker("main", environment, tmp_path), worker("batcher", environment, tmp_path):

@@ -1,4 +1,4 @@
-"""The batcher workflow of the older design, through its original interface."""
+"""The batcher workflow of the older design, used by callers of the original demo."""
 
 import uuid
 from collections import Counter

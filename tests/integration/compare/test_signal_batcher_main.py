@@ -1,4 +1,4 @@
-"""The caller of the older design with a batcher that knows only the original interface."""
+"""The caller of the older design with a batcher of the original demo."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -158,12 +158,12 @@ async def test_caller_fails_with_write_outcome_unknown_and_the_reason(client: Cl
     assert "the database is down" in failure.message
 
 
-async def test_caller_fails_with_write_not_confirmed_after_two_minutes(client: Client, name: str) -> None:
+async def test_caller_fails_with_confirmation_timed_out_after_two_minutes(client: Client, name: str) -> None:
     await start_batcher(client, name)
     async with caller(client, name) as start:
         handle = await start(within=TimeSkipper(client).client)
         failure = await failure_of(handle)
-    assert failure.type == "WriteNotConfirmed"
+    assert failure.type == "ConfirmationTimedOut"
     assert "was not confirmed within 120s" in failure.message
     events = (await handle.fetch_history()).events
     fired = [event for event in events if event.event_type == EventType.EVENT_TYPE_TIMER_FIRED]
