@@ -166,13 +166,13 @@ class Call:
 
     async def _settled(self) -> bool:
         """Return when the write is settled, or cannot be; whether the caller was cancelled meanwhile."""
-        if self._has_news():
+        if self._final_news is not None:
             return False
         if self._settlement is None:
             self._settlement = Settlement(write=self._write, lane=self._options)
             self._shared.settling.post(self._settlement)
         cancelled = False
-        while not self._settlement.over and not self._has_news():
+        while not self._settlement.over and self._final_news is None:
             try:
                 await self._write.news()
             except asyncio.CancelledError:
@@ -183,7 +183,7 @@ class Call:
 
     def _settled_receipt(self) -> WriteReceipt:
         settlement = self._settlement
-        receipt = self._news or (settlement.receipt if settlement else None)
+        receipt = self._final_news or (settlement.receipt if settlement else None)
         if receipt and (receipt.outcome is not Outcome.WITHDRAWN or not self._ledger_may_have_forgotten):
             return receipt
         if receipt:
@@ -201,6 +201,16 @@ class Call:
     def _news(self) -> WriteReceipt | None:
         """The receipt, unless it is the one that is known."""
         return self._write.receipt if self._write.receipt is not self._known else None
+
+    @property
+    def _final_news(self) -> WriteReceipt | None:
+        """The receipt that arrived, if no later one can contradict it. A withdrawal is final only when the ledger says
+        so, and a rejection that may be replayed only once it is settled, which makes it a withdrawal for any replay.
+        """
+        receipt = self._news
+        if receipt is None or receipt.outcome in (Outcome.WRITTEN, Outcome.DUPLICATE):
+            return receipt
+        return receipt if receipt.outcome is Outcome.REJECTED and not waits_for_replay(self._options) else None
 
     def _has_news(self) -> bool:
         return self._news is not None

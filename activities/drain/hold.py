@@ -102,7 +102,7 @@ class Pen:
                 line.releasing = [held for held in line.entries if held.released]
                 for held in line.releasing:
                     held.released = False
-                return _to_try(line, count, max_bytes)
+                return _to_try(line, now, count, max_bytes)
         return []
 
     def next_due(self) -> float | None:
@@ -176,8 +176,8 @@ def _due_of(line: Line) -> float:
     return min(line.entries[0].due, min(refused, default=math.inf))
 
 
-def _to_try(line: Line, count: int, max_bytes: int) -> list[HeldEntry]:
-    refused = [held for held in line.entries if held.refused]
+def _to_try(line: Line, now: float, count: int, max_bytes: int) -> list[HeldEntry]:
+    refused = [held for held in line.entries if held.refused and held.due <= now]
     if refused:
         return refused[:count]
     chosen: list[HeldEntry] = []

@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+BUSY_AFTER = 100_000
 
 
 class _JumpingSelector(selectors.SelectSelector):
@@ -16,10 +17,16 @@ class _JumpingSelector(selectors.SelectSelector):
     def __init__(self) -> None:
         super().__init__()
         self.now = 1_000.0
+        self._rounds = 0
 
     def select(self, timeout: float | None = None) -> Any:
         if timeout is None:
             raise RuntimeError("Every task waits for another one: nothing will ever happen again.")
+        self._rounds = 0 if timeout > 0 else self._rounds + 1
+        if self._rounds > BUSY_AFTER:
+            raise RuntimeError(
+                f"The loop has gone round {BUSY_AFTER} times, and no time has passed: it is busy for ever."
+            )
         self.now += max(timeout, 0.0)
         return super().select(0)
 

@@ -110,6 +110,21 @@ def test_refused_entry_overtakes_those_with_its_key() -> None:
     assert pen.tries() == [second]
 
 
+def test_refusal_that_cannot_be_made_now_leaves_the_first_of_its_key_its_tries() -> None:
+    pen = ClockedPen()
+    first, second = held(1, "k"), held(2, "k")
+    pen.add(first)
+    pen.add(second)
+    pen.refuse(second, "rejected by an operator")
+    assert pen.tries() == [second]
+    pen.failed(second, "Redis is away")
+    pen.end_try(b"k")
+    assert pen.tries() == [first]
+    pen.failed(first, "locked")
+    pen.end_try(b"k")
+    assert pen.tries() == []
+
+
 def test_release_during_a_try_is_carried_out_by_the_next_one() -> None:
     pen = ClockedPen()
     one = held(1, "k")
@@ -185,7 +200,7 @@ class PenMachine(RuleBasedStateMachine):
         assert key not in self.trying
         assert len(chosen) <= count
         if chosen[0].refused:
-            assert chosen == [one for one in line if one.refused][:count]
+            assert chosen == [one for one in line if one.refused and one in chosen]
         else:
             assert chosen == line[: len(chosen)]
             assert len(chosen) == 1 or not any(one.failures or one.alone for one in chosen)

@@ -78,7 +78,7 @@ class Orders:
             return
         mark = (await stream.held()).get(entry_id.redis_id)
         raise OperationFailed(
-            f"Request {entry_id} was tried and is held again: {mark.reason.rstrip('.')}."
+            f"Request {entry_id} is still held: {mark.reason.rstrip('.')}."
             if mark
             else f"Request {entry_id} is not held: it is written in its turn."
         )

@@ -38,7 +38,7 @@ class PartitionView:
     in_flight: int | None
     """Entries that the drain is working on, as of its last heartbeat; None when that is not known."""
     held: int
-    """Entries that cannot be decided now; those that wait behind them for the order of a key are not counted."""
+    """Entries that cannot be decided now, and those that wait behind them for the order of a key."""
     dead_letters: int
     dead_letters_trimmed: int
     """Dead letters that were deleted because there were too many, or because they were too old."""

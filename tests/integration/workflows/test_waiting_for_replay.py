@@ -1,5 +1,6 @@
 """`OnRejected.WAIT`: a rejected write waits for the replay of its dead letter, and notices when the letter is lost."""
 
+import asyncio
 from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
@@ -7,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from temporalio import activity
 from temporalio.client import Client
 
 from tests.support.fakes import FakeQueue, MemorySink
@@ -30,6 +32,7 @@ from write_batcher.models import (
     ConfirmBy,
     FlushReason,
     Outcome,
+    Submission,
     WriteReceipt,
     WriteRequest,
 )
@@ -192,6 +195,26 @@ async def test_rejection_that_is_learned_by_settling_is_not_waited_for(client: C
         failure = await failure_of(handle)
     assert failure.type == "WriteRejected"
     assert Counter(await kinds_of(handle))["activity task scheduled"] == 3
+
+
+async def test_rejection_that_arrives_during_the_settling_does_not_end_it(client: Client, name: str) -> None:
+    # Until it is settled, a replay by default may still write it.
+    queue, asked, may_answer = FakeQueue(), asyncio.Event(), asyncio.Event()
+
+    @activity.defn
+    async def settle_write(submission: Submission) -> list[WriteReceipt]:
+        asked.set()
+        await may_answer.wait()
+        return [about(request) for request in submission.requests]
+
+    async with caller(client, name, queue.enqueue_write, settle_write):
+        handle = await start(client, name, replace(WAITING, batcher_task_queue=name, confirm_timeout_s=1.0))
+        await asked.wait()
+        tasks = await finished_tasks(handle)
+        await handle.signal(CONFIRMATION_SIGNAL, [refusal(queue.requests[0])])
+        await eventually(partial(has_run_more_tasks, handle, tasks))
+        may_answer.set()
+        assert [receipt.outcome for receipt in await receipts_of(handle)] == [Outcome.WRITTEN]
 
 
 async def test_write_that_the_ledger_may_have_forgotten_is_neither_repeated_nor_called_unwritten(

@@ -83,7 +83,7 @@ async def test_release_tries_at_once_and_says_what_came_of_it(queue: OperatedQue
         [held_id] = await queue.entry_ids()
         status, output, errors = await queue.command("queue", "release", str(held_id))
         assert (status, output) == (1, "")
-        assert errors == f"write-batcher: Request {held_id} was tried and is held again: the row is locked\\x1b[2J.\n"
+        assert errors == f"write-batcher: Request {held_id} is still held: the row is locked\\x1b[2J.\n"
 
         del queue.sink.held["locked"]
         status, output, errors = await queue.command("queue", "release", str(held_id))
