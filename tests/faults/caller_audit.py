@@ -94,7 +94,7 @@ async def check_stream(queue: WriteQueue, redis: Redis) -> None:
 
     async def is_empty() -> bool:
         statistics = await queue.statistics()
-        markers = await redis.exists(queue.live_key, queue.alone_key)
+        markers = await redis.exists(queue.live_key, queue.alone_key, queue.held_key, queue.orders_key)
         return (statistics.backlog, statistics.pending, markers) == (0, 0, 0)
 
     await eventually(is_empty, within_s=EMPTY_WITHIN_S)
@@ -133,16 +133,16 @@ def check_database(database: Database, outcomes: CallerOutcomes, *, runs: int = 
     for caller, result in outcomes.results.items():
         assert ledger[result.request_id] == (Outcome.WRITTEN, result.batch_id), f"{caller} has another receipt"
     written = Counter(
-        _caller_of(request_id) for request_id, (outcome, _) in ledger.items() if outcome is Outcome.WRITTEN
+        caller_of(request_id) for request_id, (outcome, _) in ledger.items() if outcome is Outcome.WRITTEN
     )
     assert written == rows, f"a row without a ledger entry, or the reverse: {(written - rows) + (rows - written)}"
-    ledger_outcomes = {_caller_of(request_id): outcome for request_id, (outcome, _) in ledger.items()}
+    ledger_outcomes = {caller_of(request_id): outcome for request_id, (outcome, _) in ledger.items()}
     for caller, (kind, _) in outcomes.failures.items():
         found = ledger_outcomes.get(caller)
         assert found is LEDGER_OUTCOMES.get(kind, found), f"{caller} failed with {kind}, the ledger says {found}"
 
 
-def _caller_of(request_id: str) -> str:
+def caller_of(request_id: str) -> str:
     """Default request ids are `<workflow id>/<run>/<number>`."""
     return request_id.rsplit("/", 2)[0]
 

@@ -3,10 +3,11 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.faults.fault_arena import Arena, arena
+from tests.faults.fault_arena import OTHER_NAMESPACE, Arena, arena
 from tests.support.target_databases import Database, PostgresDatabase, SqliteDatabase
 from write_batcher.models import ConfirmBy
 from write_batcher.workers.embedded.postgres_server import PostgresServer
@@ -30,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 async def kept_temporal(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[TemporalServer]:
-    async with TemporalServer(tmp_path_factory.mktemp("temporal")) as server:
+    async with TemporalServer(tmp_path_factory.mktemp("temporal"), extra=("--namespace", OTHER_NAMESPACE)) as server:
         yield server
 
 
@@ -71,14 +72,16 @@ def confirm_by(target: Database) -> ConfirmBy:
 
 @pytest.fixture
 def open_arena(name: str, tmp_path: Path, kept_temporal: TemporalServer, kept_redis: RedisServer) -> OpenArena:
-    """Open an arena on the session's servers: `open_arena(database, max_items=100, ...)`."""
+    """Open an arena on the session's servers: `open_arena(database, max_items=100, ...)`. All of a test have one name,
+    and so the same queue, unless their namespaces differ.
+    """
 
     def opened(
         database: Database,
         *,
         temporal_server: TemporalServer = kept_temporal,
         redis_server: RedisServer = kept_redis,
-        **settings: object,
+        **settings: Any,
     ) -> AbstractAsyncContextManager[Arena]:
         return arena(
             name=name,

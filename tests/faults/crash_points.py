@@ -4,8 +4,9 @@ The tests' own worker process wraps them around the product's methods, so the pr
 
 | point            | state when it is reached                                                       |
 |------------------|--------------------------------------------------------------------------------|
-| `before_append`  | the request is about to be appended                                            |
-| `after_append`   | it is in the stream; its activity has not returned yet                         |
+| `before_append`  | requests are about to be appended                                              |
+| `after_append`   | they are in the stream; their activity has not returned yet                    |
+| `before_write`   | a batch has been read and closed; nothing of it is in the database             |
 | `before_commit`  | all statements of a batch's transaction have been executed                     |
 | `after_commit`   | the batch is in the database; no caller has been confirmed                     |
 | `mid_confirm`    | one caller of the batch has been confirmed, others have not                    |
@@ -30,7 +31,7 @@ from write_batcher.queue.stream import WriteQueue
 from write_batcher.sinks.sql.sink import SqlSink
 
 POINTS = (
-    *("before_append", "after_append", "before_commit", "after_commit", "mid_confirm"),
+    *("before_append", "after_append", "before_write", "before_commit", "after_commit", "mid_confirm"),
     *("before_ack", "after_ack", "before_dead", "after_settle"),
 )
 
@@ -63,9 +64,11 @@ def arm(crash: CrashPoint) -> None:
     """Wrap the method in which the point lies."""
     match crash.point:
         case "before_append":
-            _wrap(WriteQueue, "append", before=crash.reached)
+            _wrap(WriteQueue, "append_all", before=crash.reached)
         case "after_append":
-            _wrap(WriteQueue, "append", after=crash.reached)
+            _wrap(WriteQueue, "append_all", after=crash.reached)
+        case "before_write":
+            _wrap(SqlSink, "write", before=crash.reached)
         case "before_commit":
             _before_commit_of_a_batch(crash.reached)
         case "after_commit":

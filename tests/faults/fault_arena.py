@@ -20,13 +20,14 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError
 
 from tests.faults.caller_audit import CallerOutcomes, Handle, check, outcomes_of
+from tests.support.command import run_command
 from tests.support.proxy import Proxy
 from tests.support.target_databases import Database, PostgresDatabase
 from tests.support.waiting import eventually
 from write_batcher.config import ENV_PREFIX, Settings, as_environment
 from write_batcher.errors import QueueUnavailable
-from write_batcher.models import ConfirmBy, PartitionRef
-from write_batcher.queue.partitions import Partitions
+from write_batcher.models import ConfirmBy, PartitionRef, QueueRef
+from write_batcher.queue.contract import Contract, ContractStore
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.workers.embedded import processes
 from write_batcher.workers.embedded.redis_server import RedisServer
@@ -36,6 +37,8 @@ from write_batcher.workflows.batcher import batcher_workflow_id
 from write_batcher.workflows.main import MainInput, MainWorkflow
 
 ROOT = Path(__file__).parents[2]
+
+OTHER_NAMESPACE = "staging"  # of the Temporal server that fault tests share
 
 # Values of `confirm_timeout`, halfway through which a caller submits again.
 NO_RESUBMISSION = timedelta(minutes=20)  # longer than any test: resubmission would hide what the drain has lost
@@ -87,6 +90,7 @@ class Arena:
     """One queue and its database. Workers reach the servers through the proxies, the test itself directly."""
 
     name: str
+    """What the workflow ids of its callers begin with."""
     folder: Path
     settings: Settings
     client: Client
@@ -113,22 +117,32 @@ class Arena:
     @property
     def queues(self) -> list[WriteQueue]:
         """All partitions."""
-        return [WriteQueue(self.redis, self.name, number) for number in range(self.settings.partitions)]
+        return [WriteQueue(self.redis, self.ref, number) for number in range(self.settings.partitions)]
+
+    @property
+    def ref(self) -> QueueRef:
+        return QueueRef(namespace=self.client.namespace, name=self.settings.queue)
+
+    @property
+    def partitions(self) -> list[PartitionRef]:
+        return [PartitionRef(queue=self.settings.queue, partition=number) for number in range(self.settings.partitions)]
 
     @property
     def batcher_workflow_id(self) -> str:
-        return batcher_workflow_id(PartitionRef(queue=self.name, partition=0))
+        return batcher_workflow_id(self.partitions[0])
 
-    async def start_worker(self, role: str, *options: str) -> Worker:
-        """Start a worker process, with these options of `tests.faults.fault_worker`."""
-        log = self.folder / f"{role}-{len(self.workers)}.log"
+    async def start_worker(self, role: str, *options: str, **changes: Any) -> Worker:
+        """Start a worker process, with these options of `tests.faults.fault_worker`; `changes` are fields of `Settings`
+        in which it differs from the others.
+        """
+        log = self.folder / f"{self.ref.namespace}-{self.ref.name}-{role}-{len(self.workers)}.log"
         command = [sys.executable, "-m", "tests.faults.fault_worker", role, *options]
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("TEMPORAL_", ENV_PREFIX))}
         environment = {
             **inherited,
-            **as_environment(self.settings),
+            **as_environment(self.settings.model_copy(update=changes)),
             "TEMPORAL_ADDRESS": f"{HOST}:{self.temporal_proxy.port}",
-            "TEMPORAL_NAMESPACE": NAMESPACE,
+            "TEMPORAL_NAMESPACE": self.client.namespace,
             "TEMPORAL_CONFIG_FILE": os.devnull,
             "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [inherited.get("PYTHONPATH")])]),
             **self.environment,
@@ -136,6 +150,17 @@ class Arena:
         worker = Worker(role, await processes.spawn(command, log=log, environment=environment), log)
         self.workers.append(worker)
         return worker
+
+    async def command(self, *arguments: str) -> tuple[int, str, str]:
+        """Run the command `write-batcher` on this queue. Returns its exit status, its output and its errors."""
+        environment = {
+            **as_environment(self.settings),
+            "TEMPORAL_ADDRESS": self.temporal_server.address,
+            "TEMPORAL_NAMESPACE": self.client.namespace,
+            "TEMPORAL_CONFIG_FILE": os.devnull,
+            f"{ENV_PREFIX}REDIS_URL": self.redis_server.url,
+        }
+        return await run_command(*arguments, environment=environment)
 
     async def start_workers(self, *batcher_options: str) -> tuple[Worker, Worker]:
         """Start a callers' worker and a batcher worker, and wait until both are ready: one that is still starting when
@@ -152,12 +177,15 @@ class Arena:
         async def is_announced() -> bool:
             failed = [worker for worker in self.workers if worker.process.returncode]
             assert not failed, failed[0].log.read_text()
-            try:
-                return await Partitions(self.redis, self.name).count() > 0
-            except QueueUnavailable:
-                return False
+            with contextlib.suppress(QueueUnavailable):
+                return await self.contract() is not None
+            return False
 
         await eventually(is_announced, within_s=WAIT_S)
+
+    async def contract(self) -> Contract | None:
+        """What the batchers have announced; None when Redis knows of none."""
+        return await ContractStore(self.redis, self.ref).read()
 
     async def pause(self) -> None:
         """Pause the batcher, and wait until it drains nothing any more. Callers can still settle."""
@@ -202,6 +230,10 @@ class Arena:
         """Count the entries queued or pending, in all partitions."""
         return sum([(await queue.statistics()).backlog for queue in self.queues])
 
+    async def has_held(self, entries: int) -> bool:
+        """Whether this many entries are held, in all partitions."""
+        return sum([(await queue.statistics()).held for queue in self.queues]) == entries
+
     async def has_dead_letters(self, number: int) -> bool:
         return (await self.queue.statistics()).dead == number
 
@@ -227,7 +259,7 @@ class Arena:
         order: dict[str, Any] = {
             "item": "tea",
             "cents": 450,
-            "queue": self.name,
+            "queue": self.settings.queue,
             "batcher_task_queue": self.settings.batcher_task_queue,
             "confirm_by": self.settings.confirm_by,
             "confirm_timeout_s": self.settings.confirm_timeout.total_seconds(),
@@ -267,8 +299,8 @@ class Arena:
                 worker.send(signal.SIGCONT)
                 await worker.kill()
         if self.temporal_server.running:
-            partitions = [PartitionRef(queue=self.name, partition=number) for number in range(self.settings.partitions)]
-            batchers = [self.client.get_workflow_handle(batcher_workflow_id(partition)) for partition in partitions]
+            ids = map(batcher_workflow_id, self.partitions)
+            batchers = [self.client.get_workflow_handle(workflow_id) for workflow_id in ids]
             await asyncio.gather(*(_terminate(handle) for handle in (*batchers, *self.handles)))
 
 
@@ -285,12 +317,15 @@ async def arena(
     temporal_server: TemporalServer,
     redis_server: RedisServer,
     database: Database,
+    namespace: str = NAMESPACE,
+    queue: str | None = None,
     **settings: Any,
 ) -> AsyncIterator[Arena]:
     """Open an arena on these servers, which are started again if an earlier test left them dead.
 
-    `settings` are fields of `Settings`.
+    The queue is called `name` unless it is given. `settings` are more fields of `Settings`.
     """
+    queue = queue or name
     servers: list[Server] = [temporal_server, redis_server]
     if isinstance(database, PostgresDatabase):
         servers.append(database.server)
@@ -312,9 +347,9 @@ async def arena(
                 **{
                     "redis_url": redis_server.url.replace(f":{redis_server.port}/", f":{redis_proxy.port}/"),
                     "database_url": url,
-                    "queue": name,
-                    "main_task_queue": f"{name}-main",
-                    "batcher_task_queue": f"{name}-batcher",
+                    "queue": queue,
+                    "main_task_queue": f"{queue}-main",
+                    "batcher_task_queue": f"{queue}-batcher",
                     "max_items": 10,
                     "max_wait": timedelta(milliseconds=300),
                     "confirm_timeout": NO_RESUBMISSION,
@@ -322,7 +357,7 @@ async def arena(
                     **settings,
                 }
             ),
-            client=await Client.connect(temporal_server.address),
+            client=await Client.connect(temporal_server.address, namespace=namespace),
             redis=await stack.enter_async_context(Redis.from_url(redis_server.url, protocol=2)),
             temporal_server=temporal_server,
             redis_server=redis_server,

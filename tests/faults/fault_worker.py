@@ -1,6 +1,7 @@
 """A worker process that can be broken: `python -m tests.faults.fault_worker ROLE [OPTION...]`.
 
-It prepares the failures that its options name, then runs the product's own worker with the settings of its environment.
+It prepares the failures that its options name, then is the command `write-batcher worker ROLE`, with the settings of
+its environment.
 """
 
 import argparse
@@ -16,17 +17,14 @@ from typing import Any
 
 from temporalio.common import RetryPolicy
 
-from tests.faults import crash_points
+from tests.faults import crash_points, key_server
 from write_batcher.activities.drain.watch import Watch
-from write_batcher.config import load_settings
-from write_batcher.models import Batch, WriteReceipt
+from write_batcher.cli.app import main as run_command
+from write_batcher.models import Batch, Held, WriteReceipt
 from write_batcher.sinks.sql.sink import SqlSink
 from write_batcher.workers import batcher_worker
-from write_batcher.workers.batcher_worker import run_batcher_worker
-from write_batcher.workers.logs import log_to_stderr
-from write_batcher.workers.main_worker import run_main_worker
 from write_batcher.workflows import batcher, main as main_workflow
-from write_batcher.workflows.inbox import Inbox
+from write_batcher.workflows.shared import Shared
 
 # Shorter than the product's, so that a test need not wait long until what died with a worker is started again.
 HEARTBEAT_TIMEOUT_S = 3.0  # of a drain
@@ -46,6 +44,8 @@ def main() -> None:
     parser.add_argument("--freeze", metavar="POINT", help="freeze the process once, at this crash point")
     parser.add_argument("--kill-heartbeat", action="store_true", help="let the first heartbeat fail")
     parser.add_argument("--cancel-heartbeat", action="store_true", help="cancel the heartbeat after the first batch")
+    parser.add_argument("--encodes", type=int, metavar="N", help="let the payload codec fail after N records")
+    parser.add_argument("--hang-at", metavar="TEXT", help="let the payload codec hang at records with this text")
     parser.add_argument("--heartbeat-timeout-s", type=float, default=HEARTBEAT_TIMEOUT_S)
     arguments = parser.parse_args()
     batcher.HEARTBEAT_TIMEOUT = timedelta(seconds=arguments.heartbeat_timeout_s)
@@ -56,7 +56,7 @@ def main() -> None:
     for crash in arguments.crash:
         crash_points.arm(crash_points.CrashPoint.parse(crash))
     if arguments.request_id:
-        setattr(Inbox, "next_request_id", lambda _inbox: arguments.request_id)  # noqa: B010
+        setattr(Shared, "next_request_id", lambda _shared: arguments.request_id)  # noqa: B010
     if arguments.die_of_item:
         _crash_on(arguments.die_of_item)
     if arguments.block_s:
@@ -67,17 +67,16 @@ def main() -> None:
         _after_first_commit(_cancel_heartbeat)
     if arguments.kill_heartbeat:
         _kill_heartbeat()
-    settings = load_settings()
-    log_to_stderr(settings.log_format)
-    asyncio.run(run_main_worker(settings) if arguments.role == "main" else run_batcher_worker(settings))
-    sys.stderr.flush()
-    os._exit(0)  # a process that used temporalio may abort while Python exits (sdk-python#300)
+    if arguments.encodes is not None or arguments.hang_at:
+        key_server.ask(key_server.KeyServer((arguments.hang_at or "").encode(), arguments.encodes))
+    sys.argv = ["write-batcher", "worker", arguments.role]
+    run_command()
 
 
 def _crash_on(item: str) -> None:
     write = SqlSink.write
 
-    async def write_or_crash(sink: SqlSink, batch: Batch) -> list[WriteReceipt]:
+    async def write_or_crash(sink: SqlSink, batch: Batch) -> list[WriteReceipt | Held]:
         if any(request.record.get("item") == item for request in batch.requests):
             os.kill(os.getpid(), signal.SIGSEGV)
         return await write(sink, batch)
@@ -89,7 +88,7 @@ def _after_first_commit(disturb: Callable[[], Awaitable[None]]) -> None:
     write = SqlSink.write
     disturbed = False
 
-    async def write_and_disturb(sink: SqlSink, batch: Batch) -> list[WriteReceipt]:
+    async def write_and_disturb(sink: SqlSink, batch: Batch) -> list[WriteReceipt | Held]:
         nonlocal disturbed
         receipts = await write(sink, batch)
         if not disturbed:

@@ -16,18 +16,18 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from tests.faults.mutant_list import MUTANTS, Mutant
+from tests.faults.mutant_list import MUTANTS, Edit, Mutant
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("activities", "cli", "compare", "queue", "sinks", "tests", "workers", "workflows")
+SOURCES = ("activities", "cli", "compare", "docs", "queue", "sinks", "tests", "workers", "workflows")
 
 
 class Unusable(Exception):
     """A test that cannot run, or a mutant that cannot be applied."""
 
 
-def failure_of(test: str, mutants: Sequence[Mutant] = ()) -> str | None:
-    """Run the test on a copy of the sources with these mutants; return its output if it fails, None if it passes."""
+def failure_of(test: str, edits: Sequence[Edit] = ()) -> str | None:
+    """Run the test on a copy of the sources with these edits; return its output if it fails, None if it passes."""
     with tempfile.TemporaryDirectory(prefix="write-batcher-mutant-") as temporary:
         copy = Path(temporary) / "write_batcher"
         copy.mkdir()
@@ -35,15 +35,14 @@ def failure_of(test: str, mutants: Sequence[Mutant] = ()) -> str | None:
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         for file in (*ROOT.glob("*.py"), ROOT / "pyproject.toml", ROOT / "README.md"):
             shutil.copy(file, copy)
-        for mutant in mutants:
-            source = copy / mutant.file
+        for edit in edits:
+            source = copy / edit.file
             text = source.read_text()
-            if text.count(mutant.right) != 1:
+            if text.count(edit.right) != 1:
                 raise Unusable(
-                    f"{mutant.file} has the text of {mutant.name!r} {text.count(mutant.right)} times, not once: "
-                    "adapt the mutant."
+                    f"{edit.file} has {edit.right!r} {text.count(edit.right)} times, not once: adapt the mutant."
                 )
-            source.write_text(text.replace(mutant.right, mutant.wrong))
+            source.write_text(text.replace(edit.right, edit.wrong))
         # The copy goes before the installed package, which links to the sources.
         path = os.pathsep.join([temporary, str(copy)])
         run = subprocess.run(
@@ -65,7 +64,7 @@ def verdict_on_test(test: str) -> str:
 
 
 def verdict_on_mutant(mutant: Mutant) -> str:
-    failure = failure_of(mutant.test, [mutant, *(other for other in MUTANTS if other.name == mutant.also)])
+    failure = failure_of(mutant.test, [mutant, *mutant.also])
     if failure is None:
         return "SURVIVED"
     return "killed" if mutant.symptom in failure else f"FAILED WITHOUT {mutant.symptom!r}:\n{failure[-2000:]}\n"

@@ -6,7 +6,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,10 +26,18 @@ SLOW_S = 0.5  # added to each reply
 SUPERVISE_EVERY_S = 1.0
 CRASHING_SHARE = 1 / 3  # of the workers that replace dead ones
 MAX_CRASH_TIMES = 30  # of a crash point: how often it is reached before it takes effect
-WORKERS = Counter({"main": 2, "batcher": 2})
+WORKERS = Counter({"main": 1, "batcher": 2})  # of each queue
 POINTS = {
     "main": ("before_append", "after_append"),
-    "batcher": ("before_commit", "after_commit", "mid_confirm", "before_ack", "after_ack", "before_dead"),
+    "batcher": (
+        "before_write",
+        "before_commit",
+        "after_commit",
+        "mid_confirm",
+        "before_ack",
+        "after_ack",
+        "before_dead",
+    ),
 }
 
 # Takes a number from 0 to 1 that picks a process, and the seconds that the fault lasts.
@@ -47,9 +55,10 @@ class Faults:
     The seed decides which faults come and when.
     """
 
-    arena: Arena
+    arenas: Sequence[Arena]
     servers: Mapping[str, Server]
-    proxies: Mapping[str, Proxy]
+    proxies: Mapping[str, Sequence[Proxy]]
+    """Those in front of each server, one for each queue."""
     seed: int
     begin: float
     end: float
@@ -65,23 +74,24 @@ class Faults:
 
     @property
     def live_workers(self) -> list[Worker]:
-        return [worker for worker in self.arena.workers if worker.alive]
+        return [worker for arena in self.arenas for worker in _live_workers(arena)]
 
     async def supervise(self) -> None:
         """Replace each worker that ended, as a service manager does, by one that may have a crash point."""
         chance = random.Random(f"{self.seed}/workers")
         noted: set[Path] = set()
         while True:
-            for worker in self.arena.workers:
-                if not worker.alive and worker.log not in noted:
-                    noted.add(worker.log)
-                    self._note_end(worker)
-            for role in (WORKERS - Counter(worker.role for worker in self.live_workers)).elements():
-                options: tuple[str, ...] = ()
-                if not self.quiet and not self.over and chance.random() < CRASHING_SHARE:
-                    options = "--crash", f"{chance.choice(POINTS[role])}:{chance.randint(1, MAX_CRASH_TIMES)}"
-                    self.counts[f"{role} worker with a crash point"] += 1
-                await self.arena.start_worker(role, *options)
+            for arena in self.arenas:
+                for worker in arena.workers:
+                    if not worker.alive and worker.log not in noted:
+                        noted.add(worker.log)
+                        self._note_end(worker)
+                for role in (WORKERS - Counter(worker.role for worker in _live_workers(arena))).elements():
+                    options: tuple[str, ...] = ()
+                    if not self.quiet and not self.over and chance.random() < CRASHING_SHARE:
+                        options = "--crash", f"{chance.choice(POINTS[role])}:{chance.randint(1, MAX_CRASH_TIMES)}"
+                        self.counts[f"{role} worker with a crash point"] += 1
+                    await arena.start_worker(role, *options)
             await asyncio.sleep(SUPERVISE_EVERY_S)
 
     def _note_end(self, worker: Worker) -> None:
@@ -104,13 +114,13 @@ class Faults:
         for name, server in self.servers.items():
             servers |= {f"{name} killed": partial(_kill, server), f"{name} frozen": partial(_freeze_server, server)}
         networks: dict[str, Fault] = {}
-        for name, proxy in self.proxies.items():
+        for name, proxies in self.proxies.items():
             networks |= {
-                f"network to {name} {network.value}": partial(_disturb, proxy, network)
+                f"network to {name} {network.value}": partial(_disturb, proxies, network)
                 for network in Network
                 if network is not Network.UP
             }
-            networks[f"network to {name} slow"] = partial(_slow_down, proxy)
+            networks[f"network to {name} slow"] = partial(_slow_down, proxies)
         async with asyncio.TaskGroup() as group:
             for track, faults in (("processes", processes), ("servers", servers), ("networks", networks)):
                 group.create_task(self._follow(track, faults))
@@ -140,12 +150,18 @@ class Faults:
 
     async def _replace_worker(self, pick: float, _seconds: float) -> None:
         if worker := self._picked(pick):
-            await self.arena.start_worker(worker.role)
+            [arena] = [arena for arena in self.arenas if worker in arena.workers]
+            await arena.start_worker(worker.role)
             await worker.stop()
 
-    async def _terminate_batcher(self, _pick: float, _seconds: float) -> None:
+    async def _terminate_batcher(self, pick: float, _seconds: float) -> None:
+        arena = self.arenas[int(pick * len(self.arenas))]
         with contextlib.suppress(RPCError):  # Temporal is down, or the workflow has not been started again yet
-            await self.arena.client.get_workflow_handle(self.arena.batcher_workflow_id).terminate()
+            await arena.client.get_workflow_handle(arena.batcher_workflow_id).terminate()
+
+
+def _live_workers(arena: Arena) -> list[Worker]:
+    return [worker for worker in arena.workers if worker.alive]
 
 
 async def _kill(server: Server, _pick: float, seconds: float) -> None:
@@ -165,13 +181,17 @@ async def _freeze(pid: int, seconds: float) -> None:
         os.kill(pid, SIGCONT)
 
 
-async def _disturb(proxy: Proxy, network: Network, _pick: float, seconds: float) -> None:
-    proxy.become(network)
+async def _disturb(proxies: Sequence[Proxy], network: Network, _pick: float, seconds: float) -> None:
+    for proxy in proxies:
+        proxy.become(network)
     await asyncio.sleep(seconds)
-    proxy.become(Network.UP)
+    for proxy in proxies:
+        proxy.become(Network.UP)
 
 
-async def _slow_down(proxy: Proxy, _pick: float, seconds: float) -> None:
-    proxy.delay_s = SLOW_S
+async def _slow_down(proxies: Sequence[Proxy], _pick: float, seconds: float) -> None:
+    for proxy in proxies:
+        proxy.delay_s = SLOW_S
     await asyncio.sleep(seconds)
-    proxy.delay_s = 0.0
+    for proxy in proxies:
+        proxy.delay_s = 0.0

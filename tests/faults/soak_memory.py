@@ -8,7 +8,7 @@ LEAK_BYTES = 4_000  # per write; a smaller leak is hidden by the ups and downs o
 NOISE_MB = 3.0
 MIN_WRITES = 300  # a soak of a few minutes makes fewer, while workers still warm up
 WORKERS = ("main worker", "batcher worker")
-WORKERS_PER_ROLE = 2  # which share the writes
+WORKERS_PER_ROLE = 3  # at least, which share the writes: one for each queue
 REDIS = "data in Redis"
 MAX_REDIS_GROWTH_MB = 2.0  # over the whole soak; dead letters stay
 

@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
+from temporalio.exceptions import ApplicationError
 
 from tests.faults.caller_audit import CallerOutcomes, Handle
 from tests.faults.conftest import OpenArena
@@ -16,8 +18,9 @@ from tests.faults.fault_arena import RESUBMITTING, Arena
 from tests.support.order_callers import finished_tasks
 from tests.support.target_databases import Database
 from write_batcher.models import CONFIRMATION_SIGNAL, ConfirmBy, Outcome, WriteReceipt
+from write_batcher.queue.record_encoding import canonical_json, record_hash
 from write_batcher.workers.embedded.temporal_server import TemporalServer
-from write_batcher.workflows.main import MainWorkflow
+from write_batcher.workflows.main import TABLE, MainWorkflow
 
 CALLERS = 4
 MAX_SIGNALS = 10  # to one run; Temporal's default is 10,000
@@ -113,6 +116,50 @@ async def test_request_id_reused_for_another_record_is_rejected(
         assert await arena.has_dead_letters(CALLERS)
 
 
+async def test_caller_whose_append_an_operator_fails_is_told_that_it_was_not_written(
+    open_arena: OpenArena, sqlite_target: Database
+) -> None:
+    async with open_arena(sqlite_target, confirm_by=ConfirmBy.COMPLETION) as arena:
+        await arena.start_workers()
+        await arena.pause()
+        await arena.start_callers(CALLERS)
+        await arena.until_queued(CALLERS)
+        for handle in arena.handles:
+            await _fail_append(arena, handle)
+        outcomes = await arena.outcomes()
+        assert outcomes.failure_types == {"WriteNotSubmitted": CALLERS}
+        assert all("failed by hand" in message for _, message in outcomes.failures.values())
+        await arena.resume()
+        await arena.audit()
+        assert arena.rows() == 0
+
+
+async def test_caller_whose_append_an_operator_fails_is_told_that_it_was_written(
+    open_arena: OpenArena, sqlite_target: Database
+) -> None:
+    async with open_arena(sqlite_target, confirm_by=ConfirmBy.COMPLETION) as arena:
+        _, batcher = await arena.start_workers("--crash", "after_commit")
+        await arena.pause()
+        await arena.start_callers(CALLERS)
+        await arena.until_queued(CALLERS)
+        await arena.resume()
+        await batcher.exited()
+        for handle in arena.handles:
+            await _fail_append(arena, handle)
+        await arena.start_worker("batcher")
+        assert (await arena.audit()).completed == CALLERS
+
+
+async def _fail_append(arena: Arena, caller: Handle) -> None:
+    """Do what `temporal activity fail` does to the append of a caller."""
+    description = await caller.describe()
+    [append] = description.raw_description.pending_activities
+    activity = arena.client.get_async_activity_handle(
+        workflow_id=caller.id, run_id=description.run_id, activity_id=append.activity_id
+    )
+    await activity.fail(ApplicationError("failed by hand", non_retryable=True))
+
+
 @pytest.mark.fast
 async def test_caller_ignores_malformed_signals(open_arena: OpenArena, sqlite_target: Database) -> None:
     async with open_arena(sqlite_target) as arena:
@@ -156,10 +203,21 @@ async def test_reused_workflow_id_ignores_receipts_of_its_first_run(
         second_ids = await _queued_ids(arena)
         for handle in arena.handles:
             old, new = first.results[handle.id].request_id, second_ids[handle.id]
+            record = {"workflow_id": handle.id, "item": "tea", "cents": 450}
+            receipt = WriteReceipt(
+                request_id=new,
+                outcome=Outcome.WRITTEN,
+                queue=arena.settings.queue,
+                record_hash=record_hash(canonical_json(TABLE, record)),
+                batch_id=first.results[handle.id].batch_id,
+            )
+            rejected = replace(receipt, outcome=Outcome.REJECTED, batch_id=None, error="stale")
             stale = [
-                WriteReceipt(request_id=old, outcome=Outcome.WRITTEN, batch_id=first.results[handle.id].batch_id),
-                WriteReceipt(request_id=old, outcome=Outcome.REJECTED, error="stale"),
-                WriteReceipt(request_id=new, outcome=Outcome.REJECTED, attempt="an earlier one", error="stale"),
+                replace(receipt, request_id=old),
+                replace(receipt, queue="another"),
+                replace(receipt, record_hash=record_hash(canonical_json(TABLE, record | {"cents": 451}))),
+                replace(rejected, request_id=old),
+                replace(rejected, attempt="an earlier one"),
             ]
             await handle.signal(CONFIRMATION_SIGNAL, stale)
         await arena.resume()

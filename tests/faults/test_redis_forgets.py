@@ -148,6 +148,29 @@ async def test_redis_that_restarts_without_a_file_is_refilled_by_its_callers(
         assert (await arena.audit(counters=False)).completed == CALLERS
 
 
+async def test_paused_queue_is_known_and_resumed_after_its_redis_restarted_empty(
+    open_arena: OpenArena, sqlite_target: Database, tmp_path: Path
+) -> None:
+    async with (
+        RedisServer(tmp_path / "forgetful", extra=("--appendonly", "no")) as forgetful,
+        open_arena(sqlite_target, redis_server=forgetful, confirm_timeout=RESUBMITTING) as arena,
+    ):
+        await arena.start_workers()
+        await arena.pause()
+        await arena.start_callers(CALLERS)
+        await arena.until_queued(CALLERS)
+        await forgetful.kill()
+        await forgetful.start()
+        assert await arena.contract() is None
+        await arena.until_batcher_ready()  # it is announced again, although nothing drains it
+        status, output, errors = await arena.command("queue", "status")
+        assert status == 0, errors
+        assert f"{arena.partitions[0]} batcher: paused\n" in output
+        status, output, errors = await arena.command("queue", "resume")
+        assert (status, output) == (0, f"{arena.partitions[0]}: running\n"), errors
+        assert (await arena.audit(counters=False)).completed == CALLERS
+
+
 async def test_failover_to_a_lagging_replica_loses_no_awaited_request(
     open_arena: OpenArena, sqlite_target: Database, tmp_path: Path
 ) -> None:

@@ -1,13 +1,14 @@
 """Temporal is killed, frozen, unreachable or rate-limited: rows stay written, and callers are confirmed later."""
 
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+import signal
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 
 from tests.faults.conftest import OpenArena
 from tests.faults.fault_arena import Arena
-from tests.faults.outages import crowded, cut_off, frozen, killed, locked
+from tests.faults.outages import crowded, cut_off, frozen, killed
 from tests.support.proxy import Network
 from tests.support.target_databases import Database
 from tests.support.waiting import eventually
@@ -59,13 +60,14 @@ async def _fail_confirmations(
     arena: Arena, outage: AbstractAsyncContextManager[None], *, all_fail: bool = True
 ) -> None:
     """Begin the outage just before a batch is committed, and end it when confirmations have failed."""
-    _, batcher = await arena.start_workers()
-    async with AsyncExitStack() as stack:
-        with locked(arena.database):
-            await arena.start_callers(CALLERS)
-            await arena.until_queued(CALLERS)
-            await eventually(lambda: batcher.logged("is held"), within_s=60)
-            await stack.enter_async_context(outage)
+    _, batcher = await arena.start_workers("--freeze", "before_commit")
+    await arena.pause()
+    await arena.start_callers(CALLERS)
+    await arena.until_queued(CALLERS)
+    await arena.resume()
+    await eventually(batcher.is_frozen, within_s=60)
+    async with outage:
+        batcher.send(signal.SIGCONT)
         await arena.until_written(CALLERS)
         await eventually(lambda: _failed_confirmations(arena), within_s=90)
         if all_fail:

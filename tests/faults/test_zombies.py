@@ -8,9 +8,11 @@ from tests.faults.conftest import OpenArena
 from tests.faults.fault_arena import Arena
 from tests.support.target_databases import Database, PostgresDatabase
 from tests.support.waiting import eventually
-from write_batcher.models import ConfirmBy
+from write_batcher.models import ConfirmBy, WriteRequest
+from write_batcher.queue.wire_form import Codec
 
 CALLERS = 12
+KEYS, STEPS = ("a", "b", "c"), 20
 IDLE_TRANSACTION_S = 30  # then PostgreSQL ends the transaction of a frozen process
 
 
@@ -61,6 +63,41 @@ async def test_batcher_frozen_in_a_transaction_does_no_harm_when_it_thaws(
         assert (await arena.audit()).completed == 2 * CALLERS
         assert outlived or successor.logged(" duplicate\n")
         assert not [worker for worker in arena.workers if worker.logged("deadlock")]
+
+
+@pytest.mark.parametrize("point", ["before_write", "before_commit"])
+async def test_order_of_each_key_survives_a_frozen_batcher_that_thaws(
+    open_arena: OpenArena, postgres_target: PostgresDatabase, point: str
+) -> None:
+    """Each request overwrites the row of its key; the journal keeps everything that was written, in order."""
+    postgres_target.execute("CREATE TABLE steps (key TEXT PRIMARY KEY, name TEXT NOT NULL)")
+    postgres_target.execute("CREATE TABLE journal (id SERIAL PRIMARY KEY, name TEXT NOT NULL)")
+    postgres_target.journal_writes("steps")
+    async with open_arena(postgres_target, tables=("steps:upsert",)) as arena:
+        zombie = await arena.start_worker("batcher", "--freeze", point)
+        await arena.until_batcher_ready()
+        await _append_steps(arena, 0, STEPS)
+        await eventually(zombie.is_frozen, within_s=60)
+        await _append_steps(arena, STEPS, 2 * STEPS)
+        arena.temporal_proxy.cut()  # or one of the zombie's open polls would get the drain, not the successor
+        successor = await arena.start_worker("batcher")
+        await eventually(lambda: successor.logged("batch ") or successor.logged("waits for its sink"), within_s=60)
+        zombie.send(signal.SIGCONT)
+        await _append_steps(arena, 2 * STEPS, 4 * STEPS)
+        await arena.until_queued(0)
+    written = [name for (name,) in postgres_target.query("SELECT name FROM journal ORDER BY id")]
+    for key in KEYS:
+        assert [name for name in written if name.startswith(key)] == [f"{key}{step:04}" for step in range(4 * STEPS)]
+
+
+async def _append_steps(arena: Arena, first: int, end: int) -> None:
+    """Append requests of every key, one after the other, that no caller waits for."""
+    codec = Codec(arena.client.data_converter)
+    for step in range(first, end):
+        for key in KEYS:
+            record = {"key": key, "name": f"{key}{step:04}"}
+            request = WriteRequest(request_id=f"{key}{step}", key=key, table="steps", record=record)
+            await arena.queue.append(await codec.encode(request), max_backlog=1_000_000)
 
 
 async def test_batcher_recovers_from_a_blocked_event_loop(
