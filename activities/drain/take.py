@@ -87,8 +87,8 @@ class Taker:
         # The age in the stream counts, so that a restart does not begin the wait anew. A clock that was set back must
         # not add to the wait, and the id of a foreign entry may lie too far ahead for a timedelta.
         age = timedelta(milliseconds=max(self._clock.now_ms() - oldest.entry_ms, 0))
-        left = (self._limits.max_wait - age).total_seconds()
+        open_for = timedelta(seconds=asyncio.get_running_loop().time() - self._opened_at)
+        left = (self._limits.max_wait - max(age, open_for)).total_seconds()
         if left > 0 or not self._more_at_hand:
             return left
-        now = asyncio.get_running_loop().time()
-        return max(left, self._opened_at - now) + LINGER_S
+        return max(left, -open_for.total_seconds()) + LINGER_S

@@ -46,7 +46,7 @@ from write_batcher.workers.embedded.postgres_server import PostgresServer
 from write_batcher.workers.embedded.redis_server import RedisServer
 from write_batcher.workers.embedded.server import Server
 from write_batcher.workers.embedded.temporal_server import NAMESPACE, TemporalServer
-from write_batcher.workflows.main import MainWorkflow
+from write_batcher.workflows.main import MainResult
 
 QUEUES = ((NAMESPACE, "orders"), (NAMESPACE, "payments"), (OTHER_NAMESPACE, "orders"))
 CALLERS_AT_ONCE = 20  # of each queue
@@ -108,7 +108,7 @@ class Soak:
         """Wait also for callers that were started by a call that failed."""
         names = {f"{arena.name}-{number}" for arena in self.arenas.values() for number in range(arena.started)}
         for name in sorted(names - self.outcomes.results.keys() - self.outcomes.failures.keys()):
-            handle = self._arena_of(name).client.get_workflow_handle_for(MainWorkflow.run, name)
+            handle = self._arena_of(name).client.get_workflow_handle(name, result_type=MainResult)
             try:
                 await handle.describe()
             except RPCError as error:
