@@ -299,6 +299,6 @@ IS_WRITTEN_AFTER_ONE_WAS_LEFT_PENDING = Case(
 @example(IS_DECODED_BEFORE_ITS_TURN)
 @example(IS_WRITTEN_AFTER_ONE_WAS_LEFT_PENDING)
 @given(cases)
-@settings(max_examples=40)
+@settings(max_examples=100)
 def test_requests_of_a_key_are_written_in_order_whatever_goes_wrong(case: Case) -> None:
     assert run_virtually(wrong_in(case), within_s=WITHIN_S) == []
