@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from write_batcher.errors import (
         BatchTooLarge,
         ConfigurationError,
+        InvalidWriteOptions,
         OperationFailed,
         QueueUnavailable,
         SinkUnavailable,
@@ -54,11 +55,7 @@ if TYPE_CHECKING:
     from write_batcher.workers.serving import serve
     from write_batcher.workflows.batched_writes import BatchedWrites
     from write_batcher.workflows.batcher import batcher_workflow_id
-    from write_batcher.workflows.write_options import (
-        InvalidWriteOptions,
-        OnRejected,
-        WriteOptions,
-    )
+    from write_batcher.workflows.write_options import OnRejected, WriteOptions
 
 _MODULES = {
     # Writing from a workflow.
@@ -75,7 +72,7 @@ _MODULES = {
     "WriteNotSubmitted": "errors",
     "WriteNotConfirmed": "errors",
     "WriteOutcomeUnknown": "errors",
-    "InvalidWriteOptions": "workflows.write_options",
+    "InvalidWriteOptions": "errors",
     # Running workers.
     "WriteBatching": "workers.plugin",
     "Settings": "config",

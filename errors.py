@@ -112,3 +112,9 @@ class WriteOutcomeUnknown(WriteFailed):
     """No receipt came, and the database could not be asked either: the write may have been made, or may still be made,
     once.
     """
+
+
+class InvalidWriteOptions(WriteFailed, ValueError):
+    """An option of `BatchedWrites` is wrong; the message names it. It fails the workflow: any other `ValueError` fails
+    its workflow task, which Temporal retries for ever.
+    """

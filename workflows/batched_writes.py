@@ -5,14 +5,14 @@ from uuid import UUID
 
 from temporalio import workflow
 
-from write_batcher.errors import WriteNotSubmitted
+from write_batcher.errors import InvalidWriteOptions, WriteNotSubmitted
 from write_batcher.models import ReplyAddress, WriteReceipt, WriteRequest
 from write_batcher.workflows.awaited_write import Write
 from write_batcher.workflows.call import Call, waits_for_replay
 from write_batcher.workflows.record_snapshot import snapshot_of
 from write_batcher.workflows.request_checks import checked_id, checked_table
 from write_batcher.workflows.shared import Shared
-from write_batcher.workflows.write_options import InvalidWriteOptions, WriteOptions
+from write_batcher.workflows.write_options import WriteOptions
 
 
 class BatchedWrites:

@@ -5,12 +5,12 @@ from typing import Any
 
 from temporalio import workflow
 
+from write_batcher.errors import InvalidWriteOptions
 from write_batcher.models import CONFIRMATION_SIGNAL
 from write_batcher.workflows.alarms import Alarms
 from write_batcher.workflows.enqueuing import Enqueuing
 from write_batcher.workflows.inbox import Inbox
 from write_batcher.workflows.settling import Settling
-from write_batcher.workflows.write_options import InvalidWriteOptions
 
 MAX_WORKFLOW_ID_BYTES = 400  # in a default request id, which may have 512 bytes
 

@@ -6,18 +6,12 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import TypeVar
 
-from write_batcher.errors import WriteFailed
+from write_batcher.errors import InvalidWriteOptions
 from write_batcher.models import MAX_REQUEST_AGE, ConfirmBy
 
 QUEUE_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")  # as the batcher's setting `queue` has it
 
 E = TypeVar("E", bound=StrEnum)
-
-
-class InvalidWriteOptions(WriteFailed, ValueError):
-    """An option of `BatchedWrites` is wrong; the message names it. It fails the workflow: any other `ValueError` fails
-    its workflow task, which Temporal retries for ever.
-    """
 
 
 class OnRejected(StrEnum):

@@ -1,5 +1,6 @@
 """A queue is written to the database of its contract only, for its own namespace, by whoever knows its tables."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.support.waiting import eventually
 from write_batcher.cli.running import EXIT_USAGE
 
 CALLERS = 12
+REFUSED_WITHIN_S = 60
 BOTH_TABLES = ("main_writes", "orders")
 
 
@@ -100,7 +102,8 @@ async def test_database_that_cannot_hold_every_text_is_refused(
     postgres_target.execute("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
     async with open_arena(PostgresDatabase(postgres_target.server, "latin")) as arena:
         batcher = await arena.start_worker("batcher")
-        assert await batcher.exited() == EXIT_USAGE
+        async with asyncio.timeout(REFUSED_WITHIN_S):
+            assert await batcher.exited() == EXIT_USAGE
         assert batcher.logged("has the encoding LATIN1, which cannot hold every text")
         assert await arena.contract() is None
 
@@ -108,7 +111,8 @@ async def test_database_that_cannot_hold_every_text_is_refused(
 async def _refuse(arena: Arena, target: Database) -> None:
     """Start a batcher for another database, which names both of them and ends."""
     stranger = await arena.start_worker("batcher", database_url=target.url)
-    assert await stranger.exited() == EXIT_USAGE
+    async with asyncio.timeout(REFUSED_WITHIN_S):
+        assert await stranger.exited() == EXIT_USAGE
     for database in (arena.database, target):
         [(sink_id,)] = database.query("SELECT value FROM write_batcher_meta WHERE name = 'sink_id'")
         assert stranger.logged(sink_id)
