@@ -1,21 +1,18 @@
 """Callers are cancelled, terminated, timed out, reset, or sent malformed signals."""
 
 import json
-import uuid
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.exceptions import ApplicationError
 
 from tests.faults.caller_audit import CallerOutcomes, Handle
 from tests.faults.conftest import OpenArena
 from tests.faults.fault_arena import RESUBMITTING, Arena
-from tests.support.order_callers import finished_tasks
+from tests.support.order_callers import finished_tasks, reset
 from tests.support.target_databases import Database
 from write_batcher.models import CONFIRMATION_SIGNAL, ConfirmBy, Outcome, WriteReceipt
 from write_batcher.queue.record_encoding import canonical_json, record_hash
@@ -265,13 +262,5 @@ async def _queued_ids(arena: Arena) -> dict[str, str]:
 
 async def _reset(arena: Arena, handle: Handle) -> Handle:
     """Reset a caller to before its submit, as an operator does."""
-    answer = await arena.client.workflow_service.reset_workflow_execution(
-        ResetWorkflowExecutionRequest(
-            namespace=arena.client.namespace,
-            workflow_execution=WorkflowExecution(workflow_id=handle.id, run_id=handle.first_execution_run_id or ""),
-            reason="the cause is repaired",
-            workflow_task_finish_event_id=(await finished_tasks(handle))[0],
-            request_id=str(uuid.uuid4()),
-        )
-    )
-    return arena.client.get_workflow_handle_for(MainWorkflow.run, handle.id, run_id=answer.run_id)
+    again = await reset(arena.client, handle, (await finished_tasks(handle))[0])
+    return arena.client.get_workflow_handle_for(MainWorkflow.run, handle.id, run_id=again.run_id)

@@ -45,14 +45,12 @@ async def announce(redis: Redis, queue: QueueRef, terms: Terms) -> Contract:
     return await ContractStore(redis, queue).announce(WORKER, terms)
 
 
-async def start_batching(
-    client: Client, redis: Redis, settings: Settings, *, terms: Terms | None = None, restart_stopped: bool = True
-) -> Contract:
+async def start_batching(client: Client, redis: Redis, settings: Settings, *, restart_stopped: bool = True) -> Contract:
     """Do what a batcher worker does at its start, or without `restart_stopped` what it does every 30 seconds."""
     queue = queue_ref(client, settings.queue)
     for number in range(settings.partitions):
         await WriteQueue(redis, queue, number).ensure_group()
-    contract = await announce(redis, queue, terms or some_terms(partitions=settings.partitions))
+    contract = await announce(redis, queue, some_terms(partitions=settings.partitions))
     partitions = await ContractStore(redis, queue).known_partitions()
     await start_batchers(client, settings, partitions, sink_id=contract.sink_id, restart_stopped=restart_stopped)
     return contract

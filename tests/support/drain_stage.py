@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -14,6 +13,8 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
 from tests.support.fakes import FakeTemporal, MemorySink, contract_of
+from tests.support.partitions import dead_letters, state_of
+from tests.support.waiting import eventually
 from write_batcher.activities.drain.batching import BatchLimits
 from write_batcher.activities.drain.decode import RESERVED_BYTES
 from write_batcher.activities.drain.loop import Drain
@@ -103,10 +104,6 @@ class BreakableSink(MemorySink):
         """The request ids of each batch."""
         return [[request.request_id for request in batch.requests] for batch in self.batches]
 
-    @property
-    def row_ids(self) -> list[str]:
-        return [row.request_id for row in self.rows]
-
 
 @dataclass
 class Stage:
@@ -158,6 +155,15 @@ class Stage:
         """The fields of a valid entry."""
         reply = ReplyAddress(workflow_id=caller, run_id="run", attempt="run")
         return await CODEC.encode(WriteRequest(request_id=request_id, table="orders", record={}, reply=reply))
+
+    async def write_without_acknowledging(self, request_id: str) -> None:
+        """Append a request whose drain is killed after it has written it and before it has told anybody."""
+        await self.append(request_id)
+        self.temporal.hold(request_id)
+        async with self.draining() as running:
+            await eventually(lambda: self.temporal.held == 1)
+            await running.crash()
+        self.temporal.release(request_id)
 
     async def deliver_without_writing(self, times: int) -> None:
         """Deliver all entries like drains that are killed while they hold what they read."""
@@ -230,15 +236,13 @@ class Stage:
 
     async def counts(self) -> tuple[int, int, int]:
         """The number of entries in the stream, of pending ones, and of dead letters."""
-        statistics = await self.statistics()
-        return statistics.backlog, statistics.pending, statistics.dead
+        return await state_of(self.queue)
 
     async def has_no_dead_letters(self) -> bool:
         return (await self.statistics()).dead == 0
 
     async def dead_letters(self) -> list[Fields]:
-        letters: Any = await self.redis.xrange(self.queue.dead_key)
-        return [fields for _, fields in letters]
+        return await dead_letters(self.redis, self.queue)
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Stand-ins that behave like the real thing: a queue, a sink, Temporal as the drain sees it."""
 
 import asyncio
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -25,6 +25,8 @@ from write_batcher.models import (
 )
 from write_batcher.queue.contract import Contract
 from write_batcher.queue.record_encoding import with_hash
+from write_batcher.sinks.sql import ledger_row
+from write_batcher.sinks.sql.ledger_row import LedgerRow, decided, settled
 
 
 def written(request_id: str) -> WriteReceipt:
@@ -86,19 +88,21 @@ class MemorySink:
         self,
         refuse: Callable[[WriteRequest], str | None] = lambda _: None,
         *,
-        hold: Callable[[WriteRequest], str | None] = lambda _: None,
         sink_id: str = "memory",
         tables: Mapping[str, str] | None = None,
     ) -> None:
         self._refuse = refuse
-        self.hold = hold
+        self.hold: Callable[[WriteRequest], str | None] = lambda _: None
         self.sink_id = sink_id
         self.tables = dict(tables or {})
-        self._written: dict[Identity, WriteReceipt] = {}
-        self._bound: dict[Identity, list[tuple[WriteRequest, WriteReceipt]]] = defaultdict(list)
+        self._ledger: dict[Identity, LedgerRow] = {}
         self.batches: list[Batch] = []
         self.rows: list[WriteRequest] = []
         self.settled: list[WriteReceipt] = []
+
+    @property
+    def row_ids(self) -> list[str]:
+        return [row.request_id for row in self.rows]
 
     async def write(self, batch: Batch) -> list[WriteReceipt | Held]:
         self.batches.append(batch)
@@ -115,10 +119,14 @@ class MemorySink:
 
     async def settle(self, request: WriteRequest, *, queue: str, refused: str | None = None) -> WriteReceipt:
         request = with_hash(request)
-        receipt = self._decided(request, queue, written_as=Outcome.WRITTEN)
-        if receipt is None:
-            outcome = Outcome.WITHDRAWN if refused is None else Outcome.REJECTED
-            receipt = self._bind(request, queue, _receipt(request, outcome, error=refused))
+        outcome = Outcome.WITHDRAWN if refused is None else Outcome.REJECTED
+        if earlier := self._ledger.get((queue, request.request_id)):
+            row, receipt = settled(request, outcome, error=refused, earlier=earlier)
+        else:
+            row = decided(request, outcome, queue=queue, error=refused)
+            receipt = ledger_row.receipt_for(request, outcome, error=refused)
+        if row:
+            self._ledger[queue, request.request_id] = row
         self.settled.append(receipt)
         return receipt
 
@@ -131,52 +139,17 @@ class MemorySink:
 
     def _write(self, request: WriteRequest, batch: Batch) -> WriteReceipt:
         request = with_hash(request)
-        if decided := self._decided(request, batch.queue, written_as=Outcome.DUPLICATE):
-            return decided
-        if error := self._refuse(request):
-            rejected = _receipt(request, Outcome.REJECTED, batch_id=batch.batch_id, error=error)
-            return self._bind(request, batch.queue, rejected)
-        self.rows.append(request)
-        receipt = _receipt(request, Outcome.WRITTEN, batch_id=batch.batch_id)
-        self._written[batch.queue, request.request_id] = receipt
-        return receipt
-
-    def _decided(self, request: WriteRequest, queue: str, *, written_as: Outcome) -> WriteReceipt | None:
-        """What binds a request, as in the ledger of a SQL database."""
-        if known := self._written.get((queue, request.request_id)):
-            is_own = request.attempt is not None and known.attempt == request.attempt
-            if is_own or known.record_hash == request.record_hash:
-                return _receipt(request, written_as, batch_id=known.batch_id)
-            return _receipt(request, Outcome.REJECTED, error="Conflict: the request id was used for another record.")
-        for asker, receipt in self._bound[queue, request.request_id]:
-            if request.replayed and receipt.outcome is Outcome.REJECTED:
-                continue
-            if asker.attempt == request.attempt or _asked_earlier(request, asker):
-                return replace(receipt, attempt=request.attempt, record_hash=request.record_hash)
-        return None
-
-    def _bind(self, request: WriteRequest, queue: str, receipt: WriteReceipt) -> WriteReceipt:
-        self._bound[queue, request.request_id].append((request, receipt))
-        return receipt
-
-
-def _receipt(
-    request: WriteRequest, outcome: Outcome, *, batch_id: str | None = None, error: str | None = None
-) -> WriteReceipt:
-    return WriteReceipt(
-        request_id=request.request_id,
-        outcome=outcome,
-        attempt=request.attempt,
-        record_hash=request.record_hash,
-        batch_id=batch_id,
-        error=error,
-    )
-
-
-def _asked_earlier(request: WriteRequest, asker: WriteRequest) -> bool:
-    """Whether another attempt of the same workflow asked before the one that was told an outcome."""
-    same_workflow = request.reply and asker.reply and request.reply.workflow_id == asker.reply.workflow_id
-    return bool(same_workflow) and (request.asked_ms or 0) < (asker.asked_ms or 0)
+        earlier = self._ledger.get((batch.queue, request.request_id))
+        if earlier and (receipt := earlier.answer(request, batch_id=batch.batch_id)):
+            return receipt
+        error = self._refuse(request)
+        if error is None:
+            self.rows.append(request)
+        outcome = Outcome.WRITTEN if error is None else Outcome.REJECTED
+        self._ledger[batch.queue, request.request_id] = decided(
+            request, outcome, queue=batch.queue, batch_id=batch.batch_id, error=error, earlier=earlier
+        )
+        return ledger_row.receipt_for(request, outcome, batch_id=batch.batch_id, error=error)
 
 
 def contract_of(sink: object, *, partitions: int = 1, max_wait: timedelta = timedelta(seconds=20)) -> Contract:

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
@@ -144,13 +144,19 @@ WORKFLOWS = [Orders, CancellingCaller, TimedCaller]
 
 
 @asynccontextmanager
-async def caller(client: Client, name: str, *activities: Callable[..., Any], cached: int = 1000) -> AsyncIterator[None]:
+async def caller(
+    client: Client,
+    name: str,
+    *activities: Callable[..., Any],
+    workflows: Sequence[type] = WORKFLOWS,
+    cached: int = 1000,
+) -> AsyncIterator[None]:
     """A worker of the callers; `cached` is the number of workflows that it does not replay at every step."""
     # Unsandboxed: a sandbox would load this module and pytest anew for every workflow.
     async with Worker(
         client,
         task_queue=name,
-        workflows=WORKFLOWS,
+        workflows=workflows,
         activities=activities,
         workflow_runner=UnsandboxedWorkflowRunner(),
         max_cached_workflows=cached,
@@ -224,7 +230,7 @@ async def finished_tasks(handle: WorkflowHandle[Any, Any]) -> list[int]:
     return [event.event_id for event in await events_of(handle) if event.event_type == completed]
 
 
-async def reset(client: Client, handle: Handle, task: int) -> Handle:
+async def reset(client: Client, handle: WorkflowHandle[Any, Any], task: int) -> Handle:
     """Reset a workflow like an operator, to the workflow task that completed with event `task`; returns the new run."""
     run_id = (await handle.describe()).run_id
     answer = await client.workflow_service.reset_workflow_execution(

@@ -84,10 +84,6 @@ class TroubledSink(MemorySink):
             raise error
         return await super().settle(request, queue=queue, refused=refused)
 
-    @property
-    def row_ids(self) -> list[str]:
-        return [row.request_id for row in self.rows]
-
 
 @dataclass
 class VirtualPartition:

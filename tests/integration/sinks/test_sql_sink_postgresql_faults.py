@@ -267,8 +267,8 @@ async def test_lock_that_goes_while_it_is_looked_for_holds_nobody(
     assert outcomes(answers) == [WRITTEN] * 64
 
 
-def slow_down(postgres: PostgresDatabase, table: str, seconds: float, *, when: str = "true") -> None:
-    break_inserts(postgres, table=table, when=when, does=f"PERFORM pg_sleep({seconds})")
+def slow_down(postgres: PostgresDatabase, table: str, seconds: float) -> None:
+    break_inserts(postgres, table=table, when="true", does=f"PERFORM pg_sleep({seconds})")
 
 
 async def test_batch_that_exceeds_the_statement_timeout_is_too_large(

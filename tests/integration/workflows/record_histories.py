@@ -21,8 +21,8 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.testing import TimeSkipper
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
-from tests.support.fakes import FakeQueue, MemorySink, receipt_for, written
-from tests.support.order_callers import Order, Orders, events_of, finished_tasks, reset
+from tests.support.fakes import FakeQueue, MemorySink, written
+from tests.support.order_callers import Order, Orders, about, events_of, finished_tasks, reset
 from tests.support.waiting import eventually
 from write_batcher.activities.business import do_business_step
 from write_batcher.models import (
@@ -74,7 +74,7 @@ async def main_settled_withdrawn(client: Client) -> WorkflowHandle[Any, Any]:
 async def main_settled_written(client: Client) -> WorkflowHandle[Any, Any]:
     @activity.defn
     async def settle_write(submission: Submission) -> list[WriteReceipt]:
-        return [of(request, written(request.request_id)) for request in submission.requests]
+        return [about(request) for request in submission.requests]
 
     async with worker(client, FakeQueue().enqueue_write, settle_write):
         return await ended(await start_main(TimeSkipper(client).client))
@@ -141,7 +141,7 @@ async def orders_rejected_then_replayed(client: Client) -> WorkflowHandle[Any, A
         order = Order(on_rejected=OnRejected.WAIT)
         handle = await client.start_workflow(Orders.run, order, id="orders", task_queue=TASK_QUEUE)
         await eventually(lambda: has_handled_a_signal(handle))
-        await handle.signal(CONFIRMATION_SIGNAL, [of(queue.requests[0], written(queue.request_ids[0]))])
+        await handle.signal(CONFIRMATION_SIGNAL, [about(queue.requests[0])])
         return await ended(handle)
 
 
@@ -228,17 +228,13 @@ SCENARIOS: list[Scenario] = [
 
 
 def rejected(request: WriteRequest) -> WriteReceipt:
-    return replace(of(request, written(request.request_id)), outcome=Outcome.REJECTED, error="cents must be positive")
-
-
-def of(request: WriteRequest, receipt: WriteReceipt) -> WriteReceipt:
-    return receipt_for(request, receipt, queue="default")
+    return replace(about(request), outcome=Outcome.REJECTED, error="cents must be positive")
 
 
 @activity.defn
 async def settle_write(submission: Submission) -> list[WriteReceipt]:
     sink = MemorySink()
-    return [of(request, await sink.settle(request, queue="default/default")) for request in submission.requests]
+    return [about(request, await sink.settle(request, queue="default/default")) for request in submission.requests]
 
 
 @activity.defn(name="drain")

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from temporalio import activity, workflow
 from temporalio.client import Client
-from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from tests.support.fakes import FakeQueue, MemorySink
 from tests.support.order_callers import (
@@ -87,13 +86,7 @@ async def test_record_from_before_a_reset_is_not_taken_for_the_one_after_it(
     async def quote() -> int:
         return next(quotes)
 
-    async with Worker(
-        stack.client,
-        task_queue=stack.name,
-        workflows=[Quoted],
-        activities=[quote, stack.enqueue.enqueue_write],
-        workflow_runner=UnsandboxedWorkflowRunner(),
-    ):
+    async with caller(stack.client, stack.name, quote, stack.enqueue.enqueue_write, workflows=[Quoted]):
         order = replace(stack.order, confirm_by=confirm_by)
         handle: Any = await stack.client.start_workflow(Quoted.run, order, id=stack.name, task_queue=stack.name)
         await eventually(lambda: stack.holds(1))
@@ -153,13 +146,7 @@ async def test_record_that_is_changed_after_the_submit_is_written_and_settled_as
 ) -> None:
     queue, ledger = FakeQueue(), MemorySink()
     order = Order(batcher_task_queue=name, confirm_timeout_s=2.0)
-    async with Worker(
-        client,
-        task_queue=name,
-        workflows=[Changing],
-        activities=[queue.enqueue_write, settling(ledger)],
-        workflow_runner=UnsandboxedWorkflowRunner(),
-    ):
+    async with caller(client, name, queue.enqueue_write, settling(ledger), workflows=[Changing]):
         handle = await client.start_workflow(Changing.run, order, id=name, task_queue=name)
         await eventually(lambda: len(queue.requests) == 2)
         assert {str(request.record) for request in queue.requests} == {"{'item': 'tea', 'lines': [{'cents': 450}]}"}
@@ -196,13 +183,7 @@ async def test_rejected_record_is_corrected_and_written_under_its_id_in_the_same
 ) -> None:
     stack.sink._refuse = lambda request: "cents must be positive" if request.record["cents"] < 0 else None
     await stack.drain()
-    async with Worker(
-        stack.client,
-        task_queue=stack.name,
-        workflows=[Correcting],
-        activities=[stack.enqueue.enqueue_write],
-        workflow_runner=UnsandboxedWorkflowRunner(),
-    ):
+    async with caller(stack.client, stack.name, stack.enqueue.enqueue_write, workflows=[Correcting]):
         order = replace(stack.order, confirm_by=confirm_by)
         handle = await stack.client.start_workflow(Correcting.run, order, id=stack.name, task_queue=stack.name)
         receipt = await result_of(handle)

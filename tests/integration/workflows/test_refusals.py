@@ -15,7 +15,6 @@ from temporalio.api.workflowservice.v1 import RespondActivityTaskFailedByIdReque
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
-from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from tests.support.fakes import MemorySink, contract_of
 from tests.support.order_callers import (
@@ -248,13 +247,7 @@ async def test_certain_refusal_is_replayed_alike_after_a_reset_to_a_later_task(c
         certain = all(request.reply and request.reply.run_id == run_id for request in submission.requests)
         return [replace(TOO_LARGE, certain=certain)]
 
-    async with Worker(
-        client,
-        task_queue=name,
-        workflows=[GoingOn],
-        activities=[enqueue_write, settling(ledger)],
-        workflow_runner=UnsandboxedWorkflowRunner(),
-    ):
+    async with caller(client, name, enqueue_write, settling(ledger), workflows=[GoingOn]):
         handle: Any = await client.start_workflow(GoingOn.run, Order(batcher_task_queue=name), id=name, task_queue=name)
         first = await result_of(handle)
         again = await reset(client, handle, (await finished_tasks(handle))[-1])
