@@ -44,14 +44,6 @@ class Item:
         return self.request.order_key
 
 
-class _Refused(Exception):
-    """A transaction was refused as a whole; nothing of it is left."""
-
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.text)
-        self.refusal = refusal
-
-
 class BatchWrite:
     """Writes the requests of one batch, whose ids differ from each other, and answers each."""
 
@@ -94,7 +86,7 @@ class BatchWrite:
             return
         try:
             answers = await self._write_in_transaction(items, lock_wait)
-        except _Refused as error:
+        except TransactionEnded as error:
             if len(items) == 1:
                 self._refuse(items[0], error.refusal)
                 return
@@ -161,15 +153,13 @@ class BatchWrite:
                 is_claimed = True
                 self._budget.check()
                 return await self._write_claimed(connection, ledger, items, claimed, known)
-        except TransactionEnded as error:
-            raise _Refused(error.refusal) from error
         except SQLAlchemyError as error:
             refusal = self._dialect.refusal(error)
             if refusal is None or not (is_claimed or refusal.fault in FAULTS_OF_ONE_ROW):
                 raise
             if refusal.fault is Fault.TIMEOUT and len(items) > 1:
                 raise self._budget.exceeded(refusal.text) from error
-            raise _Refused(refusal) from error
+            raise TransactionEnded(refusal) from error
 
     async def _write_claimed(
         self,
@@ -187,7 +177,7 @@ class BatchWrite:
                 receipts[item.id] = receipt
         outstanding = [item for item in items if item.id not in receipts]
         inserted = await self._insert(connection, outstanding)
-        reasons = _with_followers(items, inserted.held)
+        reasons = with_followers([item.request for item in items], inserted.held)
         changed: list[LedgerRow] = []
         for item in outstanding:
             if item.id in reasons:
@@ -205,7 +195,8 @@ class BatchWrite:
         }
 
     async def _insert(self, connection: AsyncConnection, items: Sequence[Item]) -> Answers:
-        held = _with_followers(items, {item.id: item.held for item in items if item.held is not None})
+        requests = [item.request for item in items]
+        held = with_followers(requests, {item.id: item.held for item in items if item.held is not None})
         records = [item.record for item in items if item.record is not None and item.id not in held]
         inserted = await insert_records(connection, self._dialect, records, self._budget)
         return Answers(refused=inserted.refused, held=held | inserted.held)
@@ -224,14 +215,14 @@ def following(request_id: str) -> str:
     return f"It waits for request {request_id!r}, which has the same key and is held."
 
 
-def _with_followers(items: Iterable[Item], held: dict[str, str]) -> dict[str, str]:
-    """Why items are held: `held`, and all that come after one of them with the same key."""
+def with_followers(requests: Iterable[WriteRequest], held: dict[str, str]) -> dict[str, str]:
+    """Return why requests are held, by request id: `held`, and all that come after one of them with the same key."""
     heads: dict[str, str] = {}
     reasons: dict[str, str] = {}
-    for item in items:
-        if item.key in heads:
-            reasons[item.id] = following(heads[item.key])
-        elif item.id in held:
-            heads[item.key] = item.id
-            reasons[item.id] = held[item.id]
+    for request in requests:
+        if request.order_key in heads:
+            reasons[request.request_id] = following(heads[request.order_key])
+        elif request.request_id in held:
+            heads[request.order_key] = request.request_id
+            reasons[request.request_id] = held[request.request_id]
     return reasons

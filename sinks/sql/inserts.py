@@ -42,7 +42,7 @@ class Answers:
 
 
 class TransactionEnded(Exception):
-    """A refused record has ended the whole transaction: nothing of it is left."""
+    """The transaction was refused, or has ended, as a whole: nothing of it is left."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.text)
@@ -59,8 +59,8 @@ async def insert_records(
     takes too long, `SinkUnavailable` when no record can be written for want of disk or memory, `TransactionEnded`, and
     the driver's error when the database is away.
     """
-    inserter = _Inserter(connection, dialect, budget)
     evidence = TableEvidence(dialect)
+    inserter = _Inserter(connection, dialect, budget, evidence)
     answers = Answers()
     undecided = list(records)
     max_searches = MAX_SEARCHES
@@ -68,7 +68,6 @@ async def insert_records(
         accepted, refused = await inserter.insert(undecided, max_searches)
         _raise_if_all_is_away(accepted, refused)
         max_searches = MAX_SEARCHES_ON_RETRY
-        evidence.add_accepted(accepted)
         if accepted:
             # The row that a foreign key or a trigger looked for may have been inserted after the record that needs it.
             refused = [one for one in refused if one[1].fault in FINAL]
@@ -118,15 +117,17 @@ def _groups(records: Iterable[CheckedRecord]) -> list[Group]:
 class _Inserter:
     """Runs the statements of one transaction such that each can be undone alone."""
 
-    def __init__(self, connection: AsyncConnection, dialect: Dialect, budget: TimeBudget) -> None:
+    def __init__(
+        self, connection: AsyncConnection, dialect: Dialect, budget: TimeBudget, evidence: TableEvidence
+    ) -> None:
         self._connection = connection
         self._dialect = dialect
         self._budget = budget
+        self._evidence = evidence
         self._savepoints = 0
         self._savepoint_is_fresh = False  # nothing has been done since the latest savepoint
         self._waits_shortly = False
         self._given_up: dict[TargetTable, Refusal] = {}
-        self._accepted_by: set[TargetTable] = set()
 
     async def insert(self, records: Sequence[CheckedRecord], max_searches: int) -> tuple[Group, list[Refused]]:
         """Insert what is accepted. Records that follow a refused one, by their key or as upserts of the same row, are
@@ -202,7 +203,7 @@ class _Inserter:
                 continue
             pass_.refuse(record, refusal)
             rest = pass_.not_waiting(rest)
-            if refusal.fault is Fault.RECORD and target in self._accepted_by:
+            if refusal.fault is Fault.RECORD and self._evidence.has_accepted(target):
                 alike = []  # the table is in order, and each record has an answer of its own
             else:
                 alike = [*(alike if alike and alike[-1].code == refusal.code else []), refusal]
@@ -210,7 +211,7 @@ class _Inserter:
 
     def _accept(self, records: Group, pass_: "_Pass") -> None:
         pass_.accepted += records
-        self._accepted_by.update(record.target for record in records)
+        self._evidence.add_accepted(records)
 
     async def _try(self, statement: Executable, records: Group) -> Refusal | None:
         await self._set_savepoint()

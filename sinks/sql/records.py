@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationE
 from sqlalchemy import Column, Table
 
 from write_batcher.errors import InvalidRequest
+from write_batcher.escaping import escaped
 
 MAX_ERROR_CHARS = 500  # of an error in a receipt: it goes into a workflow's history, which is limited
 MAX_VALUE_CHARS = 80  # of a value that is quoted in an error
@@ -72,8 +73,7 @@ def printable(text: str) -> str:
     """Return `text` in one line that every database and log can hold, cut to 500 characters. Control characters and
     lone surrogates are escaped: a record that somebody else wrote must not steer a terminal or forge a log line.
     """
-    if not text.isprintable():
-        text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    text = escaped(text)
     return text if len(text) <= MAX_ERROR_CHARS else text[: MAX_ERROR_CHARS - 1] + "…"
 
 

@@ -16,7 +16,7 @@ from write_batcher.models import Batch, Held, Outcome, WriteReceipt, WriteReques
 from write_batcher.queue.record_encoding import with_hash
 from write_batcher.sinks.shielding import shielded
 from write_batcher.sinks.sql import ledger
-from write_batcher.sinks.sql.batch_write import BatchWrite, Item, following
+from write_batcher.sinks.sql.batch_write import BatchWrite, Item, with_followers
 from write_batcher.sinks.sql.database_url import parse_database_url
 from write_batcher.sinks.sql.dialect import STATEMENT_TIMEOUT, Dialect, Fault, redacted
 from write_batcher.sinks.sql.ledger import Ledger
@@ -146,7 +146,11 @@ class SqlSink:
                 budget=budget,
             )
             answers |= await self._run(write.write(items), WRITE_LIMIT, budget)
-        return _followers_held(batch, answers)
+        # What follows a held request with the same key is held, even if it needs no ledger.
+        held = {name: answer.reason for name, answer in answers.items() if isinstance(answer, Held)}
+        reasons = with_followers(batch.requests, held)
+        answers |= {name: Held(request_id=name, reason=reason) for name, reason in reasons.items()}
+        return [answers[request.request_id] for request in batch.requests]
 
     async def settle(self, request: WriteRequest, *, queue: str, refused: str | None = None) -> WriteReceipt:
         """Settle a request as `Sink.settle` does, within 10 s."""
@@ -256,20 +260,6 @@ def _storable(request: WriteRequest, queue: str) -> WriteRequest:
 def _unrecorded(request: WriteRequest, batch_id: str | None, error: str) -> WriteReceipt:
     """The answer to a request that the ledger cannot hold: it never will, and so the request is never written."""
     return receipt_for(request, Outcome.REJECTED, batch_id=batch_id, error=printable(error))
-
-
-def _followers_held(batch: Batch, answers: dict[str, WriteReceipt | Held]) -> list[WriteReceipt | Held]:
-    """The answers in order. What follows a held request with the same key is held, even if it needs no ledger."""
-    heads: dict[str, str] = {}
-    in_order: list[WriteReceipt | Held] = []
-    for request in batch.requests:
-        answer = answers[request.request_id]
-        if isinstance(answer, Held):
-            heads.setdefault(request.order_key, request.request_id)
-        elif request.order_key in heads:
-            answer = Held(request_id=request.request_id, reason=following(heads[request.order_key]))
-        in_order.append(answer)
-    return in_order
 
 
 async def _limited(work: Coroutine[Any, Any, T], limit: timedelta | None) -> T:

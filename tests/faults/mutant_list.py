@@ -299,8 +299,8 @@ ONE_AMONG_MANY = (
     Mutant(
         name="one held record holds its whole batch",
         file="sinks/sql/batch_write.py",
-        right="        reasons = _with_followers(items, inserted.held)\n",
-        wrong="        reasons = _with_followers(items, inserted.held)\n"
+        right="        reasons = with_followers([item.request for item in items], inserted.held)\n",
+        wrong="        reasons = with_followers([item.request for item in items], inserted.held)\n"
         "        if reasons:\n"
         '            raise SinkUnavailable(f"The batch is held: {reasons}.")\n',
         test=f"{INTEGRATION}/sinks/test_sql_sink_held.py::test_missing_table_holds_its_records_alone[sqlite]",
@@ -378,7 +378,7 @@ IN_ITS_OWN_PLACE = (
     Mutant(
         name="a batcher with another sink may join",
         file="queue/scripts/announce.lua",
-        right="  if other and other.terms.sink_id ~= sink then return {0, cjson.encode(other.terms)} end\n",
+        right="  if other and other.terms.sink_id ~= sink then return {0, other.terms.sink_id} end\n",
         wrong="",
         test=f"{UNIT}/test_contract.py::TestFakeRedis::test_worker_with_another_sink_is_refused_and_both_are_named",
         symptom="DID NOT RAISE",
