@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from write_batcher.workers.logs import escaped
+from write_batcher.escaping import escaped
 
 Rows = Sequence[tuple[str, object]]
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from write_batcher.cli.console import make_console, say
-from write_batcher.cli.options import with_settings
+from write_batcher.cli.options import EachAsJson, with_settings
 from write_batcher.cli.running import EXIT_FAILED, run_to_end
 from write_batcher.config import Settings
 from write_batcher.errors import OperationFailed
-from write_batcher.workers.logs import escaped
+from write_batcher.escaping import escaped
 
 if TYPE_CHECKING:
     from write_batcher.workers.operating.dead_letter_callers import LeftBecause
@@ -23,7 +23,6 @@ dead_letters_app = typer.Typer(
     help="List, show, replay or discard entries that could not be written.", no_args_is_help=True
 )
 
-EachAsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON for each instead.")]
 LetterName = Annotated[
     str | None, typer.Argument(metavar="ID", help="The one with this id, as `list` shows it.", show_default=False)
 ]

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from write_batcher.cli.console import print_rows
 from write_batcher.cli.queue_view import age
-from write_batcher.workers.logs import escaped
+from write_batcher.escaping import escaped
 from write_batcher.workers.operating.dead_letter_repair import Letter
 
 

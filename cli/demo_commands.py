@@ -7,14 +7,13 @@ from typing import Annotated, Literal
 import typer
 
 from write_batcher.cli.demo_view import Screen, demo_json
-from write_batcher.cli.options import BATCHES, CALLERS, REQUESTS, with_settings
+from write_batcher.cli.options import BATCHES, CALLERS, REQUESTS, ResultAsJson, with_settings
 from write_batcher.cli.running import EXIT_FAILED, run_to_end, until_interrupted
 from write_batcher.config import Settings, check_callers_outwait_batches
 from write_batcher.errors import ConfigurationError
 
 Workflows = Annotated[int, typer.Option(min=1, max=100_000, help="How many workflows to start.")]
 Bad = Annotated[int, typer.Option(min=0, help="How many of these write a record that the database refuses.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON at the end.")]
 EmbeddedDatabase = Annotated[
     Literal["sqlite", "postgresql"],
     typer.Option("--database", help="Database to write to: a SQLite file, or an embedded PostgreSQL."),
@@ -31,7 +30,7 @@ def demo_command(
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave everything running until Ctrl-C, to look around.")
     ] = False,
-    as_json: AsJson = False,
+    as_json: ResultAsJson = False,
     database: EmbeddedDatabase = "sqlite",
     data: DataDir = None,
 ) -> None:
@@ -85,7 +84,7 @@ def start_command(
     workflows: Workflows = 10,
     bad: Bad = 0,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the workflows and report.")] = True,
-    as_json: AsJson = False,
+    as_json: ResultAsJson = False,
 ) -> None:
     """Start MainWorkflows on the Temporal server that the environment names."""
     from write_batcher.workers.connections import connect_temporal

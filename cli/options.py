@@ -18,6 +18,12 @@ CALLERS = ("confirm_by", "confirm_timeout", "submit_timeout")
 
 SHORTEST_REFRESH = timedelta(milliseconds=100)
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead.")]
+EachAsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON for each instead.")]
+ResultAsJson = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON at the end.")]
+Once = Annotated[bool, typer.Option("--once", help="Show everything once, and exit.")]
+Every = Annotated[str, typer.Option(metavar="DURATION", help="How often to refresh.")]
+
 
 def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for each of the settings `names`, and pass it all settings as `settings`."""

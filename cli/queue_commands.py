@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from write_batcher.cli.console import make_console, print_error, say
-from write_batcher.cli.options import parse_refresh, with_settings
+from write_batcher.cli.options import AsJson, Every, Once, parse_refresh, with_settings
 from write_batcher.cli.running import EXIT_FAILED, refresh_forever, run_to_end
 from write_batcher.config import Settings
 from write_batcher.errors import ConfigurationError, OperationFailed
@@ -28,16 +28,15 @@ CONCURRENT_STEERS = 32  # partitions
 queue_app = typer.Typer(help="Inspect and control the batcher of a queue.", no_args_is_help=True)
 
 Partition = Annotated[str | None, typer.Option(metavar="N", help="Only this partition instead of all.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead.")]
 
 
 @with_settings("redis_url", "queue")
 def monitor_command(
     *,
     settings: Settings,
-    once: Annotated[bool, typer.Option("--once", help="Show everything once, and exit.")] = False,
+    once: Once = False,
     as_json: AsJson = False,
-    every: Annotated[str, typer.Option(metavar="DURATION", help="How often to refresh.")] = "2s",
+    every: Every = "2s",
 ) -> None:
     """Show the state of a queue until Ctrl-C."""
     refresh = parse_refresh(every)

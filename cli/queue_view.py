@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from write_batcher.cli.console import Rows
+from write_batcher.escaping import escaped
 from write_batcher.queue.latencies import Latency
-from write_batcher.workers.logs import escaped
 from write_batcher.workers.operating.monitor import PartitionView
 
 # Characters.

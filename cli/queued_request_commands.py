@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from write_batcher.cli.console import make_console, say
-from write_batcher.cli.options import with_settings
+from write_batcher.cli.options import EachAsJson, with_settings
 from write_batcher.cli.queue_commands import connected
 from write_batcher.cli.running import run_to_end
 from write_batcher.config import Settings
@@ -21,7 +21,7 @@ def list_command(
     *,
     settings: Settings,
     held: Annotated[bool, typer.Option("--held", help="Only those that are held, with the reasons.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each instead.")] = False,
+    as_json: EachAsJson = False,
     limit: Annotated[int, typer.Option(min=1, help="How many to show at most.")] = 100,
 ) -> None:
     """List requests that wait, the oldest of each partition first: as a table on a terminal, else separated by tabs."""
@@ -60,7 +60,7 @@ def reject_command(
         "rejected by an operator"
     ),
 ) -> None:
-    """Reject a request that is held, and keep it as a dead letter. Its caller is told, if its record can be read."""
+    """Reject a request that is held or waits, and keep it as a dead letter. Its caller is told, if it can be read."""
     from write_batcher.workers.operating.given_orders import Orders
     from write_batcher.workers.operating.stream_ids import EntryId
 
@@ -76,7 +76,7 @@ def reject_command(
 @with_settings("redis_url", "queue")
 def release_command(*, settings: Settings, name: Name) -> None:
     """Try a request that is held at once, instead of after its back-off."""
-    from write_batcher.workers.logs import escaped
+    from write_batcher.escaping import escaped
     from write_batcher.workers.operating.given_orders import Orders
     from write_batcher.workers.operating.stream_ids import EntryId
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from write_batcher.cli.queue_view import age
-from write_batcher.workers.logs import escaped
+from write_batcher.escaping import escaped
 from write_batcher.workers.operating.queued_requests import QueuedRequest
 
 

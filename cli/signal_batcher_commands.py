@@ -10,7 +10,7 @@ import typer
 
 from write_batcher.cli.console import make_console, say
 from write_batcher.cli.demo_view import Screen
-from write_batcher.cli.options import parse_refresh, with_settings
+from write_batcher.cli.options import AsJson, Every, Once, ResultAsJson, parse_refresh, with_settings
 from write_batcher.cli.running import EXIT_FAILED, refresh_forever, run_to_end
 from write_batcher.config import Settings
 
@@ -25,8 +25,6 @@ signal_batcher_app = typer.Typer(
 )
 worker_app = typer.Typer(help="Run a worker process until SIGTERM or Ctrl-C.", no_args_is_help=True)
 signal_batcher_app.add_typer(worker_app, name="worker")
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON at the end.")]
 
 
 @worker_app.command("main")
@@ -67,7 +65,7 @@ def start_command(
     *,
     settings: Settings,
     workflows: Annotated[int, typer.Option(min=1, max=100_000, help="How many workflows to start.")] = 10,
-    as_json: AsJson = False,
+    as_json: ResultAsJson = False,
 ) -> None:
     """Start callers, wait for them and report. Give --partitions as the batcher worker has it."""
     from write_batcher.compare.signal_batcher.roles import start_main_workflows
@@ -91,9 +89,9 @@ def start_command(
 def monitor_command(
     *,
     settings: Settings,
-    once: Annotated[bool, typer.Option("--once", help="Show everything once, and exit.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead.")] = False,
-    every: Annotated[str, typer.Option(metavar="DURATION", help="How often to refresh.")] = "2s",
+    once: Once = False,
+    as_json: AsJson = False,
+    every: Every = "2s",
 ) -> None:
     """Show the state of the batchers until Ctrl-C. Each refresh sends one query to each of them."""
     refresh = parse_refresh(every)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from write_batcher.compare.signal_batcher.batcher_monitor import BatcherView
 from write_batcher.compare.signal_batcher.wire import BatcherStats
-from write_batcher.workers.logs import escaped
+from write_batcher.escaping import escaped
 
 LABELS = {
     "pending_writes": "pending requests",

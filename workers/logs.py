@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Literal
 
+from write_batcher.escaping import escaped
+
 TEXT = "%(asctime)s %(levelname)s %(message)s"
 CONTINUED = "  | "  # begins the lines of a traceback, so that nothing in them looks like a record of its own
 
@@ -55,13 +57,6 @@ class JsonFormatter(logging.Formatter):
         if batch := getattr(record, "batch", None):
             line["batch"] = batch
         return _escaped_in_json(json.dumps(line, ensure_ascii=False, default=str))
-
-
-def escaped(text: str) -> str:
-    """Return `text` with escapes in place of all characters that are not printable."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _behind_bars(text: str) -> str:

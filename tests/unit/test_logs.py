@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from write_batcher.workers.logs import CONTINUED, TEXT, JsonFormatter, TextFormatter, escaped
+from write_batcher.escaping import escaped
+from write_batcher.workers.logs import CONTINUED, TEXT, JsonFormatter, TextFormatter
 
 HOSTILE = "bad\n2025-01-01 00:00:00,000 INFO all is well\x1b[2J\r\x00\x7f\x9b1m\u2028\u202e\ud800"
 CONTROLS = ("\x1b", "\r", "\x00", "\x7f", "\x9b", "\u2028", "\u202e", "\ud800")
