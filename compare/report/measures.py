@@ -26,22 +26,15 @@ class Measure:
     """Every value up to this one counts as equal to the best."""
 
 
+def _harm(scenario: Scenario, label: str, figure: str) -> Measure:
+    return Measure(scenario=scenario, label=label, figure=figure, kind="count", better="less", is_harm=True)
+
+
 MEASURES = (
-    Measure(
-        scenario=Scenario.LOAD, label="Workflows failed", figure="failed", kind="count", better="less", is_harm=True
-    ),
-    Measure(scenario=Scenario.LOAD, label="Rows lost", figure="lost", kind="count", better="less", is_harm=True),
-    Measure(
-        scenario=Scenario.LOAD, label="Rows duplicated", figure="duplicates", kind="count", better="less", is_harm=True
-    ),
-    Measure(
-        scenario=Scenario.LOAD,
-        label="Failed although written",
-        figure="failed_written",
-        kind="count",
-        better="less",
-        is_harm=True,
-    ),
+    _harm(Scenario.LOAD, "Workflows failed", "failed"),
+    _harm(Scenario.LOAD, "Rows lost", "lost"),
+    _harm(Scenario.LOAD, "Rows duplicated", "duplicates"),
+    _harm(Scenario.LOAD, "Failed although written", "failed_written"),
     Measure(scenario=Scenario.LOAD, label="Latency p50", figure="latency_p50", kind="ms", better="less"),
     Measure(scenario=Scenario.LOAD, label="Latency p99", figure="latency_p99", kind="ms", better="less"),
     Measure(scenario=Scenario.LOAD, label="Writes per second", figure="writes_per_s", kind="rate", better="more"),
@@ -94,59 +87,20 @@ MEASURES = (
     Measure(scenario=Scenario.CEILING, label="Writes per second", figure="writes_per_s", kind="rate", better="more"),
     Measure(scenario=Scenario.CEILING, label="Offered", figure="offered", kind="count"),
     Measure(scenario=Scenario.CEILING, label="Refused", figure="refused", kind="count"),
-    Measure(
-        scenario=Scenario.CEILING,
-        label="Rows duplicated",
-        figure="duplicates",
-        kind="count",
-        better="less",
-        is_harm=True,
-    ),
+    _harm(Scenario.CEILING, "Rows duplicated", "duplicates"),
     Measure(
         scenario=Scenario.CRASH, label="Time until all writes are there", figure="caught_up_s", kind="s", better="less"
     ),
     # Not judged: the next write may be that of a caller that was not interrupted, while others still wait.
     Measure(scenario=Scenario.CRASH, label="Time until writes resume", figure="recovery_s", kind="s"),
-    Measure(
-        scenario=Scenario.CRASH, label="Workflows failed", figure="failed", kind="count", better="less", is_harm=True
-    ),
-    Measure(scenario=Scenario.CRASH, label="Rows lost", figure="lost", kind="count", better="less", is_harm=True),
-    Measure(
-        scenario=Scenario.CRASH, label="Rows duplicated", figure="duplicates", kind="count", better="less", is_harm=True
-    ),
-    Measure(
-        scenario=Scenario.CRASH,
-        label="Failed although written",
-        figure="failed_written",
-        kind="count",
-        better="less",
-        is_harm=True,
-    ),
+    _harm(Scenario.CRASH, "Workflows failed", "failed"),
+    _harm(Scenario.CRASH, "Rows lost", "lost"),
+    _harm(Scenario.CRASH, "Rows duplicated", "duplicates"),
+    _harm(Scenario.CRASH, "Failed although written", "failed_written"),
     Measure(scenario=Scenario.POISON, label="Bad records", figure="bad", kind="count"),
-    Measure(
-        scenario=Scenario.POISON,
-        label="Failed although record is good",
-        figure="failed_good",
-        kind="count",
-        better="less",
-        is_harm=True,
-    ),
-    Measure(
-        scenario=Scenario.POISON,
-        label="Rows duplicated",
-        figure="duplicates",
-        kind="count",
-        better="less",
-        is_harm=True,
-    ),
-    Measure(
-        scenario=Scenario.POISON,
-        label="Failed although written",
-        figure="failed_written",
-        kind="count",
-        better="less",
-        is_harm=True,
-    ),
+    _harm(Scenario.POISON, "Failed although record is good", "failed_good"),
+    _harm(Scenario.POISON, "Rows duplicated", "duplicates"),
+    _harm(Scenario.POISON, "Failed although written", "failed_written"),
     Measure(
         scenario=Scenario.IDLE, label="Actions per idle day", figure="actions_per_day", kind="about", better="less"
     ),

@@ -1,6 +1,6 @@
 """The verdict on a comparison: sentences that follow from the figures, whatever these are."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from write_batcher.compare.report.advice import QUESTIONS, Advice, advice_on
@@ -38,7 +38,7 @@ def judge(results: Results, price: Price) -> Verdict:
     """Return what the figures say, and nothing about what was not measured."""
     figures = Figures(results)
     broken = {contender: describe_broken_promises(figures, contender) for contender in figures.contenders()}
-    headline, reason = _headline(figures, price)
+    headline, reason = _headline(figures, price, broken)
     return Verdict(
         headline=headline,
         reason=reason,
@@ -56,7 +56,7 @@ def judge(results: Results, price: Price) -> Verdict:
     )
 
 
-def _headline(figures: Figures, price: Price) -> tuple[str, str]:
+def _headline(figures: Figures, price: Price, broken: Mapping[Contender, str]) -> tuple[str, str]:
     """Return the choice for many workflows at once, and its figures.
 
     Of the contenders that failed, lost and duplicated nothing anywhere: those with few transactions; of these, those
@@ -68,9 +68,7 @@ def _headline(figures: Figures, price: Price) -> tuple[str, str]:
     database = databases[0]
     took_part = figures.contenders(Scenario.LOAD, database)
     harmless = [
-        contender
-        for contender in took_part
-        if not figures.did_harm(Scenario.LOAD, contender) and not describe_broken_promises(figures, contender)
+        contender for contender in took_part if not figures.did_harm(Scenario.LOAD, contender) and not broken[contender]
     ]
     if not harmless:
         return f"No design can be recommended: {listed(took_part)} failed, lost or duplicated writes.", ""

@@ -9,6 +9,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from write_batcher import OperationFailed
 from write_batcher.compare.signal_batcher.wire import BatcherStats, batcher_id
+from write_batcher.workers.embedded.starter import gather_bounded
 
 RPC_TIMEOUT = timedelta(seconds=10)
 QUERY_TIMEOUT = timedelta(seconds=10)  # a worker must answer, and there may be none
@@ -42,13 +43,7 @@ class Monitor:
 
     async def look(self) -> list[BatcherView]:
         """Describe and query all batchers, in their order. Raises `OperationFailed` when Temporal cannot be asked."""
-        slots = asyncio.Semaphore(LOOK_CONCURRENCY)
-
-        async def one(batcher: str) -> BatcherView:
-            async with slots:
-                return await self._look(batcher)
-
-        return await asyncio.gather(*map(one, self._batchers))
+        return await gather_bounded(self._look, self._batchers, LOOK_CONCURRENCY)
 
     async def _look(self, batcher: str) -> BatcherView:
         # Without a run id: a handle with one would find only that run, which continue-as-new ends.

@@ -10,7 +10,7 @@ from temporalio.exceptions import ApplicationError
 
 from write_batcher import WriteFailed, WriteNotSubmitted, WriteOutcomeUnknown, WriteRejected
 from write_batcher.compare.caller_steps import BUSINESS_STEP_S, business_step
-from write_batcher.compare.signal_batcher.batcher_limits import MAX_REQUEST_BYTES
+from write_batcher.compare.signal_batcher.batcher_limits import MAX_REQUEST_BYTES, retry_delay_s
 from write_batcher.compare.signal_batcher.wire import (
     CONFIRMATION_SIGNAL,
     SUBMIT_SIGNAL,
@@ -19,9 +19,6 @@ from write_batcher.compare.signal_batcher.wire import (
     Status,
     batcher_of,
 )
-
-FIRST_RETRY_S = 1.0
-LONGEST_RETRY_S = 15.0
 
 
 class ConfirmationTimedOut(WriteFailed):
@@ -134,8 +131,7 @@ class SignalMainWorkflow:
             try:
                 await batcher.signal(SUBMIT_SIGNAL, request)
             except ApplicationError as error:
-                delay_s = min(FIRST_RETRY_S * 2.0 ** min(attempt - 1, 20), LONGEST_RETRY_S)
-                delay_s *= workflow.random().uniform(0.5, 1.0)
+                delay_s = retry_delay_s(attempt, workflow.random().random())
                 if workflow.time() + delay_s > deadline:
                     raise WriteNotSubmitted(
                         f"Request {self._request_id!r} was refused {attempt} times by batcher {self._batcher!r} within "

@@ -170,21 +170,19 @@ async def run_batcher_worker(settings: Settings) -> None:
 
 
 async def start_main_workflows(
-    client: Client, settings: Settings, series: str, count: int, *, bad: int = 0, on_started: Callable[[], None]
+    client: Client, settings: Settings, series: str, count: int, *, on_started: Callable[[], None]
 ) -> list[WorkflowHandle[SignalMainWorkflow, SignalMainResult]]:
     """Start `count` callers whose workflow ids begin with `series`.
 
-    `bad` of them, evenly spread, write a record that the database refuses. Wait for them with
-    `workers.embedded.starter.wait_for`.
+    Wait for them with `workers.embedded.starter.wait_for`.
     """
-    every = count // bad if bad else 0
 
     async def start(number: int) -> WorkflowHandle[SignalMainWorkflow, SignalMainResult]:
         handle = await client.start_workflow(
             SignalMainWorkflow.run,
             SignalMainInput(
                 item=f"item-{number}",
-                cents=-1 if every and number % every == 0 and number < every * bad else 100 + number,
+                cents=100 + number,
                 queue=settings.queue,
                 batchers=settings.partitions,
                 submit_timeout_s=settings.submit_timeout.total_seconds(),

@@ -137,9 +137,7 @@ class Server(ABC):
         return self._ports[role]
 
     async def _start_once(self, command: list[str]) -> bool:
-        self._command = command
-        self._log_size = self.log.stat().st_size if self.log.exists() else 0
-        self._process = await processes.spawn(command, log=self.log, user=self._user)
+        self._process = await self._spawn(command)
         try:
             while self.running:
                 if await self._answers():
@@ -150,11 +148,14 @@ class Server(ABC):
             raise
         return False
 
-    async def _run(self, command: list[str]) -> int:
-        """Run a program that prepares something, and return its exit status; its output goes to the log."""
+    async def _spawn(self, command: list[str]) -> asyncio.subprocess.Process:
         self._command = command
         self._log_size = self.log.stat().st_size if self.log.exists() else 0
-        process = await processes.spawn(command, log=self.log, user=self._user)
+        return await processes.spawn(command, log=self.log, user=self._user)
+
+    async def _run(self, command: list[str]) -> int:
+        """Run a program that prepares something, and return its exit status; its output goes to the log."""
+        process = await self._spawn(command)
         try:
             async with asyncio.timeout(START_DEADLINE.total_seconds()):
                 return await process.wait()
