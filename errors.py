@@ -36,7 +36,7 @@ class UnknownVersion(CodecUnavailable):
 
 
 class QueueFull(QueueUnavailable):
-    """The stream holds as many entries as it may, or Redis is out of memory. Heals when the drain catches up."""
+    """Redis is out of memory. Heals when the drain catches up, or with more memory."""
 
 
 class InvalidRequest(WriteBatcherError):

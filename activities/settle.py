@@ -14,7 +14,7 @@ from write_batcher.errors import WrongSink
 from write_batcher.models import QueueRef, Submission, WriteReceipt, WriteRequest
 from write_batcher.queue.contract import Contract
 from write_batcher.queue.record_encoding import with_hash
-from write_batcher.sinks.protocol import IdentifiedSink, Sink
+from write_batcher.sinks.protocol import Sink, identity_of
 
 SETTLED_AT_ONCE = 8  # each takes a connection to the database
 
@@ -57,7 +57,7 @@ class SettleActivities:
 
     def _check_sink(self) -> None:
         wanted = self._contract().sink_id
-        own = self._sink.sink_id if isinstance(self._sink, IdentifiedSink) else ""
+        own, _tables = identity_of(self._sink)
         if own != wanted:
             raise ApplicationError(
                 f"Queue {str(self._queue)!r} is written to the sink {wanted!r}, and this worker's is {own!r}: stop "

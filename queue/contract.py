@@ -87,7 +87,7 @@ class ContractStore:
                 keys=[self.key], args=[worker, json.dumps(asdict(terms)), terms.sink_id, silent_ms]
             )
         if not accepted:
-            raise self._wrong_sink(json.loads(answer)["sink_id"], terms.sink_id)
+            raise self._wrong_sink(answer.decode(), terms.sink_id)
         announced = [one for one in map(_announcement, answer) if one]
         return Contract.of((one.started_ms, one.terms) for one in announced) or Contract.of_one(terms)
 

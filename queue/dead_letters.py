@@ -7,8 +7,8 @@ from redis.asyncio import Redis
 
 from write_batcher.models import QueueRef
 from write_batcher.queue import lua
+from write_batcher.queue.keys import PartitionKeys
 from write_batcher.queue.redis_client import translated_errors
-from write_batcher.queue.stream import WriteQueue
 from write_batcher.queue.stream_entry import StreamEntry, read_entries
 from write_batcher.queue.wire_form import Fields
 
@@ -39,7 +39,7 @@ class DeadLetters:
     """The dead letters of one partition. Methods raise `QueueUnavailable` when Redis cannot be asked."""
 
     def __init__(self, redis: Redis, queue: QueueRef, partition: int) -> None:
-        self._queue = WriteQueue(redis, queue, partition)
+        self._keys = PartitionKeys(queue, partition)
         self._redis = redis
         self._read = lua.Script(redis, lua.READ_ALL)
         self._replay = lua.Script(redis, lua.REPLAY)
@@ -50,29 +50,29 @@ class DeadLetters:
         have `PAGE_BYTES`, and of one that has more, only its short fields.
         """
         with translated_errors():
-            found = await self._read(keys=[self._queue.dead_key], args=[after, count, PAGE_BYTES, PAGE_BYTES])
+            found = await self._read(keys=[self._keys.dead_key], args=[after, count, PAGE_BYTES, PAGE_BYTES])
         return [_dead_letter(entry) for entry in read_entries(found)]
 
     async def get(self, dead_id: str) -> DeadLetter | None:
         """Return one dead letter with all its fields, or None when it is gone."""
         with translated_errors():
-            found: Any = await self._redis.xrange(self._queue.dead_key, min=dead_id, max=dead_id)
-        return next((_dead_letter(StreamEntry.of(dead_id, dict(fields))) for _, fields in found), None)
+            found: Any = await self._redis.xrange(self._keys.dead_key, min=dead_id, max=dead_id)
+        return next((_dead_letter(StreamEntry.of(dead_id, fields)) for _, fields in found), None)
 
     async def last_id(self) -> str | None:
         """Return the id of the latest dead letter, or None when there is none."""
         with translated_errors():
-            found: Any = await self._redis.xrevrange(self._queue.dead_key, count=1)
+            found: Any = await self._redis.xrevrange(self._keys.dead_key, count=1)
         return found[0][0].decode() if found else None
 
     async def queued_again(self, letter: DeadLetter) -> Fields | None:
         """Return the latest entry in the stream with the same request id, or None when there is none."""
         with translated_errors():
-            entry_id: Any = await self._redis.hget(self._queue.live_key, letter.fields.get(b"id", b""))
+            entry_id: Any = await self._redis.hget(self._keys.live_key, letter.fields.get(b"id", b""))
             if entry_id is None:
                 return None
-            found: Any = await self._redis.xrange(self._queue.stream_key, min=entry_id, max=entry_id)
-        return next((dict(fields) for _entry_id, fields in found), None)
+            found: Any = await self._redis.xrange(self._keys.stream_key, min=entry_id, max=entry_id)
+        return next((fields for _entry_id, fields in found), None)
 
     async def replay(self, letter: DeadLetter) -> str | None:
         """Move the request back into the stream under its request id, in one step, marked as replayed: no earlier
@@ -81,13 +81,13 @@ class DeadLetters:
         Returns the id of the new entry, or None when the dead letter is gone.
         """
         with translated_errors():
-            added = await self._replay(keys=self._queue.keys, args=[letter.dead_id])
+            added = await self._replay(keys=self._keys.keys, args=[letter.dead_id])
         return added.decode() if added else None
 
     async def discard(self, letter: DeadLetter) -> bool:
         """Delete the dead letter. Returns False when it was gone already."""
         with translated_errors():
-            return bool(await self._discard(keys=self._queue.keys, args=[letter.dead_id]))
+            return bool(await self._discard(keys=self._keys.keys, args=[letter.dead_id]))
 
 
 def _dead_letter(entry: StreamEntry) -> DeadLetter:

@@ -69,7 +69,7 @@ def size_of(fields: Fields) -> int:
 
 
 def shortened(entry: StreamEntry, largest: int) -> StreamEntry:
-    """Return the entry with only its short fields if it is larger than `largest` bytes, as scripts/read.lua does."""
+    """Return the entry with only its short fields if it is larger than `largest` bytes, as scripts/collect.lua does."""
     if entry.size_bytes <= largest:
         return entry
     short = (item for item in entry.fields.items() if sum(map(len, item)) <= LONGEST_SHORT_FIELD)
@@ -77,7 +77,7 @@ def shortened(entry: StreamEntry, largest: int) -> StreamEntry:
 
 
 def read_entries(reply: Any) -> list[StreamEntry]:
-    """Return the entries that scripts/read.lua answered with."""
+    """Return the entries that scripts/collect.lua answered with."""
     return [
         StreamEntry(
             entry_id=entry_id.decode(),

@@ -70,3 +70,8 @@ class IdentifiedSink(Sink, Protocol):
     def tables(self) -> dict[str, str]:
         """How records are written (`insert`, `upsert`), by the tables that the sink accepts."""
         ...
+
+
+def identity_of(sink: Sink) -> tuple[str, dict[str, str]]:
+    """Return the sink's id and its tables; both are empty for a sink without an identity."""
+    return (sink.sink_id, dict(sink.tables)) if isinstance(sink, IdentifiedSink) else ("", {})

@@ -25,7 +25,7 @@ from write_batcher.queue.contract import Contract, ContractStore, Terms
 from write_batcher.queue.contract_keeper import ContractKeeper
 from write_batcher.queue.signing import Signer
 from write_batcher.queue.stream import WriteQueue
-from write_batcher.sinks.protocol import IdentifiedSink, Sink
+from write_batcher.sinks.protocol import Sink, identity_of
 from write_batcher.sinks.sql.sink import SqlSink
 from write_batcher.workers.connections import connect_redis, connect_temporal
 from write_batcher.workers.embedded.main_writes import MAIN_WRITES
@@ -65,7 +65,7 @@ class BatcherWorker(Worker):
 
 def terms_of(settings: Settings, sink: Sink) -> Terms:
     """Return what a batcher worker with these settings and this sink announces to the callers of its queue."""
-    sink_id, tables = (sink.sink_id, dict(sink.tables)) if isinstance(sink, IdentifiedSink) else ("", {})
+    sink_id, tables = identity_of(sink)
     return Terms(
         sink_id=sink_id,
         partitions=settings.partitions,

@@ -1,6 +1,6 @@
 """Reading what an activity returned, or why it failed: anybody may complete or fail an activity by hand."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.common import RawValue
@@ -17,21 +17,22 @@ T = TypeVar("T")
 
 def decoded(result: RawValue | None, kind: type[T]) -> T | None:
     """Return the result of an activity; None when it is something else."""
-    try:
-        value = workflow.payload_converter().from_payload(result.payload, kind) if result else None
-    except Exception:  # noqa: BLE001 - a payload converter may raise anything
-        return None
+    value = _value(result, kind)
     return value if isinstance(value, kind) else None
 
 
 def decoded_list(result: RawValue | None, kind: type[T], length: int) -> list[T] | None:
     """Return the result of an activity as a list of this length; None when it is something else."""
-    try:
-        values = workflow.payload_converter().from_payload(result.payload, list[kind]) if result else None  # type: ignore[valid-type] # a type is a value
-    except Exception:  # noqa: BLE001 - as above
-        return None
+    values = _value(result, list[kind])  # type: ignore[valid-type] # a type is a value
     right = isinstance(values, list) and len(values) == length and all(isinstance(value, kind) for value in values)
     return values if right else None
+
+
+def _value(result: RawValue | None, kind: Any) -> Any:
+    try:
+        return workflow.payload_converter().from_payload(result.payload, kind) if result else None
+    except Exception:  # noqa: BLE001 - a payload converter may raise anything
+        return None
 
 
 def timed_out(error: BaseException) -> bool:

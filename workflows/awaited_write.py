@@ -32,6 +32,11 @@ class Write:
         return self.queue, self._request.request_id
 
     @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"Request {self._request.request_id!r}"
+
+    @property
     def attempt(self) -> str | None:
         """The attempt that it is."""
         return self._request.attempt

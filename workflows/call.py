@@ -72,12 +72,12 @@ class Call:
     async def _submit_again(self, half: float) -> WriteReceipt | None:
         if self._ledger_may_have_forgotten:
             return None
-        workflow.logger.warning("%s has no receipt after half of the time, submitting again", self._name)
+        workflow.logger.warning("%s has no receipt after half of the time, submitting again", self._write.name)
         # Counted from now, so that a caller whose own workers were down for longer still has its second half.
         deadline = workflow.time() + half
         append = await self._append(append_by=deadline, receipt_by=deadline)
         if append.answer is not None and append.answer.refused is not None:
-            workflow.logger.warning("%s could not be submitted again: %s", self._name, append.answer.refused)
+            workflow.logger.warning("%s could not be submitted again: %s", self._write.name, append.answer.refused)
         # Also then: the entry of the first submit may still be in the queue.
         return await self._receipt_until(deadline)
 
@@ -94,7 +94,7 @@ class Call:
     async def _obtain_replay(self, receipt: WriteReceipt) -> WriteReceipt:
         """Wait for a receipt that is no rejection, however long that takes."""
         while receipt.outcome is Outcome.REJECTED:
-            workflow.logger.warning("%s waits for a replay: %s", self._name, receipt.error)
+            workflow.logger.warning("%s waits for a replay: %s", self._write.name, receipt.error)
             self._known = receipt
             receipt = await self._replacement()
         return receipt
@@ -122,9 +122,9 @@ class Call:
         if answer is None:
             return False
         if answer.refused is not None:
-            workflow.logger.warning("%s could not be submitted again: %s", self._name, answer.refused)
+            workflow.logger.warning("%s could not be submitted again: %s", self._write.name, answer.refused)
         elif not answer.dead:
-            workflow.logger.warning("the dead letter of %s is gone, submitted again", self._name)
+            workflow.logger.warning("the dead letter of %s is gone, submitted again", self._write.name)
             return True
         return False
 
@@ -221,10 +221,6 @@ class Call:
         again, and nothing follows from the ledger's silence.
         """
         return workflow.time() - self._began > MAX_REQUEST_AGE.total_seconds()
-
-    @property
-    def _name(self) -> str:
-        return f"Request {self._write.identity[1]!r}"
 
     def _queued(self) -> WriteReceipt:
         request = self._write.request

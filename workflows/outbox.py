@@ -81,10 +81,7 @@ class Outbox(ABC, Generic[P]):
     def post(self, posting: P) -> None:
         """Send the posting, with whatever else is posted before this workflow task ends, as soon as it may."""
         if not posting.withdrawn:
-            lane = self._lanes.get(posting.lane)
-            if lane is None:
-                lane = self._lanes[posting.lane] = deque()
-            lane.append(posting)
+            self._lanes.setdefault(posting.lane, deque()).append(posting)
             self._flush_soon()
 
     def withdraw(self, posting: P) -> None:

@@ -1,5 +1,6 @@
 """Settling: the activity `settle_write` of the batcher's workers, which withdraws writes or learns their outcomes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from temporalio import workflow
@@ -53,8 +54,9 @@ class Settling(Outbox[Settlement]):
         )
 
     def _returned(self, postings: list[Settlement], result: RawValue) -> None:
-        receipts: list[WriteReceipt | None] = [None] * len(postings)
-        receipts[:] = decoded_list(result, WriteReceipt, len(postings)) or receipts
+        receipts: Sequence[WriteReceipt | None] = decoded_list(result, WriteReceipt, len(postings)) or [None] * len(
+            postings
+        )
         for posting, receipt in zip(postings, receipts, strict=True):
             write = posting.write
             if receipt is not None and accepts(receipt, queue=write.queue, request=write.request):

@@ -1,1 +1,1 @@
-"""The drain of a partition: take, write, confirm, one file per stage, and what the stages share."""
+"""The drain of a partition: read, take, write, confirm, one file per stage, and what the stages share."""

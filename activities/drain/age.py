@@ -11,14 +11,13 @@ from write_batcher.queue.stream_entry import StreamEntry
 SURELY_REMEMBERED_FOR = timedelta(hours=12)
 
 
-def age_of(*, first_ms: int, asked_ms: int | None, redis_ms: int, own_ms: int) -> timedelta:
+def age_of(*, first_ms: int, redis_ms: int, own_ms: int) -> timedelta:
     """Return the age of a request; all times are in milliseconds since the epoch.
 
     It is never too low unless the clocks of Redis and of this process are both wrong, or those of Redis and of the
-    caller were. `first_ms` is when the request was appended first, `asked_ms` when its caller asked, if that is known.
+    caller were. `first_ms` is the earliest time that its entry names: `StreamEntry.first_ms`.
     """
-    made_ms = first_ms if asked_ms is None else min(first_ms, asked_ms)
-    return timedelta(milliseconds=max(redis_ms, own_ms) - min(made_ms, max(redis_ms, own_ms)))
+    return timedelta(milliseconds=max(max(redis_ms, own_ms) - first_ms, 0))
 
 
 class AgeLimit:
@@ -44,5 +43,4 @@ class AgeLimit:
 
     def _age(self, entry: StreamEntry) -> timedelta:
         own_ms = int(time.time() * 1000)
-        # The time at which its caller asked is among the times of the entry already.
-        return age_of(first_ms=entry.first_ms, asked_ms=None, redis_ms=self._clock.now_ms(), own_ms=own_ms)
+        return age_of(first_ms=entry.first_ms, redis_ms=self._clock.now_ms(), own_ms=own_ms)

@@ -7,7 +7,7 @@ from typing import Any
 from write_batcher.errors import SinkContractBroken
 from write_batcher.models import Batch, Held, Outcome, WriteReceipt, WriteRequest
 
-DECIDED = frozenset({Outcome.WRITTEN, Outcome.DUPLICATE, Outcome.REJECTED, Outcome.WITHDRAWN})
+DECIDED = (Outcome.WRITTEN, Outcome.DUPLICATE, Outcome.REJECTED, Outcome.WITHDRAWN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,8 @@
 import logging
 from collections.abc import Sequence
 
-from write_batcher.models import FlushReason, Outcome, WriteReceipt
-
-BATCH_OUTCOMES = (Outcome.WRITTEN, Outcome.DUPLICATE, Outcome.REJECTED, Outcome.WITHDRAWN)
+from write_batcher.activities.drain.answers import DECIDED
+from write_batcher.models import FlushReason, WriteReceipt
 
 
 def log_batch(
@@ -18,7 +17,7 @@ def log_batch(
     held: int,
 ) -> dict[str, int]:
     """Log a phrase for people, with the figures for machines as `batch`; returns the number of requests per outcome."""
-    outcomes = {outcome.value: sum(receipt.outcome is outcome for receipt in receipts) for outcome in BATCH_OUTCOMES}
+    outcomes = {outcome.value: sum(receipt.outcome is outcome for receipt in receipts) for outcome in DECIDED}
     logger.info(
         "batch %s: %d requests (%s) in %d ms, %s",
         batch_id,

@@ -27,7 +27,7 @@ class BatchLimits:
     dead_letter_retention: timedelta
     """How long a dead letter is kept."""
     max_age: timedelta = MAX_REQUEST_AGE
-    """A request that was appended longer ago is not written, because the ledger may have forgotten its outcome."""
+    """A request that was made longer ago is not written, because the ledger may have forgotten its outcome."""
 
 
 class OpenBatch:

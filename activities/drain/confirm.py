@@ -1,4 +1,4 @@
-"""The third stage of the drain: confirms to the callers, then removes the entries from the stream."""
+"""The fourth stage of the drain: confirms to the callers, then removes the entries from the stream."""
 
 import asyncio
 import logging

@@ -2,7 +2,7 @@
 
 from write_batcher.errors import TablesUnknown, WrongSink
 from write_batcher.queue.contract import Contract
-from write_batcher.sinks.protocol import IdentifiedSink, Sink
+from write_batcher.sinks.protocol import Sink, identity_of
 
 
 def check_contract(contract: Contract, sink: Sink, *, started_for: str = "") -> None:
@@ -12,7 +12,7 @@ def check_contract(contract: Contract, sink: Sink, *, started_for: str = "") -> 
     `started_for` is the sink that the partition's batcher was started for, empty when that is not known. It tells also
     after Redis has lost the contract, and a worker with another sink has announced its own.
     """
-    sink_id = sink.sink_id if isinstance(sink, IdentifiedSink) else ""
+    sink_id, known = identity_of(sink)
     for expected in (contract.sink_id, started_for or contract.sink_id):
         if expected != sink_id:
             raise WrongSink(
@@ -20,7 +20,6 @@ def check_contract(contract: Contract, sink: Sink, *, started_for: str = "") -> 
                 "database (--database-url), or another queue (--queue). To move the queue to this database, stop "
                 "its batchers and run `write-batcher queue move`."
             )
-    known = sink.tables if isinstance(sink, IdentifiedSink) else {}
     unknown = sorted(contract.tables.keys() - known.keys()) if known else []
     if unknown:
         raise TablesUnknown(

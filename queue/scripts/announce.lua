@@ -1,6 +1,5 @@
 -- KEYS: the contract. ARGV: worker, its terms as JSON, its sink id, milliseconds after which a silent worker is gone.
--- Returns {1, what each worker has announced}, or {0, terms} with those of a worker that has another sink: then nothing is
--- announced.
+-- Returns {1, what each worker has announced}, or {0, sink id} of a worker that has another sink: then nothing is announced.
 --
 -- A worker that is gone is forgotten by the others, but the last terms stay: the queue is known without any batcher.
 local worker, terms, sink, silent_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -15,7 +14,7 @@ local started_ms, latest_ms, gone = nil, now_ms, {}
 local stored = redis.call('HGETALL', KEYS[1])
 for i = 1, #stored, 2 do
   local other = announced(stored[i + 1])
-  if other and other.terms.sink_id ~= sink then return {0, cjson.encode(other.terms)} end
+  if other and other.terms.sink_id ~= sink then return {0, other.terms.sink_id} end
   -- Later than all others, also in the same millisecond and when the clock is set back.
   if other then latest_ms = math.max(latest_ms, other.started_ms + 1) end
   if other and stored[i] == worker then

@@ -3,6 +3,7 @@ from datetime import timedelta
 import pytest
 
 from write_batcher.activities.drain.age import age_of
+from write_batcher.queue.stream_entry import StreamEntry
 
 DAY_MS = 86_400_000
 NOW = 20_000 * DAY_MS
@@ -36,5 +37,7 @@ NOW = 20_000 * DAY_MS
 def test_age_counts_from_the_earliest_time_by_the_later_clock(
     first_ms: int, asked_ms: int | None, redis_ms: int, own_ms: int, days: int
 ) -> None:
-    age = age_of(first_ms=first_ms, asked_ms=asked_ms, redis_ms=redis_ms, own_ms=own_ms)
+    fields = {} if asked_ms is None else {b"asked": b"%d" % asked_ms}
+    entry = StreamEntry.of(f"{first_ms}-0", fields)
+    age = age_of(first_ms=entry.first_ms, redis_ms=redis_ms, own_ms=own_ms)
     assert age == timedelta(days=days)

@@ -1,1 +1,1 @@
-"""What operators do with a queue, apart from the terminal: monitor it, control it, decide on dead letters."""
+"""What operators do with a queue, without a terminal: monitor, control and move it, decide on held and dead requests."""

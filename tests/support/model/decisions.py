@@ -34,8 +34,8 @@ def expires(written_day: float) -> float:
 
 def age(*, first_day: float, asked_day: float | None, redis_day: float, own_day: float) -> timedelta:
     """The age of an entry."""
-    asked_ms = None if asked_day is None else _ms(asked_day)
-    return age_of(first_ms=_ms(first_day), asked_ms=asked_ms, redis_ms=_ms(redis_day), own_ms=_ms(own_day))
+    made_day = first_day if asked_day is None else min(first_day, asked_day)
+    return age_of(first_ms=_ms(made_day), redis_ms=_ms(redis_day), own_ms=_ms(own_day))
 
 
 def too_old(age: timedelta) -> bool:
