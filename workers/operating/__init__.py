@@ -1,1 +1,1 @@
-"""What operators do with a queue, without a terminal: monitor, control and move it, decide on held and dead requests."""
+"""What operators do with a queue, without a terminal: watch, control, move it, decide on held requests and dead letters."""
