@@ -1,1 +1,1 @@
-"""What operators do with a queue, without a terminal: watch, control, move it, decide on held requests and dead letters."""
+"""What operators do with a queue, without a terminal: watch it, control it, decide on held and dead requests."""
