@@ -168,7 +168,7 @@ class Arena:
         """
         both = await self.start_worker("main"), await self.start_worker("batcher", *batcher_options)
         await self.until_batcher_ready()
-        await eventually(lambda: both[0].logged("main worker:"), within_s=WAIT_S)
+        await eventually(lambda: all(worker.logged("worker serves") for worker in both), within_s=WAIT_S)
         return both
 
     async def until_batcher_ready(self) -> None:

@@ -162,16 +162,18 @@ class OperatedQueue:
             )
         )
 
-    async def append(self, *request_ids: str) -> None:
-        for request_id in request_ids:
-            await self.stream.append(await self.fields(request_id), max_backlog=1_000)
+    async def append(self, *requests: str | WriteRequest) -> None:
+        """Append requests; a string stands for one with this id, which has no caller."""
+        for request in requests:
+            await self.stream.append(await self.fields(request), max_backlog=1_000)
 
     async def append_foreign(self, fields: Fields) -> None:
         """Append as a foreign producer does, with a plain XADD."""
         await self.redis.xadd(self.stream.stream_key, fields)  # type: ignore[arg-type] # invariant
 
-    async def fields(self, request_id: str) -> Fields:
-        return await Codec(self.client.data_converter).encode(a_request(request_id))
+    async def fields(self, request: str | WriteRequest) -> Fields:
+        request = a_request(request) if isinstance(request, str) else request
+        return await Codec(self.client.data_converter).encode(request)
 
     async def add_dead_letter(self, fields: Fields, reason: str, partition: int = 0) -> LetterId:
         """Make a dead letter of `fields`; returns its id."""

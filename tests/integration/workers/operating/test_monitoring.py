@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -11,15 +12,17 @@ from tests.support.command import CLEAN_ENVIRONMENT, COMMAND
 from tests.support.operated_queue import QUICK, WITHIN_S, OperatedQueue, a_request
 from tests.support.waiting import eventually
 from write_batcher.activities.drain import loop as loop_module
+from write_batcher.models import ReplyAddress
 from write_batcher.workers.operating.control import Verb, steer
 from write_batcher.workers.operating.host import HostState
 
 
 async def test_counters_add_up_over_every_outcome_of_a_request(queue: OperatedQueue) -> None:
     sink = queue.sink
-    await sink.settle(a_request("given-up"), queue=str(queue.ref))
+    given_up = replace(a_request("given-up"), reply=ReplyAddress(workflow_id="caller", run_id="run", attempt="try"))
+    await sink.settle(given_up, queue=str(queue.ref))
     async with queue.batching():
-        await queue.append(*(f"good-{number}" for number in range(25)), "bad-1", "bad-2", "bad-3", "given-up")
+        await queue.append(*(f"good-{number}" for number in range(25)), "bad-1", "bad-2", "bad-3", given_up)
         await eventually(queue.is_empty)
         sink.answers_to_lose = 1
         await queue.append("twice")
