@@ -12,7 +12,7 @@ def checked_table(table: object) -> str:
     """Return the table's name. Raises `WriteNotSubmitted` when it is none."""
     if not isinstance(table, str):
         raise WriteNotSubmitted(f"The table is {_shown(table)}: use its name.")
-    return _checked("Table", table, MAX_TABLE_BYTES)
+    return _checked("Table", table, MAX_TABLE_BYTES, cure=f"use 1 to {MAX_TABLE_BYTES}")
 
 
 def checked_id(what: str, value: object) -> str:
@@ -21,17 +21,18 @@ def checked_id(what: str, value: object) -> str:
     """
     if isinstance(value, bool) or not isinstance(value, str | int | UUID):
         raise WriteNotSubmitted(f"{what} is {_shown(value)}: use text, an integer or a UUID.")
-    return _checked(what, value if isinstance(value, str) else str(value), MAX_REQUEST_ID_BYTES)
+    cure = f"use 1 to {MAX_REQUEST_ID_BYTES}, or leave it out"
+    return _checked(what, value if isinstance(value, str) else str(value), MAX_REQUEST_ID_BYTES, cure=cure)
 
 
-def _checked(what: str, value: str, limit: int) -> str:
+def _checked(what: str, value: str, limit: int, *, cure: str) -> str:
     text = str.__str__(value)  # of a text enum, its value
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:
         raise WriteNotSubmitted(f"{what} {text[:80]!r} is not valid Unicode: {error.reason}.") from None
     if not 1 <= size <= limit:
-        raise WriteNotSubmitted(f"{what} {text[:80]!r} has {size} bytes: use 1 to {limit}, or leave it out.")
+        raise WriteNotSubmitted(f"{what} {text[:80]!r} has {size} bytes: {cure}.")
     if "\0" in text:  # no PostgreSQL can store it
         raise WriteNotSubmitted(f"{what} {text[:80]!r} contains a NUL character: leave it out.")
     return text

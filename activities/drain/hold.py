@@ -11,7 +11,7 @@ from write_batcher.activities.drain.items import HeldEntry
 
 MAX_HELD = 10_000  # entries: some 15 MB of memory
 MAX_HELD_BYTES = 256 * 1024 * 1024  # of them in the stream: a recovery reads them all
-BACKOFF = Backoff(1.0, 60.0)
+BACKOFF = Backoff(1.0, 15.0)  # when a lock goes, or a table is repaired, nobody waits much longer
 REST = 20  # times as long as a try has taken, at least: an entry that runs into a timeout must not cost much
 TICK_S = 0.5  # tries that are due within the same tick are made together, in one batch
 

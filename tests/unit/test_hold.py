@@ -46,7 +46,7 @@ def test_entry_is_due_at_once_and_after_each_failure_later() -> None:
         assert due is not None
         waits.append(due - pen.now)
         pen.now = due
-    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert waits == [1, 2, 4, 8, 15, 15, 15, 15, 15]
 
 
 def test_entries_that_fail_within_a_tick_are_due_together() -> None:
