@@ -7,11 +7,20 @@ from datetime import timedelta
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ByteSize, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ByteSize,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from write_batcher.errors import ConfigurationError
-from write_batcher.models import ConfirmBy, batcher_task_queue
+from write_batcher.models import ConfirmBy, batcher_task_queue, checked_task_queue
 from write_batcher.queue.redis_url import parse_redis_url
 
 ENV_PREFIX = "WRITE_BATCHER_"
@@ -51,6 +60,7 @@ def _as_names(value: object) -> object:
 
 
 Duration = Annotated[timedelta, BeforeValidator(_as_duration), Field(gt=timedelta(0))]
+TaskQueue = Annotated[str, AfterValidator(checked_task_queue)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_names), Field(min_length=1)]
 
 logger = logging.getLogger(__name__)
@@ -112,8 +122,8 @@ class Settings(BaseSettings):
     submit_timeout: Duration = Field(
         timedelta(minutes=10), le=LONGEST_TIMEOUT, description="how long MainWorkflow tries to append its request"
     )
-    main_task_queue: str = Field("main-workflow-queue", min_length=1, description="Temporal task queue of the callers")
-    batcher_task_queue: str = Field(
+    main_task_queue: TaskQueue = Field("main-workflow-queue", description="Temporal task queue of the callers")
+    batcher_task_queue: TaskQueue = Field(
         "",
         description="Temporal task queue of the batcher; batcher-queue-NAME for a queue NAME",
     )

@@ -1,5 +1,6 @@
 """What crosses a boundary: between workflow and activity, through the stream, into a sink, back to the caller."""
 
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -9,6 +10,10 @@ CONFIRMATION_SIGNAL = "write_confirmation"
 MAX_REQUEST_ID_BYTES = 512  # of UTF-8
 MAX_REQUEST_AGE = timedelta(days=7)  # a request that was appended longer ago is not written any more
 
+MAX_TASK_QUEUE_CHARS = 500  # Temporal takes 1,000, of which it uses some for its sticky queues
+TASK_QUEUE = re.compile(rf"(?! )[ -~]{{1,{MAX_TASK_QUEUE_CHARS}}}(?<! )")
+RESERVED_PREFIX = "/_sys/"
+
 
 def batcher_task_queue(queue: str) -> str:
     """Return the default Temporal task queue of the workers that drain `queue`.
@@ -16,6 +21,18 @@ def batcher_task_queue(queue: str) -> str:
     Queues do not share one, because the workers of each queue write to a different database.
     """
     return "batcher-queue" if queue == "default" else f"batcher-queue-{queue}"
+
+
+def checked_task_queue(name: object) -> str:
+    """Return the name of a task queue. Raises `ValueError` when Temporal would not take it: a workflow task that names
+    such a queue is retried for ever. The message says what to use, and goes on in a sentence.
+    """
+    if not isinstance(name, str) or not TASK_QUEUE.fullmatch(name) or name.startswith(RESERVED_PREFIX):
+        raise ValueError(
+            f"use the name of a task queue: 1 to {MAX_TASK_QUEUE_CHARS} printable ASCII characters, no space at either "
+            f"end, not beginning with {RESERVED_PREFIX}"
+        )
+    return str.__str__(name)
 
 
 class Outcome(StrEnum):
@@ -141,6 +158,8 @@ class Appended:
     """Whether no earlier try of the activity can have appended a refused request."""
     dead: bool = False
     """Whether the request is a dead letter, and stays one."""
+    no_batcher: bool = False
+    """Whether it is refused because its queue has no batcher: nobody could be asked what became of it either."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

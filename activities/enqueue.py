@@ -45,7 +45,9 @@ class EnqueueActivities:
             raise ApplicationError(
                 str(error), type=type(error).__name__, category=ApplicationErrorCategory.BENIGN
             ) from None
-        if all(answer.refused is not None and answer.later for answer in answers):
+        if all(answer.refused is not None and answer.later for answer in answers) and not (
+            certain and answers[0].no_batcher
+        ):
             raise _not_accepted(answers[0].refused or "")
         if answers[0].entry is not None and _stays_open(submission):
             activity.raise_complete_async()

@@ -14,6 +14,7 @@ def no_batcher(queue: str) -> Appended:
         refused=f"Queue {queue!r} has no batcher yet: start one with `write-batcher worker batcher --queue {queue}`, "
         "or correct the name.",
         later=True,
+        no_batcher=True,
     )
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from write_batcher.errors import WriteNotSubmitted
 from write_batcher.models import Outcome, WriteReceipt, WriteRequest
 from write_batcher.queue.record_encoding import canonical_json, record_hash
+from write_batcher.workflows.record_snapshot import fault_of
 
 MAX_RECORD_BYTES = 1_000_000  # the input of an activity may have 2 MB, with everything around the record
 ENVELOPE_BYTES = 600  # of a request in an activity's input, beside its record and its ids
@@ -20,6 +21,8 @@ class Write:
         self.queue = queue
         self._request = request
         self.receipt: WriteReceipt | None = None
+        self.rejection: WriteReceipt | None = None
+        """The rejection that `receipt` has replaced."""
         self.certain = True
         """Whether no append that failed or was refused can have happened all the same."""
         self.reason: str | None = None
@@ -60,7 +63,8 @@ class Write:
         try:
             encoded = canonical_json(request.table, request.record)
         except (TypeError, ValueError) as error:
-            raise WriteNotSubmitted(f"{named} cannot be encoded ({error}): use JSON values.") from error
+            fault = fault_of(request.record.items(), lambda value: canonical_json("", {"": value}), error)
+            raise WriteNotSubmitted(f"{named} cannot be encoded: {fault}.") from error
         # The default payload converter escapes what is not ASCII.
         size = len(encoded) if encoded.isascii() else len(json.dumps(request.record))
         if size > MAX_RECORD_BYTES:
@@ -77,7 +81,7 @@ class Write:
         replayed before the workflow has heard of either.
         """
         if self.receipt is None or self.receipt.outcome is Outcome.REJECTED:
-            self.receipt = receipt
+            self.rejection, self.receipt = self.receipt, receipt
             self.wake()
 
     def refused(self, reason: str, *, certain: bool) -> None:

@@ -1,6 +1,7 @@
 """BatchedWrites, with which any workflow submits writes and awaits their receipts."""
 
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, NoReturn
 from uuid import UUID
 
 from temporalio import workflow
@@ -29,42 +30,46 @@ class BatchedWrites:
         self._options = options or WriteOptions()
         self._shared = Shared.of_this_workflow()
 
-    async def submit(
+    def submit(
         self,
         table: str,
         record: Any,
         *,
         key: str | int | UUID | None = None,
         request_id: str | int | UUID | None = None,
-    ) -> WriteReceipt:
-        """Submit `record` for the target table `table` and wait until its batch is written. May be called any number of
-        times, also thousands of times at once.
+    ) -> Coroutine[Any, Any, WriteReceipt]:
+        """Submit `record` for the target table `table`; await the result, which comes when its batch is written. May be
+        called any number of times, also thousands of times at once.
 
         The record is a mapping of column names to JSON values, a dataclass, or, with Temporal's pydantic converter, a
-        pydantic model. It is encoded once, when the call begins.
+        pydantic model. It is encoded in this call: what the workflow changes in it before it awaits is not written.
 
         Requests with the same `key` go to the same partition and are written in the order of their append; the default
         is the request id. The default `request_id` is stable over retries, replays and resets of this workflow, and new
         after continue-as-new. Give your own of at most 512 bytes, such as an order number, to have the record written
         once whichever workflows submit it. Submitted with another record, the same id is rejected.
 
-        Returns the receipt, with the outcome `written` or `duplicate`. With `ConfirmBy.NONE` the outcome is `queued`,
-        as soon as the request is appended.
+        The result is the receipt, with the outcome `written` or `duplicate`. With `ConfirmBy.NONE` the outcome is
+        `queued`, as soon as the request is appended.
 
-        Raises `WriteRejected` when the database refuses the record, unless `on_rejected` is `OnRejected.WAIT`. Raises
-        `WriteNotSubmitted` when the request is invalid or cannot be appended within `submit_timeout`,
-        `WriteNotConfirmed` when no receipt comes within `confirm_timeout` and the write has been withdrawn, and
-        `WriteOutcomeUnknown` when the database cannot be asked for the outcome within `settle_timeout`.
+        Awaiting it raises `WriteRejected` when the database refuses the record, unless `on_rejected` is
+        `OnRejected.WAIT`; `WriteNotSubmitted` when the request is invalid or cannot be appended within
+        `submit_timeout`; `WriteNotConfirmed` when no receipt comes within `confirm_timeout` and the write has been
+        withdrawn; and `WriteOutcomeUnknown` when the database cannot be asked for the outcome within `settle_timeout`.
 
         When it is cancelled, it first withdraws the write, unless the outcome is decided; the message of the
         `CancelledError` names the outcome.
         """
         began = workflow.time()
-        return await Call(self._options, self._shared, self._write(table, record, key, request_id, began), began).run()
+        try:
+            write = self._write(table, record, key, request_id, began)
+        except WriteNotSubmitted as invalid:
+            return _raised(invalid)
+        return Call(self._options, self._shared, write, began).run()
 
     def _write(self, table: object, record: object, key: object, request_id: object, began: float) -> Write:
         own_id = self._shared.next_request_id() if request_id is None else checked_id("Request id", request_id)
-        own_key = "" if key is None or key == "" else checked_id("Key", key)
+        own_key = "" if key is None else checked_id("Key", key)
         own_table = checked_table(table)
         try:
             columns = snapshot_of(record)
@@ -90,3 +95,7 @@ class BatchedWrites:
                 asked_ms=round(began * 1000),
             ),
         )
+
+
+async def _raised(error: WriteNotSubmitted) -> NoReturn:
+    raise error

@@ -52,6 +52,8 @@ class Call:
         if receipt.outcome is Outcome.REJECTED:
             raise failures.rejected(self._write, receipt)
         if receipt.outcome is Outcome.WITHDRAWN:
+            if self._write.rejection is not None:
+                raise failures.discarded(self._write, self._write.rejection, receipt)
             raise failures.not_confirmed(self._write, self._options, receipt)
         return receipt
 

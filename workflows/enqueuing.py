@@ -20,7 +20,10 @@ MAX_REQUESTS = 500  # in one activity
 MAX_SUMMARY_BYTES = 200  # Temporal allows 400, encoded
 SHORTEST_S = 0.1  # of an activity: for Temporal, 0 is no limit
 LONGEST_PAUSE_S = 10  # until a request that is refused for now is offered again
-NO_ANSWER = "The append did not answer: look at Redis and at the workers of this workflow's task queue."
+NO_ANSWER = (
+    "The append did not answer: look at Redis and at the workers of this workflow's task queue, which need the plugin "
+    "WriteBatching."
+)
 NO_RESULT = Appended(refused="The append was completed with something else than its result.", certain=False)
 UNDER_WAY = "This workflow had too much under way to send it."
 # An attempt that stays open waits for the receipt. One that got none is repeated by `submit`, not by Temporal.

@@ -15,6 +15,12 @@ def rejected(write: Write, receipt: WriteReceipt) -> WriteRejected:
     )
 
 
+def discarded(write: Write, rejection: WriteReceipt, withdrawal: WriteReceipt) -> WriteRejected:
+    return WriteRejected(
+        f"{rejected(write, rejection).message.rstrip('.')}; its dead letter was {withdrawal.error or 'withdrawn'}."
+    )
+
+
 def not_submitted(write: Write, options: WriteOptions, *, given_up: bool) -> WriteNotSubmitted:
     within = f" within {_seconds(options.submit_timeout)}" if given_up else ""
     return WriteNotSubmitted(f"{write.name} could not be appended to queue {options.queue!r}{within}: {write.reason}")

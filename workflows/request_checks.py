@@ -1,17 +1,20 @@
 """What `submit` is given, checked before anything is handed to Temporal: its errors would fail the workflow task."""
 
+import math
 from uuid import UUID
 
 from write_batcher.errors import WriteNotSubmitted
+from write_batcher.escaping import shown
 from write_batcher.models import MAX_REQUEST_ID_BYTES
 
 MAX_TABLE_BYTES = 512
+MAX_ID_BITS = math.floor(MAX_REQUEST_ID_BYTES * math.log2(10))  # of an integer
 
 
 def checked_table(table: object) -> str:
     """Return the table's name. Raises `WriteNotSubmitted` when it is none."""
     if not isinstance(table, str):
-        raise WriteNotSubmitted(f"The table is {_shown(table)}: use its name.")
+        raise WriteNotSubmitted(f"The table is {shown(table)}: use its name.")
     return _checked("Table", table, MAX_TABLE_BYTES, cure=f"use 1 to {MAX_TABLE_BYTES}")
 
 
@@ -20,7 +23,9 @@ def checked_id(what: str, value: object) -> str:
     something else, empty or too long.
     """
     if isinstance(value, bool) or not isinstance(value, str | int | UUID):
-        raise WriteNotSubmitted(f"{what} is {_shown(value)}: use text, an integer or a UUID.")
+        raise WriteNotSubmitted(f"{what} is {shown(value)}: use text, an integer or a UUID.")
+    if isinstance(value, int) and value.bit_length() > MAX_ID_BITS:
+        raise WriteNotSubmitted(f"{what} is {shown(value)}: use up to {MAX_REQUEST_ID_BYTES} digits.")
     cure = f"use 1 to {MAX_REQUEST_ID_BYTES}, or leave it out"
     return _checked(what, value if isinstance(value, str) else str(value), MAX_REQUEST_ID_BYTES, cure=cure)
 
@@ -36,7 +41,3 @@ def _checked(what: str, value: str, limit: int, *, cure: str) -> str:
     if "\0" in text:  # no PostgreSQL can store it
         raise WriteNotSubmitted(f"{what} {text[:80]!r} contains a NUL character: leave it out.")
     return text
-
-
-def _shown(value: object) -> str:
-    return f"{value!r:.80}" if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"

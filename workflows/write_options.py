@@ -7,7 +7,8 @@ from enum import StrEnum
 from typing import TypeVar
 
 from write_batcher.errors import InvalidWriteOptions
-from write_batcher.models import MAX_REQUEST_AGE, ConfirmBy
+from write_batcher.escaping import shown
+from write_batcher.models import MAX_REQUEST_AGE, ConfirmBy, checked_task_queue
 
 QUEUE_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")  # as the batcher's setting `queue` has it
 
@@ -75,8 +76,9 @@ class WriteOptions:
             object.__setattr__(self, name, value)
         if self.longest > MAX_REQUEST_AGE:
             raise InvalidWriteOptions(
-                f"Options submit_timeout, confirm_timeout and settle_timeout add up to {self.longest}, the limit is "
-                f"{MAX_REQUEST_AGE}: after that, the ledger may have forgotten what became of a request."
+                "Options submit_timeout, confirm_timeout and settle_timeout add up to "
+                f"{self.longest.total_seconds():g} seconds, the limit is {MAX_REQUEST_AGE.total_seconds():g}: shorten "
+                "one, because the ledger may have forgotten by then what became of a request."
             )
 
     @property
@@ -88,23 +90,26 @@ class WriteOptions:
 def _queue(value: object) -> str:
     if not isinstance(value, str) or not QUEUE_NAME.fullmatch(value):
         raise InvalidWriteOptions(
-            f"Option queue is {_shown(value)}: use 1 to 64 letters, digits, dots, hyphens and underscores."
+            f"Option queue is {shown(value)}: use 1 to 64 letters, digits, dots, hyphens and underscores."
         )
     return str.__str__(value)
 
 
 def _task_queue(value: object) -> str | None:
-    if value is None or (isinstance(value, str) and value):
-        return value
-    raise InvalidWriteOptions(f"Option batcher_task_queue is {_shown(value)}: use the name of a task queue, or None.")
+    if value is None:
+        return None
+    try:
+        return checked_task_queue(value)
+    except ValueError as error:
+        raise InvalidWriteOptions(f"Option batcher_task_queue is {shown(value)}: {error}, or None.") from None
 
 
 def _member(name: str, value: object, kind: type[E]) -> E:
-    try:
-        return kind(value)  # type: ignore[arg-type] # what is no text is refused too
-    except ValueError:
-        allowed = ", ".join(repr(member.value) for member in kind)
-        raise InvalidWriteOptions(f"Option {name} is {_shown(value)}: use one of {allowed}.") from None
+    for member in kind:
+        if isinstance(value, str) and member == value:
+            return member
+    allowed = ", ".join(repr(member.value) for member in kind)
+    raise InvalidWriteOptions(f"Option {name} is {shown(value)}: use one of {allowed}.")
 
 
 def _duration(name: str, value: object) -> timedelta:
@@ -116,10 +121,6 @@ def _duration(name: str, value: object) -> timedelta:
     except (OverflowError, ValueError):  # a number that no timedelta holds, or NaN
         pass
     raise InvalidWriteOptions(
-        f"Option {name} is {_shown(value)}: use a timedelta, or a number of seconds, above 0 and up to "
+        f"Option {name} is {shown(value)}: use a timedelta, or a number of seconds, above 0 and up to "
         f"{MAX_REQUEST_AGE / timedelta(seconds=1):.0f}."
     )
-
-
-def _shown(value: object) -> str:
-    return f"{value!r:.80}" if isinstance(value, str | int | float | timedelta | None) else f"a {type(value).__name__}"

@@ -3,10 +3,12 @@
 import asyncio
 import gc
 import uuid
+from collections import ChainMap
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from decimal import Decimal
 from enum import Enum
 from typing import Any
 
@@ -46,6 +48,18 @@ class Sale:
 class Invoice(pydantic.BaseModel):
     number: int
     tags: set[str] = set()
+
+
+class Unreadable(dict[str, Any]):
+    """A mapping that promises more than it has."""
+
+    def items(self) -> Any:
+        return [(name, self[name]) for name in ("item",)]
+
+
+class Unprintable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
 
 
 Given = Callable[[], dict[str, Any]]
@@ -136,11 +150,17 @@ def _init_fails() -> Iterator[None]:
         ({"confirm_timeout": -1}, "confirm_timeout is -1: use a timedelta, or a number of seconds, above 0"),
         ({"submit_timeout": "10m"}, "submit_timeout is '10m'"),
         ({"settle_timeout": float("nan")}, "settle_timeout is nan"),
-        ({"confirm_timeout": timedelta(days=7)}, "add up to 7 days, 0:11:00, the limit is 7 days"),
+        ({"confirm_timeout": timedelta(days=7)}, "add up to 605460 seconds, the limit is 604800: shorten one"),
         ({"queue": "my orders"}, "queue is 'my orders': use 1 to 64 letters"),
-        ({"batcher_task_queue": ""}, "batcher_task_queue is ''"),
+        ({"queue": 10**5000}, "queue is an integer of 16610 bits"),
+        ({"confirm_by": Unprintable()}, "confirm_by is of type Unprintable"),
+        ({"confirm_timeout": 10**5000}, "confirm_timeout is an integer of 16610 bits"),
+        ({"batcher_task_queue": ""}, "batcher_task_queue is '': use the name of a task queue"),
+        ({"batcher_task_queue": "q" * 2_000}, "use the name of a task queue: 1 to 500 printable ASCII characters"),
+        ({"batcher_task_queue": "/_sys/x"}, "not beginning with /_sys/"),
+        ({"batcher_task_queue": "a\ud800"}, "batcher_task_queue is 'a\\ud800'"),
     ],
-    ids=str,
+    ids=lambda given: ascii(given)[:40] if isinstance(given, str) else "",
 )
 async def test_wrong_option_fails_the_workflow_with_its_name(arena: Arena, options: dict[str, Any], named: str) -> None:
     refusal = await arena.refusal(options=options)
@@ -169,12 +189,15 @@ async def test_ids_and_keys_may_be_integers_uuids_and_enums(arena: Arena, given:
         ({"request_id": "a\0b"}, "contains a NUL character"),
         ({"request_id": 5.0}, "Request id is 5.0: use text, an integer or a UUID"),
         ({"request_id": True}, "Request id is True"),
-        ({"key": ["a"]}, "Key is a list: use text, an integer or a UUID"),
+        ({"key": ["a"]}, "Key is of type list: use text, an integer or a UUID"),
         ({"key": "k" * 513}, "Key 'kkkk"),
         ({"table": 5}, "The table is 5: use its name"),
-        ({"table": ""}, "has 0 bytes"),
+        ({"table": ""}, "Table '' has 0 bytes: use 1 to 512."),
+        ({"table": 10**5000}, "The table is an integer of 16610 bits"),
+        ({"key": ""}, "Key '' has 0 bytes: use 1 to 512, or leave it out"),
+        ({"request_id": 10**5000}, "Request id is an integer of 16610 bits: use up to 512 digits"),
     ],
-    ids=lambda given: str(given)[:30],
+    ids=lambda given: ascii(given)[:40] if isinstance(given, str) else "",
 )
 async def test_wrong_argument_fails_the_workflow_before_any_activity(
     arena: Arena, given: dict[str, Any], named: str
@@ -195,21 +218,27 @@ def nested(depth: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("record", "named"),
     [
-        (lambda: {"item": object()}, "cannot be encoded: "),
+        (lambda: {"item": object()}, "cannot be encoded: column 'item' is of type object"),
+        (lambda: {"item": "tea", "cents": Decimal(1)}, "cannot be encoded: column 'cents' is of type Decimal"),
         (lambda: nested(10_000), "nested too deeply"),
         (lambda: {"item": "x" * 1_100_000}, "the limit is 1000000"),
         (lambda: {"item": "ж" * 200_000}, "the limit is 1000000"),
-        (lambda: {"item": float("nan")}, "cannot be encoded"),
-        (lambda: {"item": "a\ud800"}, "cannot be encoded"),
-        (lambda: {"item": {"tea", "milk"}}, "a set has no lasting order: use a list"),
-        (lambda: {"item": [frozenset()]}, "a frozenset has no lasting order"),
-        (lambda: {"item": (part for part in "ab")}, "a generator has no lasting order"),
-        (lambda: [1, 2], "it is a list: use a mapping"),
-        (lambda: "text", "it is a str: use a mapping"),
-        (lambda: None, "it is a NoneType: use a mapping"),
-        (lambda: b"bytes", "it is a bytes: use a mapping"),
+        (lambda: {"item": "tea", "cents": float("nan")}, "cannot be encoded: column 'cents' is nan: use JSON"),
+        (lambda: {"item": "a\ud800"}, "cannot be encoded: column 'item' is 'a\\ud800': use JSON"),
+        (lambda: {"item": 10**5000}, "column 'item' is an integer of 16610 bits: use JSON"),
+        (lambda: {"item": "tea", 1: "x"}, "cannot be encoded: 1 is no column name: use text"),
+        (lambda: {"item": b"ab"}, "column 'item' holds bytes, which JSON cannot hold"),
+        (lambda: {"item": {"a": 1}.keys()}, "holds a dict_keys, which has no lasting order"),
+        (Unreadable, "it cannot be read: KeyError: 'item'"),
+        (lambda: {"item": {"tea", "milk"}}, "column 'item' holds a set, which has no lasting order: use a list"),
+        (lambda: {"item": [frozenset()]}, "a frozenset, which has no lasting order"),
+        (lambda: {"item": (part for part in "ab")}, "a generator, which has no lasting order"),
+        (lambda: [1, 2], "it is of type list: use a mapping"),
+        (lambda: "text", "it is 'text': use a mapping"),
+        (lambda: None, "it is None: use a mapping"),
+        (lambda: b"bytes", "it is of type bytes: use a mapping"),
     ],
-    ids=[f"case {number}" for number in range(13)],
+    ids=lambda given: ascii(given)[:40] if isinstance(given, str) else "",
 )
 async def test_record_without_a_lasting_encoding_fails_the_workflow_before_any_activity(
     arena: Arena, record: Callable[[], Any], named: str
@@ -228,8 +257,9 @@ async def test_record_without_a_lasting_encoding_fails_the_workflow_before_any_a
         ({"id": UUID, "tags": ("a", "b")}, {"id": str(UUID), "tags": ["a", "b"]}),
         ({"a": 2**70, "b": 0.1, "c": None, "d": {}}, {"a": 2**70, "b": 0.1, "c": None, "d": {}}),
         ({1: "number"}, {"1": "number"}),
+        (ChainMap({"a": 1}, {"b": 2}), {"a": 1, "b": 2}),
     ],
-    ids=["dataclass", "values that the converter encodes", "plain values", "integer keys"],
+    ids=["dataclass", "values that the converter encodes", "plain values", "integer keys", "another mapping"],
 )
 async def test_record_may_be_whatever_the_converter_encodes_as_an_object(
     arena: Arena, record: Any, columns: dict[str, Any]
@@ -245,7 +275,39 @@ async def test_record_may_be_a_pydantic_model_with_the_pydantic_converter(client
     assert await result_of(await arena.submit(record=Invoice.model_construct(number=7, tags=()))) == Outcome.WRITTEN
     assert [request.record for request in arena.queue.requests] == [{"number": 7, "tags": []}]
     refusal = await arena.refusal(record=Invoice(number=7, tags={"a"}))
-    assert "a set has no lasting order" in refusal.message
+    assert "column 'tags' holds a set, which has no lasting order" in refusal.message
+
+
+@workflow.defn
+class ChangingItsRecord:
+    """Submits the same object three times, changed in between, before it awaits anything."""
+
+    @workflow.init
+    def __init__(self) -> None:
+        self.writes = BatchedWrites()
+
+    @workflow.run
+    async def run(self) -> None:
+        record = {"item": "tea", "cents": 0}
+        submits = []
+        for cents in range(3):
+            record["cents"] = cents
+            submits.append(self.writes.submit("orders", record))
+        record["cents"] = 99
+        await asyncio.gather(*submits)
+
+
+async def test_record_is_encoded_in_the_call_and_not_when_it_is_awaited(arena: Arena) -> None:
+    async with Worker(
+        arena.client,
+        task_queue=arena.name,
+        workflows=[ChangingItsRecord],
+        activities=[arena.queue.enqueue_write, settling(MemorySink())],
+        workflow_runner=UnsandboxedWorkflowRunner(),
+    ):
+        handle = await arena.client.start_workflow(ChangingItsRecord.run, id=arena.name, task_queue=arena.name)
+        await handle.result()
+    assert [request.record["cents"] for request in arena.queue.requests] == [0, 1, 2]
 
 
 @workflow.defn

@@ -153,15 +153,18 @@ async def fail_by_hand(client: Client) -> None:
     )
 
 
-async def test_write_whose_queue_has_no_batcher_ends_with_that_reason(client: Client, name: str, redis: Redis) -> None:
+@both_modes
+async def test_write_whose_queue_has_no_batcher_is_certainly_not_written(
+    client: Client, name: str, redis: Redis, confirm_by: ConfirmBy
+) -> None:
     # Nobody can be asked for the outcome either, because the name is wrong.
-    order = Order(queues=(name,), batcher_task_queue=f"{name}-nobody", submit_timeout_s=2.0, settle_timeout_s=1.0)
+    order = Order(queues=(name,), confirm_by=confirm_by, batcher_task_queue=f"{name}-nobody", submit_timeout_s=5.0)
     async with caller(client, name, EnqueueActivities(redis).enqueue_write):
         handle = await start(client, name, order)
         failure = await failure_of(handle)
-    assert failure.type == "WriteOutcomeUnknown"
+    assert failure.type == "WriteNotSubmitted"
     assert f"Queue {name!r} has no batcher yet: start one with" in failure.message
-    assert (await kinds_of(handle)).count("activity task scheduled") == 2
+    assert (await kinds_of(handle)).count("activity task scheduled") == 2  # at once, and after two seconds
 
 
 async def test_first_reason_survives_a_later_one(client: Client, name: str) -> None:
@@ -295,11 +298,13 @@ async def test_refusal_is_certain_for_the_first_try_of_the_first_run_only(
 async def test_append_whose_requests_are_all_refused_for_now_is_retried_without_history(
     client: Client, name: str, redis: Redis
 ) -> None:
-    order = Order(queues=(name,), submit_timeout_s=30.0)
+    queue = QueueRef(namespace=client.namespace, name=name)
+    without_table = replace(contract_of(MemorySink()), tables={"another": "insert"})
+    await announce(redis, queue, without_table)
     async with caller(client, name, EnqueueActivities(redis).enqueue_write):
-        handle = await start(client, name, order)
+        handle = await start(client, name, Order(queues=(name,), submit_timeout_s=30.0))
         await eventually(lambda: is_retried(handle))
-        await announce(redis, QueueRef(namespace=client.namespace, name=name), contract_of(MemorySink()))
+        await announce(redis, queue, replace(without_table, tables={"another": "insert", "orders": "insert"}))
         await eventually(lambda: has_completed(handle))
         assert (await kinds_of(handle)).count("activity task scheduled") == 1
         await handle.terminate()

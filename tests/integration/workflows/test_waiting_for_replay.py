@@ -177,7 +177,7 @@ async def test_dead_letter_that_was_discarded_makes_its_caller_ask_the_ledger(
         if is_written:
             assert [receipt.batch_id for receipt in await receipts_of(handle)] == ["replay"]
         else:
-            assert (await failure_of(handle)).type == "WriteNotConfirmed"
+            assert (await failure_of(handle)).type == "WriteRejected"
     assert len(ledger.settled) == 1
 
 

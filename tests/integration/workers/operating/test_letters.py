@@ -197,7 +197,9 @@ async def test_waiting_caller_learns_that_its_request_is_discarded(queue: Operat
         status, output, errors = await queue.command("dead-letters", "discard", "--all")
         assert (status, errors) == (0, "")
         assert "request bad-1: discarded, its caller has been told\n" in output
-        assert (await failure_of(handle)).type == "WriteNotConfirmed"
+        failure = await failure_of(handle)
+    assert failure.type == "WriteRejected"
+    assert failure.message.endswith("cents is not a number; its dead letter was discarded by an operator.")
     assert queue.sink.rows == []
 
 
