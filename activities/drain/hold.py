@@ -30,6 +30,8 @@ class Line:
     """When the next try is due; None while one is under way."""
     releasing: list[HeldEntry] = field(default_factory=list)
     """Those whose release is carried out by the try that is under way."""
+    refused_meanwhile: list[HeldEntry] = field(default_factory=list)
+    """Those that were refused while the try was under way: whatever becomes of it, they are due when it ends."""
 
 
 class Pen:
@@ -135,6 +137,9 @@ class Pen:
         """End the try of a line. Returns the entries whose release has been carried out by it."""
         line = self._lines[key]
         line.trying, released, line.releasing = False, line.releasing, []
+        for held in line.refused_meanwhile:
+            held.due = self._clock()
+        line.refused_meanwhile.clear()
         self._settle(line)
         return released
 
@@ -145,7 +150,10 @@ class Pen:
     def refuse(self, held: HeldEntry, reason: str) -> None:
         """Have an entry refused as soon as no try of its key is under way. It need not be the first."""
         held.refused, held.failures, held.due = reason, 0, self._clock()
-        self._schedule(self._lines[held.entry.order_key])
+        line = self._lines[held.entry.order_key]
+        if line.trying:
+            line.refused_meanwhile.append(held)
+        self._schedule(line)
 
     def release(self, held: HeldEntry) -> None:
         """Have an entry tried at once, or the one that it waits for."""

@@ -72,6 +72,7 @@ class Writer:
             return []
         confirmations = []
         held_keys: set[bytes] = set()
+        reasons: list[str] = []
         for item in part:
             answer = answers.get(item) if isinstance(item, DecodedEntry) else None
             if isinstance(item, DecodedEntry) and isinstance(answer, WriteReceipt):
@@ -80,7 +81,13 @@ class Writer:
                 is_first = item.entry.order_key not in held_keys
                 self._pen.add(self._held(item, answer, is_first=is_first))
                 held_keys.add(item.entry.order_key)
+                if is_first and isinstance(answer, Held):
+                    reasons.append(answer.reason)
             self._lane.leave(item.entry)
+        if reasons:
+            logger.warning(
+                "%d requests, and those that follow them, are held, the first because: %s", len(reasons), reasons[0]
+            )
         return confirmations
 
     def _next_part(self, batch: ClosedBatch) -> tuple[list[Item], list[DecodedEntry]]:

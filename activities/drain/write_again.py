@@ -130,9 +130,13 @@ class AgainWriter:
         receipt = None
         if await self._queue.deaths_alone(entry) < MAX_TRIES_ALONE + MAX_TRIES_TO_SETTLE:
             await self._queue.begin_alone(entry)
-            receipt = await self._target.settle(one.decoded, reason)
+            try:
+                receipt = await self._target.settle(one.decoded, reason)
+            except Stopped:
+                await self._unmark(one)
+                raise
         outcome = receipt.outcome.value if receipt else "unknown"
-        logger.error("entry %s is given up, outcome %s: %s", entry.entry_id, outcome, reason)
+        logger.warning("entry %s is not tried any more, outcome %s: %s", entry.entry_id, outcome, reason)
         self._pen.remove(one.held)
         if receipt is None:
             return [Confirmation.of_dead_letter(entry, reason)]

@@ -91,7 +91,10 @@ class LedgerRow:
         binding = [decision for decision in self.decisions if decision.binds(request)]
         if binding:
             decision = max(binding, key=lambda one: one.is_about(request))
-            return receipt_for(request, decision.outcome, batch_id=batch_id, error=decision.error)
+            error = decision.error
+            if decision.outcome is Outcome.REJECTED and not self._is_about_record_of(request, decision):
+                error = _conflict(request)
+            return receipt_for(request, decision.outcome, batch_id=batch_id, error=error)
         # Its decision may be among the dropped ones. It is not written, and if that is told, it must stay true.
         if self.floor_ms is not None and request.reply is not None and (request.asked_ms or 0) <= self.floor_ms:
             return receipt_for(request, Outcome.WITHDRAWN, batch_id=batch_id)
@@ -100,11 +103,10 @@ class LedgerRow:
     def _answer_of_written(self, request: WriteRequest, batch_id: str | None, written_as: Outcome) -> WriteReceipt:
         if self._was_written_by(request) or self.record_hash == request.record_hash:
             return receipt_for(request, written_as, batch_id=self.batch_id)
-        error = printable(
-            f"Conflict: request id {request.request_id!r} was already used for another record; "
-            "give each record its own request id."
-        )
-        return receipt_for(request, Outcome.REJECTED, batch_id=batch_id, error=error)
+        return receipt_for(request, Outcome.REJECTED, batch_id=batch_id, error=_conflict(request))
+
+    def _is_about_record_of(self, request: WriteRequest, decision: Decision) -> bool:
+        return decision.is_about(request) or self.record_hash == request.record_hash
 
     def _was_written_by(self, request: WriteRequest) -> bool:
         """Whether the very call that makes the request wrote this row. A caller of another language may give all calls
@@ -185,6 +187,13 @@ def expiry(now: datetime, deduplication_window: timedelta) -> datetime:
     row outlives it. `now` must be the latest of all clocks at hand.
     """
     return now + deduplication_window + MAX_REQUEST_AGE + EXPIRY_MARGIN
+
+
+def _conflict(request: WriteRequest) -> str:
+    return printable(
+        f"Conflict: request id {request.request_id!r} was already used for another record; "
+        "give each record its own request id."
+    )
 
 
 def check_storable(request: WriteRequest, queue: str) -> None:

@@ -17,6 +17,7 @@ from tests.support.memory_queue import MemoryQueue
 from write_batcher.activities.drain.batching import BatchLimits
 from write_batcher.activities.drain.loop import Drain
 from write_batcher.models import (
+    MAX_REQUEST_AGE,
     Batch,
     DrainResult,
     Held,
@@ -93,6 +94,7 @@ class VirtualPartition:
     max_bytes: int = 1_000_000
     max_wait: timedelta = timedelta(seconds=1)
     max_request_bytes: int = 100_000
+    max_age: timedelta = MAX_REQUEST_AGE
     queue: MemoryQueue = field(default_factory=MemoryQueue)
     sink: TroubledSink = field(default_factory=TroubledSink)
     temporal: FakeTemporal = field(default_factory=FakeTemporal)
@@ -124,6 +126,7 @@ class VirtualPartition:
                 max_request_bytes=self.max_request_bytes,
                 max_dead_letters=100,
                 dead_letter_retention=timedelta(days=30),
+                max_age=self.max_age,
             ),
             contract=lambda: contract_of(self.sink),
             client=self.temporal.client,

@@ -4,11 +4,14 @@ and every run with the same decisions takes the same course. Only for code that 
 
 import asyncio
 import selectors
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 BUSY_AFTER = 100_000
+A_DAY_S = 86_400.0
 
 
 class _JumpingSelector(selectors.SelectSelector):
@@ -49,3 +52,21 @@ def run_virtually(work: Coroutine[Any, Any, T], *, within_s: float) -> T:
 
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(limited())
+
+
+def on_virtual_time(test: Callable[P, Awaitable[T]]) -> Callable[P, T]:
+    """Have a test run on virtual time, for a day of it at most."""
+
+    @wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        async def work() -> T:
+            return await test(*args, **kwargs)
+
+        return run_virtually(work(), within_s=A_DAY_S)
+
+    return run
+
+
+def now() -> float:
+    """The seconds on the clock of the running loop."""
+    return asyncio.get_running_loop().time()

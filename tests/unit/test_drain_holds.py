@@ -2,15 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
-from functools import partial, wraps
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 from temporalio.testing import ActivityEnvironment
 
 from tests.support.virtual_drain import TroubledSink, VirtualPartition
-from tests.support.virtual_time import run_virtually
+from tests.support.virtual_time import A_DAY_S, now, on_virtual_time, run_virtually
 from write_batcher.activities.drain import activity, hold, read
 from write_batcher.activities.drain.activity import ABANDON_AFTER, STOP_WITHIN
 from write_batcher.activities.drain.target import GIVE_UP_WITHIN
@@ -18,24 +17,6 @@ from write_batcher.errors import BatchTooLarge, StageStalled
 from write_batcher.models import Batch, Held, Outcome, WriteReceipt
 
 HANGS = 1e6
-A_DAY_S = 86_400.0
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def on_virtual_time(test: Callable[P, Awaitable[T]]) -> Callable[P, T]:
-    @wraps(test)
-    def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        async def work() -> T:
-            return await test(*args, **kwargs)
-
-        return run_virtually(work(), within_s=A_DAY_S)
-
-    return run
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 @pytest.fixture(autouse=True)

@@ -69,6 +69,17 @@ def test_try_that_ran_into_a_timeout_is_made_again_much_later() -> None:
     assert (pen.next_due() or 0) - pen.now == 600.0
 
 
+def test_entry_that_is_refused_during_its_try_is_due_when_the_try_ends() -> None:
+    pen = ClockedPen()
+    one = held(1, "k")
+    pen.add(one)
+    pen.tries()
+    pen.refuse(one, "an operator says so")
+    pen.failed(one, "locked", seconds=30.0)
+    pen.end_try(b"k")
+    assert pen.tries() == [one]
+
+
 def test_followers_that_nobody_has_tried_are_tried_together() -> None:
     pen = ClockedPen()
     first, *others = entries = [held(number, "k") for number in range(4)]

@@ -73,6 +73,17 @@ def test_refusal_binds_its_attempt_and_earlier_ones_of_its_workflow(outcome: Out
     assert outcome_for(row, asks("a1", asked_ms=1000)) is outcome
 
 
+def test_refusal_of_another_record_is_told_as_a_conflict() -> None:
+    """What the database had against the one record says nothing about the other."""
+    row = after((asks("a2", asked_ms=2000, cents=-1), Outcome.REJECTED))
+
+    receipt = row.answer(asks("a1", asked_ms=1000))
+
+    assert receipt is not None
+    assert receipt.outcome is Outcome.REJECTED
+    assert (receipt.error or "").startswith("Conflict: request id")
+
+
 @pytest.mark.parametrize("outcome", [Outcome.REJECTED, Outcome.WITHDRAWN])
 def test_refusal_binds_no_later_call_and_no_other_workflow(outcome: Outcome) -> None:
     row = after((asks("a2", asked_ms=2000), outcome))
