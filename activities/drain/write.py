@@ -86,7 +86,9 @@ class Writer:
             self._lane.leave(item.entry)
         if reasons:
             logger.warning(
-                "%d requests, and those that follow them, are held, the first because: %s", len(reasons), reasons[0]
+                "requests are held (%d, and what follows with their keys), the first because: %s",
+                len(reasons),
+                reasons[0],
             )
         return confirmations
 

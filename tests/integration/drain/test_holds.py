@@ -64,7 +64,9 @@ async def entry_id_of(stage: Stage, request_id: str) -> str:
     return entry_id
 
 
-async def test_held_request_holds_up_only_those_with_its_key(stage: Stage, holds: Holds) -> None:
+async def test_held_request_holds_up_only_those_with_its_key(
+    stage: Stage, holds: Holds, caplog: pytest.LogCaptureFixture
+) -> None:
     hold_only(stage, "k1")
     await append_with_key(stage, "k", "k1", "k2")
     await append_with_key(stage, "l", "l1", "l2")
@@ -77,6 +79,10 @@ async def test_held_request_holds_up_only_those_with_its_key(stage: Stage, holds
             k3="It waits behind another request with its key.",
         )
         assert running.drain._details().held == 3
+        assert (
+            "requests are held (1, and what follows with their keys), the first because: its row is locked"
+            in caplog.text
+        )
         hold_only(stage)
         await eventually(stage.is_empty)
         assert running.drain._details().held == 0
