@@ -1,10 +1,11 @@
-"""Tries wrong variants of the product: `python -m tests.faults.mutants [NAME...]`.
+"""Tries wrong variants of the product: `python -m tests.faults.mutants [--jobs N] [NAME...]`.
 
 First each test must pass on the unchanged sources. Then each mutant is applied to a copy of them, where its test must
 fail and show the mutant's symptom: a test that fails for another reason has not found it. The exit status is 1 when a
 mutant survives, or when its text is no longer in the sources.
 """
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -12,7 +13,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -70,21 +72,28 @@ def verdict_on_mutant(mutant: Mutant) -> str:
     return "killed" if mutant.symptom in failure else f"FAILED WITHOUT {mutant.symptom!r}:\n{failure[-2000:]}\n"
 
 
+def judged(judge: Callable[[], str], name: str) -> str:
+    """Print and return a verdict."""
+    begun = time.monotonic()
+    try:
+        verdict = judge()
+    except Unusable as error:
+        verdict = f"UNUSABLE: {error}\n"
+    print(f"{verdict:8}  {time.monotonic() - begun:4.0f} s  {name}", flush=True)  # noqa: T201
+    return verdict
+
+
 def main() -> None:
-    wanted = sys.argv[1:]
-    mutants = [mutant for mutant in MUTANTS if not wanted or mutant.name in wanted]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*", metavar="NAME", help="mutants to try; all by default")
+    parser.add_argument("--jobs", type=int, default=3, help="tried at once: their tests mostly wait")
+    arguments = parser.parse_args()
+    mutants = [mutant for mutant in MUTANTS if not arguments.names or mutant.name in arguments.names]
     tests = sorted({mutant.test for mutant in mutants})
     work = [(partial(verdict_on_test, test), test) for test in tests]
     work += [(partial(verdict_on_mutant, mutant), f"{mutant.name}  {mutant.test}") for mutant in mutants]
-    verdicts: Counter[str] = Counter()
-    for judge, name in work:
-        begun = time.monotonic()
-        try:
-            verdict = judge()
-        except Unusable as error:
-            verdict = f"UNUSABLE: {error}\n"
-        verdicts[verdict] += 1
-        print(f"{verdict:8}  {time.monotonic() - begun:4.0f} s  {name}", flush=True)  # noqa: T201
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        verdicts = Counter(pool.map(lambda one: judged(*one), work))
     print(f"{verdicts['sound']} of {len(tests)} tests sound, {verdicts['killed']} of {len(mutants)} mutants killed")  # noqa: T201
     sys.exit(0 if mutants and verdicts.keys() == {"sound", "killed"} else 1)
 
