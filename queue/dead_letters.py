@@ -42,6 +42,7 @@ class DeadLetters:
         self._keys = PartitionKeys(queue, partition)
         self._redis = redis
         self._read = lua.Script(redis, lua.READ_ALL)
+        self._queued_again = lua.Script(redis, lua.QUEUED_AGAIN)
         self._replay = lua.Script(redis, lua.REPLAY)
         self._discard = lua.Script(redis, lua.DISCARD)
 
@@ -66,13 +67,13 @@ class DeadLetters:
         return found[0][0].decode() if found else None
 
     async def queued_again(self, letter: DeadLetter) -> Fields | None:
-        """Return the latest entry in the stream with the same request id, or None when there is none."""
+        """Return the latest entry in the stream with the same request id and of the same caller, or None when there is
+        none.
+        """
+        request = [letter.fields.get(b"id", b""), letter.fields.get(b"reply", b"")]
         with translated_errors():
-            entry_id: Any = await self._redis.hget(self._keys.live_key, letter.fields.get(b"id", b""))
-            if entry_id is None:
-                return None
-            found: Any = await self._redis.xrange(self._keys.stream_key, min=entry_id, max=entry_id)
-        return next((fields for _entry_id, fields in found), None)
+            found = await self._queued_again(keys=self._keys.keys, args=request)
+        return next((dict(zip(flat[::2], flat[1::2], strict=True)) for _entry_id, flat in found), None)
 
     async def replay(self, letter: DeadLetter) -> str | None:
         """Move the request back into the stream under its request id, in one step, marked as replayed: no earlier

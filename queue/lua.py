@@ -45,12 +45,13 @@ def _digest(text: str) -> str:
 
 
 # Those of one partition begin with its keys.
-APPEND = _script("keys", "now_ms", "append")
-ACKNOWLEDGE = _script("keys", "forget", "acknowledge")
-DEAD_LETTER = _script("keys", "forget", "forget_dead", "dead_letter")
-TRIM_DEAD = _script("keys", "now_ms", "forget_dead", "trim_dead")
-DISCARD = _script("keys", "forget_dead", "discard")
-REPLAY = _script("keys", "now_ms", "forget_dead", "replay")
+APPEND = _script("keys", "marker", "now_ms", "append")
+ACKNOWLEDGE = _script("keys", "marker", "forget", "acknowledge")
+DEAD_LETTER = _script("keys", "marker", "forget", "forget_dead", "dead_letter")
+TRIM_DEAD = _script("keys", "marker", "now_ms", "forget_dead", "trim_dead")
+DISCARD = _script("keys", "marker", "forget_dead", "discard")
+REPLAY = _script("keys", "marker", "now_ms", "forget_dead", "replay")
+QUEUED_AGAIN = _script("keys", "marker", "queued_again")
 BEGIN_ALONE = _script("keys", "begin_alone")
 STATISTICS = _script("keys", "now_ms", "group_info", "statistics")
 

@@ -108,8 +108,8 @@ class WriteQueue(PartitionKeys):
     ) -> list[AppendResult]:
         """Append requests, in one exchange and in order, as long as the stream holds fewer than `max_backlog` entries.
 
-        A request is not appended when it is in the stream already: the latest entry with its request id has the same
-        reply address. With `unless_dead`, nor when the latest dead letter with its request id has.
+        A request is not appended when it is in the stream already: the latest entry with its request id and of its
+        caller has the same reply address. With `unless_dead`, nor when the latest such dead letter has.
         """
         args: list[str | bytes | int] = [max_backlog, "1" if unless_dead else ""]
         for fields in requests:
@@ -216,7 +216,7 @@ class WriteQueue(PartitionKeys):
 
     async def acknowledge(self, entries: Sequence[tuple[StreamEntry, str | None]]) -> int:
         """Remove settled entries and count them under their outcomes (None: not a request). Returns how many were still
-        in the stream.
+        in the stream. Another request that has got the id of one, after a failover, is left.
         """
         args: list[str | bytes] = [GROUP]
         for entry, outcome in entries:

@@ -5,13 +5,12 @@ local found = redis.call('XRANGE', dead, ARGV[1], ARGV[1])
 if #found == 0 then return false end
 local fields = found[1][2]
 local entry = {}
-local id, first, appended = '', nil, string.match(fields[4], '%d+')
+local first, appended = nil, string.match(fields[4], '%d+')
 for i = 5, #fields, 2 do
   local name, value = fields[i], fields[i + 1]
   if name == 'first' then first = value
   elseif name == 'counted' then appended = value
   elseif name ~= 'replayed' then
-    if name == 'id' then id = value end
     entry[#entry + 1] = name
     entry[#entry + 1] = value
   end
@@ -19,6 +18,6 @@ end
 local added = redis.call('XADD', stream, '*', 'counted', text_of(now_ms), 'replayed', '1', 'first', first or appended,
   unpack(entry))
 redis.call('HINCRBY', counters, 'appended', 1)
-if id ~= '' then redis.call('HSET', live, id, added) end
-forget_dead(ARGV[1], id)
+mark(live, entry, added)
+forget_dead(found[1])
 return added

@@ -1,5 +1,6 @@
 """Short forms for tests of one partition: entries, reading them, and what is left."""
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -31,6 +32,11 @@ def queue_ref(name: str, namespace: str = "default") -> QueueRef:
 
 def fields(request_id: str, payload: bytes = b"p", *, reply: bytes = b"") -> Fields:
     return {b"v": b"1", b"id": request_id.encode(), b"reply": reply, b"payload": payload}
+
+
+def reply_of(workflow_id: str, *, run_id: str = "run", attempt: str = "1") -> bytes:
+    """The reply address of a caller."""
+    return json.dumps({"mode": "signal", "workflow_id": workflow_id, "run_id": run_id, "attempt": attempt}).encode()
 
 
 async def append(

@@ -8,7 +8,6 @@ from fakeredis import FakeAsyncRedis
 from redis.asyncio import Redis
 
 from tests.support.partitions import (
-    MAX_LETTERS,
     all_entries,
     append,
     appended,
@@ -18,6 +17,7 @@ from tests.support.partitions import (
     fields,
     ids_of,
     queue_ref,
+    reply_of,
     state_of,
     take,
 )
@@ -27,6 +27,7 @@ from write_batcher.queue.stream import MAX_DEAD_REASON_BYTES, WriteQueue
 from write_batcher.queue.stream_entry import StreamEntry
 
 DAY = timedelta(days=1)
+CALLER, OTHER_CALLER = reply_of("one"), reply_of("other")
 
 
 class DeadLetterScripts:
@@ -115,9 +116,10 @@ class DeadLetterScripts:
     ) -> None:
         for entry in await self.taken(queue, "a", "b", "c", "d"):
             await queue.dead_letter(entry, "rejected", "no", max_letters=2)
-        assert [letter.request_id for letter in await letters.page()] == ["c", "d"]
+        kept = await letters.page()
+        assert [letter.request_id for letter in kept] == ["c", "d"]
         assert (await queue.statistics()).counters == {"appended": 4, "rejected": 4, "dead_trimmed": 2}
-        assert await redis.hkeys(queue.dead_ids_key) == [b"c", b"d"]
+        assert await redis.hvals(queue.dead_ids_key) == [letter.dead_id.encode() for letter in kept]
 
     async def test_lowered_maximum_is_reached_step_by_step(self, queue: WriteQueue, letters: DeadLetters) -> None:
         *many, one, another = await self.taken(queue, *(str(number) for number in range(152)))
@@ -198,16 +200,77 @@ class DeadLetterScripts:
         result = await append(queue, "a", unless_dead=True)
         assert (result.dead, result.entry_id is not None) == (False, True)
 
+    async def test_letters_of_callers_that_wait_for_one_request_id_stay_one_each(self, queue: WriteQueue) -> None:
+        for caller in (CALLER, OTHER_CALLER):
+            await append(queue, "a", reply=caller)
+        await die(queue, *await take(queue))
+        for _ in range(3):
+            for caller in (CALLER, OTHER_CALLER):
+                assert (await append(queue, "a", reply=caller, unless_dead=True)).dead
+                assert await state_of(queue) == (0, 0, 2)
+
+    @pytest.mark.parametrize("gone", ["replayed", "discarded", "trimmed", "lost by Redis"])
+    async def test_caller_whose_dead_letter_is_gone_is_appended_again_and_nobody_else(
+        self, redis: Redis, queue: WriteQueue, letters: DeadLetters, gone: str
+    ) -> None:
+        for caller in (CALLER, OTHER_CALLER):
+            await append(queue, "a", reply=caller)
+        await die(queue, *await take(queue))
+        letter, other = await letters.page()
+        match gone:
+            case "replayed":
+                await letters.replay(letter)
+                await queue.acknowledge(as_written(await all_entries(queue)))
+            case "discarded":
+                await letters.discard(letter)
+            case "trimmed":
+                [newer] = await self.taken(queue, "newer")
+                await queue.dead_letter(newer, "rejected", "no", max_letters=2)
+            case _:
+                await redis.xdel(queue.dead_key, letter.dead_id)
+        for _ in range(3):
+            assert not (await append(queue, "a", reply=CALLER, unless_dead=True)).dead
+            assert (await append(queue, "a", reply=OTHER_CALLER, unless_dead=True)).dead
+            assert ids_of(await all_entries(queue)) == ["a"]
+        await die(queue, *await all_entries(queue))
+        present = {one.dead_id.encode() for one in await letters.page()}
+        assert set(await redis.hvals(queue.dead_ids_key)) == present >= {other.dead_id.encode()}
+
     async def test_discarding_an_old_letter_keeps_the_marker_of_a_newer_one(
         self, queue: WriteQueue, letters: DeadLetters
     ) -> None:
-        for reply in (b"first", b"second"):
-            await append(queue, "a", reply=reply)
-        for entry in await take(queue):
-            await queue.dead_letter(entry, "rejected", "no", max_letters=MAX_LETTERS)
+        for _ in range(2):
+            await die(queue, *await self.taken(queue, "a", reply=CALLER))
         first, _ = await letters.page()
         await letters.discard(first)
-        assert (await append(queue, "a", reply=b"second", unless_dead=True)).dead
+        assert (await append(queue, "a", reply=CALLER, unless_dead=True)).dead
+
+    async def test_letter_is_queued_again_when_any_run_of_its_caller_is(
+        self, queue: WriteQueue, letters: DeadLetters
+    ) -> None:
+        await die(queue, *await self.taken(queue, "a", reply=CALLER))
+        [letter] = await letters.page()
+        await append(queue, "a", reply=OTHER_CALLER)
+        await append(queue, "other", reply=CALLER)
+        assert await letters.queued_again(letter) is None
+        later = reply_of("one", run_id="later")
+        await append(queue, "a", reply=later)
+        await append(queue, "a", reply=OTHER_CALLER)
+        queued = await letters.queued_again(letter)
+        assert queued is not None
+        assert queued[b"reply"] == later
+
+    async def test_marker_of_a_letter_is_small_and_goes_with_it_whatever_a_foreign_reply_is(
+        self, redis: Redis, queue: WriteQueue, letters: DeadLetters
+    ) -> None:
+        for reply in (b"x" * 100_000, b"[" * 5_000, b"\xff\x00", b'{"workflow_id": "\\ud800", "attempt": ""}', b""):
+            await redis.xadd(queue.stream_key, fields("a", reply=reply))  # type: ignore[arg-type] # invariant
+        await die(queue, *await take(queue))
+        names: list[bytes] = await redis.hkeys(queue.dead_ids_key)  # type: ignore[assignment] # redis-py
+        assert max(map(len, names)) < 10_000
+        for letter in await letters.page():
+            await letters.discard(letter)
+        assert not await redis.exists(queue.dead_ids_key)
 
 
 class TestFakeRedis(DeadLetterScripts):

@@ -12,7 +12,7 @@ class Streams:
         self._rules = rules
 
     def appended(self, world: World, call: int, *, other_attempt: bool = False) -> World:
-        """Append the request of a call, unless the latest entry with its id has the same reply address."""
+        """Append the request of a call, unless it has an entry in the stream."""
         stream = self._rules.scenario.calls[call].queue
         if not world.calls[call].appended:
             world = world.with_call(call, appended=True)
@@ -45,11 +45,8 @@ class Streams:
         return self._added(world, letter._replace(number=world.next_number, replayed=True, first=first))
 
     def _added(self, world: World, entry: Entry) -> World:
-        request_id = self._rules.scenario.calls[entry.call].request_id
         others = tuple(
-            one._replace(latest=False)
-            if one.stream == entry.stream and self._rules.scenario.calls[one.call].request_id == request_id
-            else one
+            one._replace(latest=False) if (one.stream, one.call) == (entry.stream, entry.call) else one
             for one in world.stream
         )
         return world._replace(stream=(*others, entry), next_number=world.next_number + 1)

@@ -107,7 +107,7 @@ class Entry(NamedTuple):
     replayed: bool = False
     other_attempt: bool = False
     latest: bool = True
-    """Whether the marker of its request id names it."""
+    """Whether the marker of its call names it."""
 
 
 class Done(NamedTuple):
