@@ -202,6 +202,17 @@ class WriteReceipt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """The answer of `settle_write` for one request: its receipt, or why it has none yet."""
+
+    receipt: WriteReceipt | None = None
+    reason: str | None = None
+    """Why the request cannot be settled now; it may be later. None with a receipt."""
+    asked: bool = True
+    """Whether the sink was asked. If not, for lack of time, it may be asked at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
     """The answer of a sink that cannot decide about a request now: it, and what follows with its key, is tried again
     later, and nobody else waits.

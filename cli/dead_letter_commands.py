@@ -86,7 +86,7 @@ def replay_command(
     dry_run: DryRun = False,
 ) -> None:
     """Put requests back under their own ids, once the cause is repaired: those without a caller, and those whose
-    callers still wait for it, who then get a new receipt.
+    callers still wait for it, who then get a new receipt. Signed ones need the batcher's WRITE_BATCHER_SIGNING_KEY.
     """
     from write_batcher.workers.connections import connect_temporal
     from write_batcher.workers.operating.dead_letter_callers import LetterCallers
@@ -96,6 +96,7 @@ def replay_command(
 
     async def replay() -> bool:
         async with _letters(settings) as letters:
+            await letters.check_key(selection)  # before any is replayed
             callers = LetterCallers(await connect_temporal())
             done = 0
             left: Counter[LeftBecause] = Counter()
@@ -130,7 +131,6 @@ def discard_command(
 ) -> None:
     """Delete dead letters for good. Callers that still wait are told that their record will not be written."""
     from write_batcher.activities.drain.receipt_sender import ReceiptSender
-    from write_batcher.activities.drain.watch import Watch
     from write_batcher.workers.connections import connect_temporal
     from write_batcher.workers.operating.dead_letter_repair import CallerNotice
     from write_batcher.workers.operating.dead_letter_selection import Selection
@@ -142,7 +142,7 @@ def discard_command(
             if dry_run:
                 await _preview_discard(letters, selection)
                 return True
-            sender = ReceiptSender(await connect_temporal(), Watch())
+            sender = ReceiptSender(await connect_temporal())
             done, failed_notices = 0, 0
             async for letter in _selected(letters, selection):
                 notice = await letters.discard(letter, sender)
@@ -161,12 +161,14 @@ def discard_command(
 @asynccontextmanager
 async def _letters(settings: Settings) -> AsyncIterator["QueueLetters"]:
     from write_batcher.models import QueueRef
+    from write_batcher.queue.signing import Signer
     from write_batcher.workers.connections import connect_redis, temporal_namespace
     from write_batcher.workers.operating.dead_letter_repair import QueueLetters
 
     queue = QueueRef(namespace=temporal_namespace(), name=settings.queue)
+    signer = Signer(settings.signing_key.get_secret_value(), queue) if settings.signing_key else None
     async with await connect_redis(settings) as redis:
-        yield QueueLetters(redis, queue)
+        yield QueueLetters(redis, queue, signer=signer)
 
 
 async def _selected(letters: "QueueLetters", selection: "Selection") -> AsyncIterator["Letter"]:

@@ -75,14 +75,17 @@ class DeadLetters:
             found = await self._queued_again(keys=self._keys.keys, args=request)
         return next((dict(zip(flat[::2], flat[1::2], strict=True)) for _entry_id, flat in found), None)
 
-    async def replay(self, letter: DeadLetter) -> str | None:
+    async def replay(self, letter: DeadLetter, *, signature: bytes | None = None) -> str | None:
         """Move the request back into the stream under its request id, in one step, marked as replayed: no earlier
-        rejection binds it.
+        rejection binds it. `signature` takes the place of the one that it has.
 
         Returns the id of the new entry, or None when the dead letter is gone.
         """
+        args: list[str | bytes] = [letter.dead_id]
+        if signature is not None:
+            args.append(signature)
         with translated_errors():
-            added = await self._replay(keys=self._keys.keys, args=[letter.dead_id])
+            added = await self._replay(keys=self._keys.keys, args=args)
         return added.decode() if added else None
 
     async def discard(self, letter: DeadLetter) -> bool:

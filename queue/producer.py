@@ -1,8 +1,9 @@
 """Appending write requests to a queue: checked against its contract, encoded, signed, and routed by their keys."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 
 from redis.asyncio import Redis
 from temporalio.converter import DataConverter
@@ -20,6 +21,9 @@ from write_batcher.queue.wire_form import Codec, Fields
 CONTRACT_IS_KNOWN_FOR = timedelta(seconds=2)
 TABLE_APPEARS_WITHIN = timedelta(minutes=1)  # callers may be deployed before the batcher that knows their table
 ENCODED_AT_ONCE = 32  # a codec may ask a key server for each record
+ENCODE_LIMIT = timedelta(seconds=5)  # for all records together: what is encoded must still be appended in this attempt
+
+Encoded = Fields | Appended | CodecUnavailable  # or why not: for good, for now, or because the codec fails
 
 
 class Producer:
@@ -93,7 +97,7 @@ class Producer:
         signer = None if self._signing_key is None else Signer(self._signing_key, queue)
         free = asyncio.Semaphore(ENCODED_AT_ONCE)
 
-        async def encode(request: WriteRequest) -> Fields | Appended | CodecUnavailable:
+        async def encode(request: WriteRequest) -> Encoded:
             table_may_come = waited < TABLE_APPEARS_WITHIN
             if refused := refusals.unknown_table(contract, queue.name, request.table, later=table_may_come):
                 return refused
@@ -108,16 +112,40 @@ class Producer:
                 return refused
             return signer.signed(fields) if signer else fields
 
-        outcomes = await asyncio.gather(*map(encode, requests))
+        outcomes = await _in_time(encode, requests)
         answers: list[Fields | Appended] = []
         for outcome in outcomes:
             if not isinstance(outcome, CodecUnavailable):
                 answers.append(outcome)
             elif all(isinstance(each, CodecUnavailable) for each in outcomes):
                 raise outcome
-            else:  # one record that its codec cannot encode keeps no other from being appended
+            else:  # one record that its codec cannot encode, or not in time, keeps no other from being appended
                 answers.append(Appended(refused=str(outcome), later=True))
         return answers
+
+
+async def _in_time(
+    encode: Callable[[WriteRequest], Coroutine[Any, Any, Encoded]], requests: Sequence[WriteRequest]
+) -> list[Encoded]:
+    """What came of encoding each request within `ENCODE_LIMIT`."""
+    tasks = [asyncio.create_task(encode(request), name="encode") for request in requests]
+    try:
+        if tasks:
+            await asyncio.wait(tasks, timeout=ENCODE_LIMIT.total_seconds())
+        return [_outcome(task, request) for task, request in zip(tasks, requests, strict=True)]
+    finally:
+        # Not awaited: a codec that ignores its cancellation must hold up nobody.
+        for task in tasks:
+            task.cancel()
+
+
+def _outcome(task: asyncio.Task[Encoded], request: WriteRequest) -> Encoded:
+    if task.done() and not task.cancelled():
+        return task.result()
+    why = "was interrupted" if task.done() else f"gave no answer for it within {ENCODE_LIMIT.total_seconds():g} s"
+    return CodecUnavailable(
+        f"The record of request {request.request_id!r} cannot be encoded now: the payload codec {why}."
+    )
 
 
 def _answer(stream: WriteQueue, contract: Contract, result: AppendResult) -> Appended:

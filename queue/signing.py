@@ -8,7 +8,8 @@ from write_batcher.models import MAX_REQUEST_AGE, QueueRef
 from write_batcher.queue.wire_form import MILLISECONDS_PATTERN, Fields
 
 SIGNATURE = b"sig"
-SIGNED = (b"v", b"id", b"key", b"reply", b"asked", b"trace", b"payload")
+REPLAYED = b"replayed"  # `1` once an operator has replayed the dead letter
+SIGNED = (b"v", b"id", b"key", b"reply", b"asked", b"trace", b"payload", REPLAYED)
 CLOCKS_DIFFER_BY = timedelta(hours=1)  # at most, those of callers and Redis
 
 LONGEST_AGE_MS = 10**14  # some 3,000 years; a timedelta holds no 10**18
@@ -25,6 +26,15 @@ class Signer:
     def signed(self, fields: Fields) -> Fields:
         """Return the fields with their signature."""
         return {**fields, SIGNATURE: self._signature(fields)}
+
+    def signature_for_replay(self, fields: Fields) -> bytes:
+        """Return the signature for the replay of a signed dead letter: it covers that this is a replay.
+
+        One that is not its caller's stays as it is: it is that of an earlier replay, or wrong, and a replay must not
+        make an entry right that nobody with the key has signed.
+        """
+        as_asked = {name: value for name, value in fields.items() if name != REPLAYED}
+        return self._signature({**as_asked, REPLAYED: b"1"}) if self.accepts(as_asked) else fields[SIGNATURE]
 
     def objection(self, fields: Fields, now_ms: int) -> str | None:
         """Say why an entry must not be written; None when it may be.

@@ -1,14 +1,18 @@
-"""Settling: the activity `settle_write` of the batcher's workers, which withdraws writes or learns their outcomes."""
+"""Settling: the activity `settle_write` of the batcher's workers, which withdraws writes or learns their outcomes. What
+it cannot settle now is offered again.
+"""
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from temporalio import workflow
 from temporalio.common import RawValue
 
-from write_batcher.models import Submission, WriteReceipt, batcher_task_queue
-from write_batcher.workflows.activity_results import decoded_list, reason_of
-from write_batcher.workflows.enqueuing import summary_of
+from write_batcher.models import Settled, Submission, WriteReceipt, batcher_task_queue
+from write_batcher.workflows.activity_results import decoded_list, reason_of, timed_out
+from write_batcher.workflows.alarms import Alarms
+from write_batcher.workflows.enqueuing import LONGEST_PAUSE_S, SHORTEST_S, summary_of
 from write_batcher.workflows.inbox import accepts
 from write_batcher.workflows.outbox import ATTEMPT_TIMEOUT, RETRY, Outbox, Posting
 from write_batcher.workflows.write_options import WriteOptions
@@ -25,20 +29,38 @@ class Settlement(Posting):
     lane: WriteOptions
     receipt: WriteReceipt | None = None
     failure: str | None = None
+    settle_by: float = math.inf
+    """Until when it is tried, in seconds since the epoch. Its time begins when it is sent first."""
+    refusals: int = 0
+    reason: str | None = None
+    """Why it could not be settled when it was tried last."""
 
     @property
     def over(self) -> bool:
         return self.receipt is not None or self.failure is not None
 
+    def settle(self, receipt: WriteReceipt) -> None:
+        """Set the receipt."""
+        self.receipt = receipt
+        self.write.wake()
+
+    def fail(self, reason: str) -> None:
+        """Give up: there is no receipt."""
+        self.failure = reason
+        self.write.wake()
+
 
 class Settling(Outbox[Settlement]):
-    """Settles writes."""
+    """Settles writes. Those that cannot be settled now are offered again until their time is over."""
 
     def __init__(self) -> None:
         super().__init__(max_postings=MAX_REQUESTS)
+        self._alarms = Alarms()
 
     def _start(self, postings: list[Settlement]) -> "workflow.ActivityHandle[RawValue]":
-        options = postings[0].lane
+        options, now = postings[0].lane, workflow.time()
+        for posting in postings:
+            posting.settle_by = min(posting.settle_by, now + options.settle_timeout.total_seconds())
         submission = Submission(
             queue=options.queue, requests=[replace(posting.write.request, record_hash="") for posting in postings]
         )
@@ -48,24 +70,51 @@ class Settling(Outbox[Settlement]):
             result_type=RawValue,
             task_queue=options.batcher_task_queue or batcher_task_queue(options.queue),
             start_to_close_timeout=ATTEMPT_TIMEOUT,
-            schedule_to_close_timeout=options.settle_timeout,
+            schedule_to_close_timeout=timedelta(seconds=max(_end_of(postings) - now, SHORTEST_S)),
             retry_policy=RETRY,
             summary=summary_of(submission),
         )
 
     def _returned(self, postings: list[Settlement], result: RawValue) -> None:
-        receipts: Sequence[WriteReceipt | None] = decoded_list(result, WriteReceipt, len(postings)) or [None] * len(
-            postings
-        )
-        for posting, receipt in zip(postings, receipts, strict=True):
-            write = posting.write
+        answers = decoded_list(result, Settled, len(postings)) or [Settled()] * len(postings)
+        for posting, answer in zip(postings, answers, strict=True):
+            write, receipt = posting.write, answer.receipt
             if receipt is not None and accepts(receipt, queue=write.queue, request=write.request):
-                posting.receipt = receipt
+                posting.settle(receipt)
+            elif receipt is None and answer.reason is not None:
+                posting.reason = answer.reason
+                self._offer_again(posting, pause=answer.asked)
             else:
-                posting.failure = NO_RECEIPT
-            write.wake()
+                posting.fail(NO_RECEIPT)
+
+    def _offer_again(self, posting: Settlement, *, pause: bool) -> None:
+        if not pause:
+            self.post(posting)
+            return
+        posting.refusals += 1
+        again_at = workflow.time() + min(2**posting.refusals, LONGEST_PAUSE_S)
+        if again_at < posting.settle_by:
+            self._alarms.set(again_at, lambda: self.post(posting))
+        else:
+            posting.fail(posting.reason or NO_ANSWER)
 
     def _failed(self, postings: list[Settlement], error: Exception, *, sent: bool) -> None:
         for posting in postings:
-            posting.failure = reason_of(error, silence=NO_ANSWER)
-            posting.write.wake()
+            reason = reason_of(error, silence=posting.reason or NO_ANSWER)
+            if timed_out(error) and posting.settle_by > _end_of(postings):
+                # It went with one that had less time left.
+                posting.reason = reason
+                self.post(posting)
+            else:
+                posting.fail(reason)
+
+    def _is_over(self, posting: Settlement) -> bool:
+        if posting.settle_by <= workflow.time() and not posting.withdrawn:
+            posting.fail(posting.reason or NO_ANSWER)
+            return True
+        return posting.withdrawn
+
+
+def _end_of(postings: list[Settlement]) -> float:
+    """Until when an activity tries to settle these."""
+    return min(posting.settle_by for posting in postings)

@@ -9,6 +9,7 @@ from typing import Self
 
 from write_batcher.activities.drain.backoff import Backoff
 from write_batcher.activities.drain.batching import BatchLimits
+from write_batcher.activities.drain.bell import Bell
 from write_batcher.activities.drain.items import DecodedEntry, without_payload
 from write_batcher.activities.drain.lane import Lane
 from write_batcher.activities.drain.progress import Progress
@@ -21,6 +22,8 @@ from write_batcher.queue.stream_entry import StreamEntry
 RETRY_FOR = timedelta(seconds=60)  # then the entries stay pending and are taken again
 BACKOFF = Backoff(0.5, 10.0)
 BATCHES_AT_ONCE = 4
+SLOW_AFTER = timedelta(seconds=1)  # then the others of a batch no longer wait for a caller
+MOST_SLOW = 5_000  # confirmations of slow callers in hand; beyond, batches wait
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +81,8 @@ class Confirmer:
         self._limits = limits
         self._progress = progress
         self._stopping = stopping
+        self._slow = 0
+        self._bell = Bell()
 
     async def run(self, batches: "asyncio.Queue[list[Confirmation] | None]") -> None:
         """Confirm batches until None arrives, `BATCHES_AT_ONCE` of them at a time."""
@@ -96,13 +101,32 @@ class Confirmer:
                 finished.append(confirmation)
             else:
                 callers[_caller_of(confirmation.reply)].append(confirmation)
-        deliveries = await asyncio.gather(*(self._deliver(caller, theirs) for caller, theirs in callers.items()))
-        for (caller, theirs), delivered in zip(callers.items(), deliveries, strict=True):
-            if delivered:
+        deliveries = {
+            group.create_task(self._deliver(caller, theirs)): (caller, theirs) for caller, theirs in callers.items()
+        }
+        if deliveries:
+            await asyncio.wait(deliveries, timeout=SLOW_AFTER.total_seconds())
+        for delivery, (caller, theirs) in deliveries.items():
+            if delivery.done() and delivery.result():
                 finished += theirs
             else:
-                group.create_task(self._confirm_later(caller, theirs))
+                self._slow += len(theirs)
+                group.create_task(self._confirm_slow(delivery, caller, theirs))
         await self._finish(finished)
+        while self._slow > MOST_SLOW:
+            await self._bell.wait()
+
+    async def _confirm_slow(
+        self, delivery: "asyncio.Task[bool]", caller: ReplyAddress, confirmations: list[Confirmation]
+    ) -> None:
+        try:
+            if await delivery:
+                await self._finish(confirmations)
+            else:
+                await self._confirm_later(caller, confirmations)
+        finally:
+            self._slow -= len(confirmations)
+            self._bell.ring()
 
     async def _confirm_later(self, caller: ReplyAddress, confirmations: list[Confirmation]) -> None:
         give_up = asyncio.get_running_loop().time() + RETRY_FOR.total_seconds()

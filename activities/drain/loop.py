@@ -113,7 +113,7 @@ class Drain:
         target = Target(partition, ref, sink, watch, progress, stopping)
         again = AgainWriter(queue, target, pen, age, self._confirm)
         self._writer = Writer(target, again, pen, lane, age, self._confirm)
-        self._confirmer = Confirmer(queue, ReceiptSender(client, watch), lane, limits, progress, stopping)
+        self._confirmer = Confirmer(queue, ReceiptSender(client), lane, limits, progress, stopping)
         self._housekeeping = Housekeeping(
             partition, queue, sink, limits, contract=contract, started_for=started_for, progress=progress
         )

@@ -12,13 +12,16 @@ from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from write_batcher.activities.drain.watch import Watch
+from write_batcher.activities.drain.receipt_text import reason_of
 from write_batcher.errors import ConfigurationError
 from write_batcher.models import CONFIRMATION_SIGNAL, ReplyAddress, WriteReceipt
 
 CONCURRENCY = 32  # more only queues in the server
 RPC_TIMEOUT = timedelta(seconds=5)  # per attempt; one hung call must not hold up the others
-CALL_LIMIT = timedelta(seconds=60)  # for a call with all attempts of the SDK, which gives up after about 10 s
+# For a call with all attempts of the SDK, which gives up after about 10 s, and with encoding the receipts first, for
+# which the SDK has no limit: a payload codec may ask a key server.
+CALL_LIMIT = timedelta(seconds=12)
+SLOW_AFTER = timedelta(seconds=1)  # then a call no longer counts among those at once: the others are not to wait for it
 SIGNAL_BYTES = 500_000  # of receipts: far below a signal's limit of 2 MB, even if a payload codec adds to them
 
 logger = logging.getLogger(__name__)
@@ -37,28 +40,40 @@ class Delivery(Enum):
 class ReceiptSender:
     """Sends receipts the way that callers asked for: to workflows by signal, to open activities by completing them."""
 
-    def __init__(self, client: Client, watch: Watch) -> None:
+    def __init__(self, client: Client) -> None:
         self._client = client
-        self._watch = watch
         self._slots = asyncio.Semaphore(CONCURRENCY)
 
     async def deliver(self, caller: ReplyAddress, receipts: Sequence[WriteReceipt]) -> Delivery:
         """Send one caller its receipts, in one call unless they exceed `SIGNAL_BYTES`.
 
         Raises `ConfigurationError` when Temporal has no such namespace or refuses the batcher's credentials, so that no
-        caller can be reached.
+        caller can be reached. Whatever a payload codec does, it is about this caller alone.
         """
         for part in _parts(receipts):
-            async with self._slots:
-                try:
-                    with self._watch.step("confirming to one caller", CALL_LIMIT):
-                        await self._send(caller, part)
-                except RPCError as error:
-                    return _delivery(error, caller, self._client.namespace)
-                except OSError as error:  # a payload codec that asks a key server
-                    logger.warning("receipts of %s cannot be encoded: %s", caller.workflow_id, error)
-                    return Delivery.UNKNOWN
+            try:
+                async with asyncio.timeout(CALL_LIMIT.total_seconds()):
+                    await self._send_in_turn(caller, part)
+            except RPCError as error:
+                return _delivery(error, caller, self._client.namespace)
+            except Exception as error:  # noqa: BLE001 - a payload codec may raise anything, or take too long
+                logger.warning("receipts of %s could not be sent: %s", caller.workflow_id, reason_of(error))
+                return Delivery.UNKNOWN
         return Delivery.DELIVERED
+
+    async def _send_in_turn(self, caller: ReplyAddress, receipts: list[WriteReceipt]) -> None:
+        """Send, counted among those at once until it proves slow. Ends when it is cancelled, whatever a codec does."""
+        sending = None
+        try:
+            async with self._slots:
+                sending = asyncio.create_task(self._send(caller, receipts))
+                await asyncio.wait({sending}, timeout=SLOW_AFTER.total_seconds())
+            await asyncio.wait({sending})
+        except asyncio.CancelledError:
+            if sending is not None:
+                sending.cancel()
+            raise
+        await sending
 
     async def _send(self, caller: ReplyAddress, receipts: list[WriteReceipt]) -> None:
         if caller.activity_id is None:

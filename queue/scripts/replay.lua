@@ -1,6 +1,6 @@
--- ARGV: dead letter. Moves it back into the stream under its request id; `first` keeps the time of its first append, and
--- `replayed` tells that no earlier rejection binds it. Returns the id of the new entry, or nothing when the dead letter
--- is gone.
+-- ARGV: dead letter, and its new signature when it is signed. Moves it back into the stream under its request id; `first`
+-- keeps the time of its first append, and `replayed` tells that no earlier rejection binds it. Returns the id of the new
+-- entry, or nothing when the dead letter is gone.
 local found = redis.call('XRANGE', dead, ARGV[1], ARGV[1])
 if #found == 0 then return false end
 local fields = found[1][2]
@@ -12,7 +12,7 @@ for i = 5, #fields, 2 do
   elseif name == 'counted' then appended = value
   elseif name ~= 'replayed' then
     entry[#entry + 1] = name
-    entry[#entry + 1] = value
+    entry[#entry + 1] = name == 'sig' and ARGV[2] or value
   end
 end
 local added = redis.call('XADD', stream, '*', 'counted', text_of(now_ms), 'replayed', '1', 'first', first or appended,

@@ -213,8 +213,10 @@ class FakeTemporal:
         self.rpc_timeouts.append(rpc_timeout)
         if gate := self._gates.get(caller):
             self.held += 1
-            await gate.wait()
-            self.held -= 1
+            try:
+                await gate.wait()
+            finally:
+                self.held -= 1
         for error in self._failures.get(caller, ()):
             raise error
 

@@ -1,5 +1,7 @@
 """What is appended, what is refused for good or for now, and what is told about it."""
 
+import asyncio
+import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
@@ -12,11 +14,12 @@ from temporalio.api.common.v1 import Payload
 from temporalio.converter import DataConverter, PayloadCodec
 
 from tests.support.partitions import TERMS, all_entries, die, ids_of, queue_ref, take
+from tests.support.virtual_time import now, on_virtual_time
 from write_batcher.errors import CodecUnavailable, QueueUnavailable
 from write_batcher.models import Appended, ReplyAddress, Submission, WriteRequest
 from write_batcher.queue import producer as producer_module
 from write_batcher.queue.contract import ContractStore
-from write_batcher.queue.producer import TABLE_APPEARS_WITHIN, Producer
+from write_batcher.queue.producer import ENCODE_LIMIT, ENCODED_AT_ONCE, TABLE_APPEARS_WITHIN, Producer
 from write_batcher.queue.routing import partition_of
 from write_batcher.queue.signing import Signer
 from write_batcher.queue.stream import WriteQueue
@@ -72,6 +75,47 @@ class PickyCodec(PayloadCodec):
 
 
 PICKY = dataclasses.replace(DataConverter.default, payload_codec=PickyCodec())
+
+
+class HangingCodec(PickyCodec):
+    """Gets no answer about what contains `hang`."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.hanging = 0
+
+    async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        if any(b"hang" in payload.data for payload in payloads):
+            self.asked += 1
+            self.hanging += 1
+            try:
+                await self.hang()
+            finally:
+                self.hanging -= 1
+        return list(payloads)
+
+    async def hang(self) -> None:
+        await asyncio.sleep(3600)
+
+
+class StubbornCodec(HangingCodec):
+    """Goes on hanging when it is cancelled."""
+
+    async def hang(self) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await super().hang()
+        await super().hang()
+
+
+HANGS = {"text": "hang"}
+
+
+@contextlib.asynccontextmanager
+async def hanging_producer(codec: HangingCodec) -> AsyncIterator[tuple[Producer, Redis]]:
+    """A producer on the loop of a test on virtual time, whose queue is announced."""
+    async with FakeAsyncRedis(protocol=2) as redis:
+        await ContractStore(redis, QUEUE).announce("one", TERMS)
+        yield producer(redis, dataclasses.replace(DataConverter.default, payload_codec=codec)), redis
 
 
 @pytest.mark.usefixtures("store")
@@ -210,6 +254,58 @@ async def test_record_that_the_codec_fails_for_costs_the_others_nothing(redis: R
     answer, other = await producer(redis, PICKY).append(submission(request("a", record={"text": "bad"}), request("b")))
     assert (answer.later, answer.certain, other.entry is not None) == (True, True, True)
     assert await queued(redis) == ["b"]
+
+
+@on_virtual_time
+async def test_record_that_the_codec_hangs_for_keeps_no_other_from_being_appended() -> None:
+    async with hanging_producer(codec := HangingCodec()) as (caller, redis):
+        requests = [request(str(number), record=HANGS if number == 3 else None) for number in range(10)]
+        began = now()
+        answers = await caller.append(submission(*requests))
+        assert now() - began <= ENCODE_LIMIT.total_seconds()
+        assert answers.pop(3) == Appended(
+            refused="The record of request '3' cannot be encoded now: the payload codec gave no answer for it within "
+            "5 s.",
+            later=True,
+        )
+        assert all(answer.entry for answer in answers)
+        assert await queued(redis) == ["0", "1", "2", "4", "5", "6", "7", "8", "9"]
+        assert codec.hanging == 0
+
+
+@on_virtual_time
+async def test_codec_that_hangs_for_every_record_is_unavailable_within_one_limit() -> None:
+    async with hanging_producer(codec := HangingCodec()) as (caller, redis):
+        requests = [request(str(number), record=HANGS) for number in range(500)]
+        for tries in (1, 2):
+            began = now()
+            with pytest.raises(CodecUnavailable, match="gave no answer for it within 5 s"):
+                await caller.append(submission(*requests))
+            await asyncio.sleep(0)
+            assert now() - began <= ENCODE_LIMIT.total_seconds()
+            assert (codec.asked, codec.hanging) == (tries * ENCODED_AT_ONCE, 0)
+        assert await queued(redis) == []
+
+
+@on_virtual_time
+async def test_codec_that_ignores_its_cancellation_holds_up_nobody() -> None:
+    async with hanging_producer(StubbornCodec()) as (caller, redis):
+        began = now()
+        answer, _ = await caller.append(submission(request("a", record=HANGS), request("b")))
+        assert now() - began <= ENCODE_LIMIT.total_seconds()
+        assert (answer.later, await queued(redis)) == (True, ["b"])
+
+
+@on_virtual_time
+async def test_interrupted_append_leaves_nobody_asking_the_codec() -> None:
+    async with hanging_producer(codec := HangingCodec()) as (caller, _):
+        appending = asyncio.create_task(caller.append(submission(request("a", record=HANGS), request("b"))))
+        await asyncio.sleep(1)
+        assert codec.hanging == 1
+        appending.cancel()
+        await asyncio.wait({appending})
+        await asyncio.sleep(0)
+        assert codec.hanging == 0
 
 
 @pytest.mark.usefixtures("store")

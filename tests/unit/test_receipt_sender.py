@@ -11,10 +11,10 @@ from temporalio.converter import DataConverter
 from temporalio.service import RPCError, RPCStatusCode
 
 from tests.support.fakes import FakeTemporal
+from tests.support.virtual_time import now, on_virtual_time
 from tests.support.waiting import eventually
 from write_batcher.activities.drain import receipt_sender as deliver
 from write_batcher.activities.drain.receipt_sender import Delivery, ReceiptSender
-from write_batcher.activities.drain.watch import Watch
 from write_batcher.errors import ConfigurationError
 from write_batcher.models import ConfirmBy, Outcome, ReplyAddress, WriteReceipt
 
@@ -39,13 +39,13 @@ async def delivery_of(error: Exception, caller: ReplyAddress = CALLER) -> Delive
     temporal = FakeTemporal()
     temporal.fail("caller", error)
     temporal.fail("5", error)
-    return await ReceiptSender(temporal.client, Watch()).deliver(caller, [RECEIPT])
+    return await ReceiptSender(temporal.client).deliver(caller, [RECEIPT])
 
 
 async def test_receipts_of_a_caller_arrive_in_one_signal() -> None:
     temporal = FakeTemporal()
     second = WriteReceipt(request_id="r2", outcome=Outcome.REJECTED, error="too long")
-    assert await ReceiptSender(temporal.client, Watch()).deliver(CALLER, (RECEIPT, second)) is Delivery.DELIVERED
+    assert await ReceiptSender(temporal.client).deliver(CALLER, (RECEIPT, second)) is Delivery.DELIVERED
     assert temporal.signals == [("caller", [RECEIPT, second])]
 
 
@@ -53,7 +53,7 @@ async def test_receipts_of_a_caller_arrive_in_one_signal() -> None:
 async def test_very_many_receipts_go_in_several_signals_of_bounded_size(error: str | None) -> None:
     temporal = FakeTemporal()
     receipts = [replace(RECEIPT, request_id=str(number), error=error) for number in range(10_000)]
-    assert await ReceiptSender(temporal.client, Watch()).deliver(CALLER, receipts) is Delivery.DELIVERED
+    assert await ReceiptSender(temporal.client).deliver(CALLER, receipts) is Delivery.DELIVERED
     assert [receipt for _caller, sent in temporal.signals for receipt in sent] == receipts
     payloads = await DataConverter.default.encode([sent for _caller, sent in temporal.signals])
     assert max(payload.ByteSize() for payload in payloads) < MAX_SIGNAL_BYTES / 2
@@ -74,6 +74,7 @@ async def test_very_many_receipts_go_in_several_signals_of_bounded_size(error: s
         (rpc_error(RPCStatusCode.UNKNOWN), Delivery.UNKNOWN),
         (rpc_error(RPCStatusCode.ABORTED), Delivery.UNKNOWN),
         (ConnectionRefusedError("key server of the payload codec"), Delivery.UNKNOWN),
+        (ValueError("the key server answers HTML"), Delivery.UNKNOWN),
     ],
 )
 @pytest.mark.parametrize("caller", [CALLER, WAITING], ids=["signal", "completion"])
@@ -98,33 +99,45 @@ async def test_refused_credentials_are_a_configuration_error(status: RPCStatusCo
 
 async def test_waiting_activity_is_completed_with_its_receipt_by_its_ids() -> None:
     temporal = FakeTemporal()
-    assert await ReceiptSender(temporal.client, Watch()).deliver(WAITING, [RECEIPT]) is Delivery.DELIVERED
+    assert await ReceiptSender(temporal.client).deliver(WAITING, [RECEIPT]) is Delivery.DELIVERED
     assert (temporal.completions, temporal.signals) == ([("caller", "run", "5", RECEIPT)], [])
 
 
 async def test_caller_whose_activity_is_over_is_signalled_instead() -> None:
     temporal = FakeTemporal()
     temporal.fail("5", rpc_error(RPCStatusCode.NOT_FOUND, NotFoundFailure()))
-    assert await ReceiptSender(temporal.client, Watch()).deliver(WAITING, [RECEIPT]) is Delivery.DELIVERED
+    assert await ReceiptSender(temporal.client).deliver(WAITING, [RECEIPT]) is Delivery.DELIVERED
     assert (temporal.completions, temporal.signals) == ([], [("caller", [RECEIPT])])
 
 
 async def test_caller_whose_activity_may_still_wait_is_not_signalled() -> None:
     temporal = FakeTemporal()
     temporal.fail("5", rpc_error(RPCStatusCode.UNAVAILABLE))
-    assert await ReceiptSender(temporal.client, Watch()).deliver(WAITING, [RECEIPT]) is Delivery.UNKNOWN
+    assert await ReceiptSender(temporal.client).deliver(WAITING, [RECEIPT]) is Delivery.UNKNOWN
     assert temporal.signals == []
 
 
-async def test_error_that_is_not_from_temporal_is_raised() -> None:
-    with pytest.raises(ZeroDivisionError):
-        await delivery_of(ZeroDivisionError())
+@on_virtual_time
+async def test_call_that_hangs_is_given_up_and_holds_up_nobody() -> None:
+    temporal = FakeTemporal()
+    sender = ReceiptSender(temporal.client)
+    hanging = [replace(CALLER, workflow_id=f"hangs-{number}") for number in range(deliver.CONCURRENCY)]
+    for caller in hanging:
+        temporal.hold(caller.workflow_id)
+    async with asyncio.TaskGroup() as group:
+        deliveries = [group.create_task(sender.deliver(caller, [RECEIPT])) for caller in hanging]
+        await asyncio.sleep(0)
+        began = now()
+        assert await sender.deliver(CALLER, [RECEIPT]) is Delivery.DELIVERED
+        assert now() - began < 2
+    assert {delivery.result() for delivery in deliveries} == {Delivery.UNKNOWN}
+    assert now() - began < 15
 
 
 @pytest.mark.parametrize("caller", [CALLER, WAITING], ids=["signal", "completion"])
 async def test_call_has_a_time_limit(caller: ReplyAddress) -> None:
     temporal = FakeTemporal()
-    await ReceiptSender(temporal.client, Watch()).deliver(caller, [RECEIPT])
+    await ReceiptSender(temporal.client).deliver(caller, [RECEIPT])
     assert temporal.rpc_timeouts == [deliver.RPC_TIMEOUT]
     assert timedelta(0) < deliver.RPC_TIMEOUT < timedelta(seconds=30)
 
@@ -132,7 +145,7 @@ async def test_call_has_a_time_limit(caller: ReplyAddress) -> None:
 async def test_deliveries_at_the_same_time_are_bounded() -> None:
     temporal = FakeTemporal()
     temporal.hold("caller")
-    sender = ReceiptSender(temporal.client, Watch())
+    sender = ReceiptSender(temporal.client)
     async with asyncio.timeout(WITHIN_S), asyncio.TaskGroup() as group:
         deliveries = [group.create_task(sender.deliver(CALLER, [RECEIPT])) for _ in range(deliver.CONCURRENCY + 5)]
         await eventually(lambda: temporal.held >= deliver.CONCURRENCY)
@@ -144,7 +157,7 @@ async def test_deliveries_at_the_same_time_are_bounded() -> None:
 async def test_signals_to_callers_without_their_activity_do_not_deadlock() -> None:
     temporal = FakeTemporal()
     temporal.fail("5", rpc_error(RPCStatusCode.NOT_FOUND, NotFoundFailure()))
-    sender = ReceiptSender(temporal.client, Watch())
+    sender = ReceiptSender(temporal.client)
     async with asyncio.timeout(WITHIN_S):
         await asyncio.gather(*(sender.deliver(WAITING, [RECEIPT]) for _ in range(2 * deliver.CONCURRENCY)))
     assert len(temporal.signals) == 2 * deliver.CONCURRENCY

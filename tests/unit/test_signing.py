@@ -25,8 +25,35 @@ async def signed(request: WriteRequest = REQUEST) -> Fields:
 
 
 async def test_signed_entry_passes_with_the_fields_that_the_queue_adds() -> None:
-    fields = await signed() | {b"counted": b"1", b"first": b"1", b"replayed": b"1"}
+    fields = await signed() | {b"counted": b"1", b"first": b"1"}
     assert SIGNER.objection(fields, NOW_MS) is None
+
+
+@pytest.mark.parametrize("replayed", [b"", b"1"])
+async def test_entry_that_only_says_that_it_is_replayed_does_not_pass(replayed: bytes) -> None:
+    fields = await signed() | {b"replayed": replayed}
+    assert str(SIGNER.objection(fields, NOW_MS)).startswith("The signature of the entry is wrong: ")
+
+
+async def test_replayed_entry_passes_with_its_new_signature_alone() -> None:
+    fields = await signed()
+    replayed = {**fields, b"replayed": b"1", b"sig": SIGNER.signature_for_replay(fields)}
+    assert SIGNER.objection(replayed, NOW_MS) is None
+    assert SIGNER.objection({**fields, b"sig": replayed[b"sig"]}, NOW_MS)
+
+
+async def test_entry_may_be_replayed_again_also_when_its_last_replay_was_not_signed_anew() -> None:
+    fields = await signed()
+    signature = SIGNER.signature_for_replay(fields)
+    for earlier in (fields[b"sig"], signature):
+        assert SIGNER.signature_for_replay({**fields, b"replayed": b"1", b"sig": earlier}) == signature
+
+
+async def test_replay_does_not_make_a_wrong_signature_right() -> None:
+    forged = Signer("guessed", queue_ref("orders")).signed(await CODEC.encode(REQUEST))
+    changed = await signed() | {b"payload": b"another"}
+    for fields in (forged, changed, forged | {b"replayed": b"1"}):
+        assert SIGNER.signature_for_replay(fields) == fields[b"sig"]
 
 
 async def test_unsigned_entry_does_not_pass() -> None:
@@ -37,7 +64,7 @@ async def test_unsigned_entry_does_not_pass() -> None:
 
 @pytest.mark.parametrize("name", [*SIGNED, b"sig"])
 async def test_entry_that_was_changed_later_does_not_pass(name: bytes) -> None:
-    fields = await signed() | {b"trace": b"t"}
+    fields = await signed() | {b"trace": b"t", b"replayed": b"1"}
     fields = SIGNER.signed(fields)
     for changed in (fields | {name: fields[name] + b"0"}, {**fields, name: b""}):
         assert "sign" in str(SIGNER.objection(changed, NOW_MS))

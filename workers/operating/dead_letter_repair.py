@@ -11,6 +11,7 @@ from write_batcher.activities.drain.receipt_sender import Delivery, ReceiptSende
 from write_batcher.errors import ConfigurationError, InvalidEntry, OperationFailed, QueueUnavailable
 from write_batcher.models import Outcome, QueueRef, ReplyAddress, WriteReceipt, WriteRequest
 from write_batcher.queue.dead_letters import DeadLetter, DeadLetters
+from write_batcher.queue.signing import SIGNATURE, Signer
 from write_batcher.queue.wire_form import Codec, Fields, decode_reply
 from write_batcher.sinks.shielding import shielded
 from write_batcher.workers.operating.dead_letter_selection import Selection
@@ -60,10 +61,19 @@ class CallerNotice(Enum):
 class QueueLetters:
     """The dead letters of all partitions of a queue. Methods raise `QueueUnavailable` when Redis cannot be asked."""
 
-    def __init__(self, redis: Redis, queue: QueueRef, data_converter: DataConverter = DataConverter.default) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        queue: QueueRef,
+        data_converter: DataConverter = DataConverter.default,
+        *,
+        signer: Signer | None = None,
+    ) -> None:
+        """`signer` has the batcher's key; without one, only letters that are not signed can be replayed."""
         self._redis = redis
         self._queue = queue
         self._codec = Codec(data_converter)
+        self._signer = signer
 
     async def select(self, selection: Selection) -> AsyncIterator[Letter]:
         """Yield the selected dead letters in order, those that exist when their partition is reached.
@@ -82,13 +92,34 @@ class QueueLetters:
                 if named:
                     yield await self._decode(number, named)
 
+    async def check_key(self, selection: Selection) -> None:
+        """Raise `ConfigurationError` when a selected dead letter is signed and there is no key to sign its replay."""
+        if self._signer is None:
+            async for letter in self.select(selection):
+                self._signature_for_replay(letter.letter_id, letter.dead)
+
     async def replay(self, letter: Letter) -> str | None:
         """Put the request back into the stream under its own id; no earlier rejection binds it there. A caller that
-        still waits gets the new receipt.
+        still waits gets the new receipt. A signed request is signed anew.
 
-        Returns the id of the new entry, or None when the dead letter was already gone.
+        Returns the id of the new entry, or None when the dead letter was already gone. Raises `ConfigurationError` like
+        `check_key`.
         """
-        return await self._dead_letters(letter.letter_id.partition).replay(letter.dead)
+        letters = self._dead_letters(letter.letter_id.partition)
+        whole = await letters.get(letter.dead.dead_id)  # `select` may have left out what is signed of a huge one
+        if whole is None:
+            return None
+        return await letters.replay(whole, signature=self._signature_for_replay(letter.letter_id, whole))
+
+    def _signature_for_replay(self, letter_id: LetterId, dead: DeadLetter) -> bytes | None:
+        if not dead.fields.get(SIGNATURE):
+            return None
+        if self._signer is None:
+            raise ConfigurationError(
+                f"Dead letter {letter_id} is signed, and so must be its replay: set WRITE_BATCHER_SIGNING_KEY to the "
+                "batcher's key."
+            )
+        return self._signer.signature_for_replay(dead.fields)
 
     async def discard(self, letter: Letter, sender: ReceiptSender) -> CallerNotice | None:
         """Delete the dead letter, and tell a caller that still waits (`OnRejected.WAIT`) that it will not be written.

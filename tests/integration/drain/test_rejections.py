@@ -126,7 +126,7 @@ async def test_dead_letters_are_kept_up_to_their_maximum(stage: Stage) -> None:
     assert (await stage.statistics()).counters["dead_trimmed"] == 2
 
 
-@pytest.mark.parametrize("wrong", ["unsigned", "other key", "changed", "asked long ago"])
+@pytest.mark.parametrize("wrong", ["unsigned", "other key", "changed", "said to be replayed", "asked long ago"])
 async def test_entry_without_a_right_signature_is_a_dead_letter_untold(stage: Stage, wrong: str) -> None:
     stage.signer = Signer("secret", stage.ref)
     now = await stage.queue.now_ms()
@@ -136,6 +136,8 @@ async def test_entry_without_a_right_signature_is_a_dead_letter_untold(stage: St
             fields = Signer("guessed", stage.ref).signed(fields)
         case "changed":
             fields = stage.signer.signed(fields) | {b"reply": b'{"mode":"signal","workflow_id":"victim"}'}
+        case "said to be replayed":
+            fields = stage.signer.signed(fields) | {b"replayed": b"1"}
         case "asked long ago":
             asked = now - timedelta(days=8) // timedelta(milliseconds=1)
             fields = stage.signer.signed(fields | {b"asked": str(asked).encode()})

@@ -14,7 +14,6 @@ from tests.support.drain_stage import EMPTY, NEVER, WITHIN_S, Answers, Stage
 from tests.support.waiting import eventually
 from write_batcher.activities.drain import (
     loop as loop_module,
-    receipt_sender as deliver_module,
     target as target_module,
 )
 from write_batcher.errors import ConfigurationError, StageStalled
@@ -90,15 +89,6 @@ async def test_write_that_hangs_stalls_the_drain(stage: Stage, monkeypatch: pyte
     assert isinstance(error, StageStalled)
     assert "writing a batch" in str(error)
     assert (await stage.statistics()).backlog == 1
-
-
-async def test_confirmation_that_hangs_stalls_the_drain(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deliver_module, "CALL_LIMIT", timedelta(milliseconds=50))
-    stage.temporal.hold("a")
-    await stage.append("a")
-    error = await stage.failure()
-    assert isinstance(error, StageStalled)
-    assert "confirming to one caller" in str(error)
 
 
 @pytest.mark.parametrize("task_name", ["heartbeat", "read", "take", "retry", "write", "confirm", "operators", "expiry"])

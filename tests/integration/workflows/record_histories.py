@@ -35,6 +35,7 @@ from write_batcher.models import (
     DrainResult,
     Outcome,
     PartitionRef,
+    Settled,
     Submission,
     WriteReceipt,
     WriteRequest,
@@ -73,8 +74,8 @@ async def main_settled_withdrawn(client: Client) -> WorkflowHandle[Any, Any]:
 
 async def main_settled_written(client: Client) -> WorkflowHandle[Any, Any]:
     @activity.defn
-    async def settle_write(submission: Submission) -> list[WriteReceipt]:
-        return [about(request) for request in submission.requests]
+    async def settle_write(submission: Submission) -> list[Settled]:
+        return [Settled(receipt=about(request)) for request in submission.requests]
 
     async with worker(client, FakeQueue().enqueue_write, settle_write):
         return await ended(await start_main(TimeSkipper(client).client))
@@ -232,9 +233,12 @@ def rejected(request: WriteRequest) -> WriteReceipt:
 
 
 @activity.defn
-async def settle_write(submission: Submission) -> list[WriteReceipt]:
+async def settle_write(submission: Submission) -> list[Settled]:
     sink = MemorySink()
-    return [about(request, await sink.settle(request, queue="default/default")) for request in submission.requests]
+    return [
+        Settled(receipt=about(request, await sink.settle(request, queue="default/default")))
+        for request in submission.requests
+    ]
 
 
 @activity.defn(name="drain")

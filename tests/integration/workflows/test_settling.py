@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from temporalio import activity
+from temporalio import activity, workflow
 from temporalio.client import Client, WorkflowHandle
 from temporalio.exceptions import ApplicationError, CancelledError
+from temporalio.testing import ActivityEnvironment
 
 from tests.support.fakes import FakeQueue, MemorySink
 from tests.support.order_callers import (
@@ -16,6 +18,7 @@ from tests.support.order_callers import (
     CancellingCaller,
     Order,
     TimedCaller,
+    about,
     caller,
     cause_of,
     failure_of,
@@ -25,23 +28,28 @@ from tests.support.order_callers import (
     start,
 )
 from tests.support.waiting import eventually
-from write_batcher.errors import SinkUnavailable
+from write_batcher.activities.settle import SETTLED_AT_ONCE
+from write_batcher.errors import SinkUnavailable, WriteFailed
 from write_batcher.models import (
     Appended,
     Batch,
     ConfirmBy,
     FlushReason,
     Outcome,
+    Settled,
     Submission,
     WriteReceipt,
     WriteRequest,
 )
+from write_batcher.workflows.batched_writes import BatchedWrites
 
 both_modes = pytest.mark.parametrize("confirm_by", CONFIRMING_MODES)
 
 
 class Ledger(MemorySink):
-    """`outage` makes it unavailable; settling waits while `gate` is not set."""
+    """`outage` makes it unavailable; settling waits while `gate` is not set. The rows of `locked` items are locked, and
+    the settling of `hanging` ones never ends.
+    """
 
     def __init__(self, refuse: Callable[[WriteRequest], str | None] = lambda _: None) -> None:
         super().__init__(refuse)
@@ -49,6 +57,8 @@ class Ledger(MemorySink):
         self.gate = asyncio.Event()
         self.gate.set()
         self.asked = 0
+        self.locked: set[str] = set()
+        self.hanging: set[str] = set()
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -59,6 +69,10 @@ class Ledger(MemorySink):
         await self.gate.wait()
         if self.outage:
             raise SinkUnavailable(self.outage)
+        if request.record["item"] in self.locked:
+            raise SinkUnavailable("the row is locked")
+        if request.record["item"] in self.hanging:
+            await asyncio.Event().wait()
         return await super().settle(request, queue=queue, refused=refused)
 
     async def write_one(self, request: WriteRequest) -> None:
@@ -387,3 +401,166 @@ async def test_timeout_around_a_submit_settles_first(
         assert str(await result_of(handle)).startswith("too late")
     assert ledger.asked == 1
     assert ledger.outcomes == [Outcome.WITHDRAWN]
+
+
+@workflow.defn
+class Crowd:
+    """Submits all items at once, and goes on when some fail; returns how each has ended."""
+
+    @workflow.init
+    def __init__(self, order: Order) -> None:
+        self.writes = BatchedWrites(order.options(order.queues[0]))
+        self.ends: dict[str, str] = {}
+
+    @workflow.run
+    async def run(self, order: Order) -> dict[str, str]:
+        await asyncio.gather(*map(self._submit, order.items))
+        return self.ends
+
+    @workflow.query
+    def ended(self) -> list[str]:
+        return list(self.ends)
+
+    async def _submit(self, item: str) -> None:
+        try:
+            receipt = await self.writes.submit("orders", {"item": item})
+            self.ends[item] = receipt.outcome.value
+        except WriteFailed as failure:
+            self.ends[item] = f"{failure.type}: {failure.message}"
+
+
+HUNDRED = tuple(str(number) for number in range(100))
+
+
+async def start_crowd(client: Client, name: str, order: Order) -> WorkflowHandle[Crowd, dict[str, str]]:
+    return await client.start_workflow(Crowd.run, replace(order, items=HUNDRED), id=name, task_queue=name)
+
+
+async def has_ended_but_for(handle: WorkflowHandle[Crowd, dict[str, str]], *items: str) -> bool:
+    return set(await handle.query(Crowd.ended)) == set(HUNDRED) - set(items)
+
+
+async def test_locked_request_alone_has_an_unknown_outcome(
+    client: Client, name: str, order: Order, queue: FakeQueue, ledger: Ledger
+) -> None:
+    ledger.locked = {"50"}
+    async with caller(client, name, queue.enqueue_write, settling(ledger), workflows=[Crowd]):
+        handle = await start_crowd(client, name, replace(order, settle_timeout_s=6.0))
+        await eventually(lambda: has_ended_but_for(handle, "50"))
+        ends = await result_of(handle)
+    assert {end.partition(":")[0] for item, end in ends.items() if item != "50"} == {"WriteNotConfirmed"}
+    assert ends["50"].startswith("WriteOutcomeUnknown: ")
+    assert "the database could not be asked within 6s whether it was written (the row is locked)" in ends["50"]
+    assert len(ledger.settled) == 99
+
+
+@pytest.mark.parametrize("locked", [{"50"}, set(HUNDRED[:25])], ids=len)
+async def test_locked_requests_are_settled_when_their_locks_go(
+    client: Client, name: str, order: Order, queue: FakeQueue, ledger: Ledger, locked: set[str]
+) -> None:
+    ledger.locked = set(locked)
+    async with caller(client, name, queue.enqueue_write, settling(ledger), workflows=[Crowd]):
+        handle = await start_crowd(client, name, order)
+        await eventually(lambda: has_ended_but_for(handle, *locked))
+        ledger.locked.clear()
+        ends = await result_of(handle)
+    assert {end.partition(":")[0] for end in ends.values()} == {"WriteNotConfirmed"}
+    assert ledger.outcomes == [Outcome.WITHDRAWN] * 100
+
+
+async def test_request_that_there_was_no_time_to_ask_about_is_offered_again_at_once(
+    client: Client, name: str, order: Order, queue: FakeQueue
+) -> None:
+    asked_at: list[float] = []
+
+    @activity.defn
+    async def settle_write(submission: Submission) -> list[Settled]:
+        asked_at.append(asyncio.get_running_loop().time())
+        first, *others = submission.requests
+        return [Settled(receipt=about(first)), *(Settled(reason="no time", asked=False) for _ in others)]
+
+    async with caller(client, name, queue.enqueue_write, settle_write):
+        receipts = await receipts_of(await start(client, name, replace(order, items=("a", "b", "c"))))
+    assert [receipt.outcome for receipt in receipts] == [Outcome.WRITTEN] * 3
+    assert len(asked_at) == 3
+    assert asked_at[-1] - asked_at[0] < 1.5  # a pause would have two seconds
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        about,
+        lambda _request: Settled(),
+        lambda request: Settled(receipt=replace(about(request), request_id="another")),
+        lambda request: Settled(receipt=replace(about(request), record_hash="0" * 64), reason="later"),
+        lambda _request: {"reason": 7},
+    ],
+    ids=["bare receipt", "nothing", "about another request", "about another record", "malformed"],
+)
+async def test_answer_without_a_receipt_about_the_record_is_none(
+    client: Client, name: str, order: Order, queue: FakeQueue, answer: Callable[[WriteRequest], object]
+) -> None:
+    @activity.defn
+    async def settle_write(submission: Submission) -> list[object]:
+        return [answer(request) for request in submission.requests]
+
+    async with caller(client, name, queue.enqueue_write, settle_write):
+        failure = await failure_of(await start(client, name, order))
+    assert failure.type == "WriteOutcomeUnknown"
+    assert "(The answer is not about this record)" in failure.message
+
+
+def submission_of(*items: str) -> Submission:
+    return Submission(
+        queue="default",
+        requests=[WriteRequest(request_id=f"order-{item}", table="orders", record={"item": item}) for item in items],
+    )
+
+
+async def settle(ledger: Ledger, *items: str, attempt: ActivityEnvironment | None = None) -> list[Settled]:
+    """What one attempt of the activity answers; it has a second."""
+    attempt = attempt or ActivityEnvironment()
+    async with asyncio.timeout(1):
+        answers: list[Settled] = await attempt.run(settling(ledger), submission_of(*items))
+    return answers
+
+
+def attempt_with(*, attempt_s: float, activity_s: float) -> ActivityEnvironment:
+    """An attempt that begins a minute after its activity was scheduled, with the limits of both."""
+    attempt = ActivityEnvironment()
+    attempt.info = replace(
+        attempt.info,
+        started_time=attempt.info.scheduled_time + timedelta(minutes=1),
+        start_to_close_timeout=timedelta(seconds=attempt_s),
+        schedule_to_close_timeout=timedelta(seconds=activity_s),
+    )
+    return attempt
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [attempt_with(attempt_s=0.6, activity_s=90), attempt_with(attempt_s=15, activity_s=60.6)],
+    ids=["attempt ends", "activity ends"],
+)
+async def test_request_that_hangs_does_not_keep_the_others_from_their_answers(
+    ledger: Ledger, attempt: ActivityEnvironment
+) -> None:
+    ledger.hanging = {"50"}
+    answers = await settle(ledger, *HUNDRED, attempt=attempt)
+    receipts = [answer.receipt for answer in answers]
+    assert [number for number, receipt in enumerate(receipts) if receipt is None] == [50]
+    assert [receipt.request_id for receipt in receipts if receipt] == [f"order-{n}" for n in HUNDRED if n != "50"]
+    assert "not settled within 0.4 s" in (answers[50].reason or "")
+
+
+async def test_requests_that_hang_do_not_keep_the_same_others_waiting_every_time(ledger: Ledger) -> None:
+    ledger.hanging = set(HUNDRED[:20])
+    answers = await settle(ledger, *HUNDRED)
+    assert any(answer.receipt for answer in answers)
+    assert sum(answer.asked and answer.receipt is None for answer in answers) == SETTLED_AT_ONCE
+
+
+async def test_attempt_that_settles_nothing_fails_and_is_retried(ledger: Ledger) -> None:
+    ledger.locked = {"1", "2"}
+    with pytest.raises(SinkUnavailable, match="the row is locked"):
+        await settle(ledger, "1", "2")

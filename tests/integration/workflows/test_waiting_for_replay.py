@@ -32,6 +32,7 @@ from write_batcher.models import (
     ConfirmBy,
     FlushReason,
     Outcome,
+    Settled,
     Submission,
     WriteReceipt,
     WriteRequest,
@@ -202,10 +203,10 @@ async def test_rejection_that_arrives_during_the_settling_does_not_end_it(client
     queue, asked, may_answer = FakeQueue(), asyncio.Event(), asyncio.Event()
 
     @activity.defn
-    async def settle_write(submission: Submission) -> list[WriteReceipt]:
+    async def settle_write(submission: Submission) -> list[Settled]:
         asked.set()
         await may_answer.wait()
-        return [about(request) for request in submission.requests]
+        return [Settled(receipt=about(request)) for request in submission.requests]
 
     async with caller(client, name, queue.enqueue_write, settle_write):
         handle = await start(client, name, replace(WAITING, batcher_task_queue=name, confirm_timeout_s=1.0))

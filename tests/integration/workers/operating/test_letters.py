@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -14,13 +15,15 @@ from tests.support.operated_queue import ALL, OperatedQueue
 from tests.support.order_callers import Order, caller, failure_of, receipts_of, start
 from tests.support.waiting import eventually
 from write_batcher.activities.drain.receipt_sender import ReceiptSender
-from write_batcher.activities.drain.watch import Watch
 from write_batcher.activities.enqueue import EnqueueActivities
 from write_batcher.models import ConfirmBy, Outcome, ReplyAddress, WriteRequest
-from write_batcher.queue.wire_form import Codec
+from write_batcher.queue import dead_letters as dead_letters_module
+from write_batcher.queue.signing import Signer
+from write_batcher.queue.stream_entry import StreamEntry
+from write_batcher.queue.wire_form import Codec, Fields
 from write_batcher.sinks.sql.sink import SqlSink
 from write_batcher.workers.operating.dead_letter_callers import LeftBecause
-from write_batcher.workers.operating.dead_letter_repair import CallerNotice
+from write_batcher.workers.operating.dead_letter_repair import CallerNotice, QueueLetters
 from write_batcher.workers.operating.stream_ids import LetterId
 from write_batcher.workflows.write_options import OnRejected
 
@@ -210,7 +213,7 @@ async def test_discard_does_not_misinform_a_caller_whose_request_is_queued_again
         WriteRequest(request_id="bad-1", table="orders", record={}, reply=reply)
     )
     await queue.add_dead_letter(fields, "cents is not a number")
-    sender = ReceiptSender(queue.client, Watch())
+    sender = ReceiptSender(queue.client)
     [letter] = await queue.selected()
     await queue.stream.append(fields | {b"reply": _of_another_run(fields[b"reply"])}, max_backlog=10)
     assert await queue.letters.discard(letter, sender) is CallerNotice.QUEUED_AGAIN
@@ -230,7 +233,7 @@ async def test_discard_tells_a_caller_only_with_its_last_dead_letter(queue: Oper
     )
     await queue.add_dead_letter(fields, "cents is not a number")
     await queue.add_dead_letter(fields | {b"reply": _of_another_run(fields[b"reply"])}, "cents is not a number")
-    sender = ReceiptSender(queue.client, Watch())
+    sender = ReceiptSender(queue.client)
     first, second = await queue.selected()
     assert await queue.letters.discard(first, sender) is CallerNotice.OTHER_DEAD_LETTER
     assert await queue.letters.discard(second, sender) is CallerNotice.CALLER_ENDED
@@ -242,7 +245,7 @@ async def test_discard_tells_no_caller_that_wanted_no_receipt(queue: OperatedQue
     request = WriteRequest(request_id="bad-1", table="orders", record={}, reply=reply)
     await queue.add_dead_letter(await Codec(queue.client.data_converter).encode(request), "cents is not a number")
     [letter] = await queue.selected()
-    assert await queue.letters.discard(letter, ReceiptSender(queue.client, Watch())) is CallerNotice.NO_CALLER_WAITS
+    assert await queue.letters.discard(letter, ReceiptSender(queue.client)) is CallerNotice.NO_CALLER_WAITS
 
 
 def _of_another_run(reply: bytes) -> bytes:
@@ -274,3 +277,82 @@ async def test_replayed_request_that_the_database_had_rejected_is_written(
         await eventually(queue.is_empty)
     assert execute("SELECT * FROM orders") == [("tea",)]
     assert (await queue.view()).dead_letters == 0
+
+
+KEY = "a key of sixteen characters"
+
+
+async def signed_fields(queue: OperatedQueue, request_id: str, *, key: str = KEY) -> Fields:
+    asked = int(datetime.now(UTC).timestamp() * 1000)
+    request = WriteRequest(request_id=request_id, table="orders", record={"item": "tea"}, asked_ms=asked)
+    return Signer(key, queue.ref).signed(await queue.fields(request))
+
+
+async def queued_entries(queue: OperatedQueue) -> list[StreamEntry]:
+    return await queue.stream.entries(after="0", count=10, max_bytes=1_000_000)
+
+
+async def objection_to(queue: OperatedQueue, entry: StreamEntry) -> str | None:
+    """What a batcher with the key says to the entry."""
+    return Signer(KEY, queue.ref).objection(entry.fields, await queue.stream.now_ms())
+
+
+async def test_replay_signs_a_signed_request_anew_each_time(queue: OperatedQueue) -> None:
+    await queue.announce()
+    await queue.add_dead_letter(await signed_fields(queue, "bad-1"), "cents is not a number")
+    queue.environment["WRITE_BATCHER_SIGNING_KEY"] = KEY
+    for _ in range(2):
+        status, output, errors = await queue.command("dead-letters", "replay", "--all")
+        assert (status, output.splitlines()[-1:], errors) == (0, ["1 dead letter replayed"], "")
+        [entry] = await queued_entries(queue)
+        assert (entry.fields[b"replayed"], await objection_to(queue, entry)) == (b"1", None)
+        await queue.stream.dead_letter(entry, "rejected", "still not a number", max_letters=10)
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)], ids=["replay", "dry run"])
+async def test_without_the_key_nothing_is_replayed_when_a_letter_is_signed(
+    queue: OperatedQueue, options: tuple[str, ...]
+) -> None:
+    await queue.announce()
+    await queue.add_dead_letter(await queue.fields("unsigned"), "cents is not a number")
+    signed = await queue.add_dead_letter(await signed_fields(queue, "signed"), "cents is not a number")
+    status, output, errors = await queue.command("dead-letters", "replay", "--all", *options)
+    assert (status, output) == (2, "")
+    assert f"Dead letter {signed} is signed" in errors
+    assert "WRITE_BATCHER_SIGNING_KEY" in errors
+    assert await queue.has_dead_letters(2)
+    assert await queue.is_empty()
+
+
+async def test_unsigned_letter_is_replayed_unsigned_also_with_a_key(queue: OperatedQueue) -> None:
+    await queue.announce()
+    await queue.add_dead_letter(await queue.fields("unsigned"), "cents is not a number")
+    queue.environment["WRITE_BATCHER_SIGNING_KEY"] = KEY
+    assert (await queue.command("dead-letters", "replay", "--all"))[0] == 0
+    [entry] = await queued_entries(queue)
+    assert b"sig" not in entry.fields
+
+
+async def test_replay_does_not_sign_what_nobody_with_the_key_has_signed(queue: OperatedQueue) -> None:
+    await queue.announce()
+    forged = await signed_fields(queue, "forged", key="another key, a guess")
+    await queue.add_dead_letter(forged, "The signature of the entry is wrong")
+    queue.environment["WRITE_BATCHER_SIGNING_KEY"] = KEY
+    assert (await queue.command("dead-letters", "replay", "--all"))[0] == 0
+    [entry] = await queued_entries(queue)
+    assert str(await objection_to(queue, entry)).startswith("The signature of the entry is wrong")
+
+
+async def test_replay_of_a_huge_letter_signs_also_what_was_not_shown_of_it(
+    queue: OperatedQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await queue.announce()
+    request = WriteRequest(request_id="huge", table="orders", record={"item": "x" * 50_000}, asked_ms=1)
+    signer = Signer(KEY, queue.ref)
+    await queue.add_dead_letter(signer.signed(await queue.fields(request)), "too large")
+    monkeypatch.setattr(dead_letters_module, "PAGE_BYTES", 20_000)
+    [letter] = await queue.selected()
+    assert b"payload" not in letter.dead.fields
+    assert await QueueLetters(queue.redis, queue.ref, signer=signer).replay(letter)
+    [entry] = await queued_entries(queue)
+    assert signer.accepts(entry.fields)
