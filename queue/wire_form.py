@@ -9,7 +9,7 @@
 | `asked`   | optional: when the caller asked, in milliseconds since the epoch; orders the attempts of a workflow  |
 | `trace`   | optional: reserved for the caller's W3C `traceparent`                                                |
 | `payload` | serialized `temporal.api.common.v1.Payload` of `{"table", "record"}`, from the data converter        |
-| `sig`     | HMAC-SHA256 of the fields above, in hexadecimal; required where the batcher has a signing key        |
+| `sig`     | HMAC-SHA256 of the fields above and of `replayed`, in hexadecimal; required with a signing key       |
 
 Members of `reply`: `mode` is `signal`, `completion` or `none`. `workflow_id`, `run_id` and `activity_id` name the
 caller: `signal` needs the first, `completion` all three. `attempt` names the try that asked, and is new for every

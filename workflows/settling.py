@@ -53,9 +53,9 @@ class Settlement(Posting):
 class Settling(Outbox[Settlement]):
     """Settles writes. Those that cannot be settled now are offered again until their time is over."""
 
-    def __init__(self) -> None:
+    def __init__(self, alarms: Alarms) -> None:
         super().__init__(max_postings=MAX_REQUESTS)
-        self._alarms = Alarms()
+        self._alarms = alarms
 
     def _start(self, postings: list[Settlement]) -> "workflow.ActivityHandle[RawValue]":
         options, now = postings[0].lane, workflow.time()

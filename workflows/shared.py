@@ -29,7 +29,7 @@ class Shared:
         self.inbox = Inbox()
         self.alarms = Alarms()
         self.enqueuing = Enqueuing(self.alarms)
-        self.settling = Settling()
+        self.settling = Settling(self.alarms)
         self._evicted = False
         self._submitted = 0
         self._calls = 0
