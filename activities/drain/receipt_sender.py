@@ -3,6 +3,8 @@
 import asyncio
 import json
 import logging
+import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import timedelta
@@ -22,6 +24,9 @@ RPC_TIMEOUT = timedelta(seconds=5)  # per attempt; one hung call must not hold u
 # which the SDK has no limit: a payload codec may ask a key server.
 CALL_LIMIT = timedelta(seconds=12)
 SLOW_AFTER = timedelta(seconds=1)  # then a call no longer counts among those at once: the others are not to wait for it
+ENDS_WITHIN = timedelta(seconds=1)  # after it has been cancelled; a payload codec may ignore that
+MOST_TROUBLED = 10_000  # callers remembered as such; beyond, all are forgotten
+WARN_EVERY = timedelta(seconds=10)  # about deliveries that fail
 SIGNAL_BYTES = 500_000  # of receipts: far below a signal's limit of 2 MB, even if a payload codec adds to them
 
 logger = logging.getLogger(__name__)
@@ -43,37 +48,92 @@ class ReceiptSender:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._slots = asyncio.Semaphore(CONCURRENCY)
+        self._slots_of_troubled = asyncio.Semaphore(CONCURRENCY)
+        self._troubled: set[ReplyAddress] = set()
+        """Callers whose last call was slow or failed. Those that hang keep only each other waiting."""
+        self._given_up: defaultdict[ReplyAddress, set[asyncio.Task[None]]] = defaultdict(set)
+        """Calls that have been cancelled and have not ended yet."""
+        self._failures = 0
+        self._warn_at = -math.inf
 
     async def deliver(self, caller: ReplyAddress, receipts: Sequence[WriteReceipt]) -> Delivery:
         """Send one caller its receipts, in one call unless they exceed `SIGNAL_BYTES`.
 
         Raises `ConfigurationError` when Temporal has no such namespace or refuses the batcher's credentials, so that no
-        caller can be reached. Whatever a payload codec does, it is about this caller alone.
+        caller can be reached. Whatever a payload codec does counts as `Delivery.UNKNOWN` for this caller alone.
         """
         for part in _parts(receipts):
             try:
                 async with asyncio.timeout(CALL_LIMIT.total_seconds()):
                     await self._send_in_turn(caller, part)
             except RPCError as error:
-                return _delivery(error, caller, self._client.namespace)
+                delivery = _delivery(error, caller, self._client.namespace)
+                if delivery is Delivery.UNKNOWN:
+                    self._note_failure(caller, error)
+                return delivery
             except Exception as error:  # noqa: BLE001 - a payload codec may raise anything, or take too long
-                logger.warning("receipts of %s could not be sent: %s", caller.workflow_id, reason_of(error))
+                self._note_failure(caller, error)
                 return Delivery.UNKNOWN
+        self._troubled.discard(caller)
         return Delivery.DELIVERED
 
     async def _send_in_turn(self, caller: ReplyAddress, receipts: list[WriteReceipt]) -> None:
         """Send, counted among those at once until it proves slow. Ends when it is cancelled, whatever a codec does."""
+        await self._check_ended(caller)
         sending = None
         try:
-            async with self._slots:
+            async with self._slots_of_troubled if caller in self._troubled else self._slots:
                 sending = asyncio.create_task(self._send(caller, receipts))
                 await asyncio.wait({sending}, timeout=SLOW_AFTER.total_seconds())
-            await asyncio.wait({sending})
+            if not sending.done():
+                self._remember(caller)
+                await asyncio.wait({sending})
         except asyncio.CancelledError:
             if sending is not None:
-                sending.cancel()
+                self._give_up(caller, sending)
             raise
-        await sending
+        if sending.cancelled():
+            # For instance a codec whose callers share one call to a key server. Passed on, this would end our task.
+            raise TimeoutError("the payload codec cancelled the call")
+        sending.result()
+
+    def _give_up(self, caller: ReplyAddress, sending: "asyncio.Task[None]") -> None:
+        def end(_: "asyncio.Task[None]") -> None:
+            given_up.discard(sending)
+            if not given_up:
+                self._given_up.pop(caller, None)
+            if not sending.cancelled():
+                sending.exception()  # nobody else asks for it, which asyncio would complain about
+
+        given_up = self._given_up[caller]
+        given_up.add(sending)
+        sending.cancel()
+        sending.add_done_callback(end)
+
+    async def _check_ended(self, caller: ReplyAddress) -> None:
+        """Raise `TimeoutError` when a call that was given up goes on. With one more at each try, they would pile up."""
+        if given_up := self._given_up.get(caller):
+            _, going_on = await asyncio.wait(given_up, timeout=ENDS_WITHIN.total_seconds())
+            if going_on:
+                raise TimeoutError("an earlier call goes on, although it was cancelled")
+
+    def _remember(self, caller: ReplyAddress) -> None:
+        if len(self._troubled) >= MOST_TROUBLED:
+            self._troubled.clear()
+        self._troubled.add(caller)
+
+    def _note_failure(self, caller: ReplyAddress, error: Exception) -> None:
+        self._remember(caller)
+        self._failures += 1
+        now = asyncio.get_running_loop().time()
+        if now >= self._warn_at:
+            logger.warning(
+                "receipts of %s could not be sent: %s (failures since the last warning: %d)",
+                caller.workflow_id,
+                reason_of(error),
+                self._failures,
+            )
+            self._failures, self._warn_at = 0, now + WARN_EVERY.total_seconds()
 
     async def _send(self, caller: ReplyAddress, receipts: list[WriteReceipt]) -> None:
         if caller.activity_id is None:

@@ -109,7 +109,7 @@ READING = (
     Mutant(
         name="append without looking up the same request",
         file="queue/scripts/append.lua",
-        right="  if holds(stream, known, reply) then return {0, known} end\n",
+        right="  if holds(stream, known, id, reply) then return {0, known} end\n",
         wrong="",
         test=f"{FAULTS}/test_redis_away.py::test_append_whose_reply_is_lost_is_not_appended_twice[sqlite]",
         symptom="appended",
@@ -136,10 +136,10 @@ CONFIRMING = (
     Mutant(
         name="acknowledge before confirm",
         file="activities/drain/confirm.py",
-        right="        deliveries = await asyncio.gather(",
+        right="        deliveries = {\n",
         wrong="        done = [(one.entry, one.receipt.outcome.value) for one in confirmations]\n"
         "        await self._queue.acknowledge(done)\n"
-        "        deliveries = await asyncio.gather(",
+        "        deliveries = {\n",
         test=f"{CRASHES}[sqlite-mid_confirm]",
     ),
     Mutant(

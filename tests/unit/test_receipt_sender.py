@@ -1,13 +1,16 @@
 import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
-from temporalio.api.common.v1 import GrpcStatus
+from temporalio.api.common.v1 import GrpcStatus, Payload
 from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure, NotFoundFailure
-from temporalio.converter import DataConverter
+from temporalio.client import Client
+from temporalio.converter import DataConverter, PayloadCodec
 from temporalio.service import RPCError, RPCStatusCode
 
 from tests.support.fakes import FakeTemporal
@@ -33,6 +36,51 @@ def rpc_error(status: RPCStatusCode, *details: Message) -> RPCError:
         packed[-1].Pack(detail)
     raw = GrpcStatus(code=status.value, message="refused", details=packed).SerializeToString()
     return RPCError("refused", status, raw)
+
+
+class TroubledCodec(PayloadCodec):
+    """A codec that has some trouble with everything it encodes."""
+
+    def __init__(self, trouble: Callable[[], Awaitable[None]]) -> None:
+        self._trouble = trouble
+
+    async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        await self._trouble()
+        return list(payloads)
+
+    async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        return list(payloads)
+
+
+async def fails() -> None:
+    raise ValueError("the key server answers HTML")
+
+
+async def hangs() -> None:
+    await asyncio.sleep(1e6)
+
+
+async def is_cancelled() -> None:
+    """As where callers share one call to a key server, and the first of them is cancelled."""
+    raise asyncio.CancelledError
+
+
+class StubbornTemporal(FakeTemporal):
+    """Calls to `hangs` ignore that they are cancelled, and go on until `ended`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended = asyncio.Event()
+        self.calls = 0
+
+    async def call(self, caller: str, rpc_timeout: timedelta | None) -> None:
+        self.calls += 1
+        while caller == "hangs" and not self.ended.is_set():
+            try:
+                await self.ended.wait()
+            except asyncio.CancelledError:
+                continue
+        await super().call(caller, rpc_timeout)
 
 
 async def delivery_of(error: Exception, caller: ReplyAddress = CALLER) -> Delivery:
@@ -132,6 +180,80 @@ async def test_call_that_hangs_is_given_up_and_holds_up_nobody() -> None:
         assert now() - began < 2
     assert {delivery.result() for delivery in deliveries} == {Delivery.UNKNOWN}
     assert now() - began < 15
+
+
+@pytest.mark.parametrize("trouble", [fails, hangs, is_cancelled])
+@pytest.mark.parametrize("caller", [CALLER, WAITING], ids=["signal", "completion"])
+@on_virtual_time
+async def test_trouble_of_a_payload_codec_is_an_unknown_delivery(
+    caller: ReplyAddress, trouble: Callable[[], Awaitable[None]]
+) -> None:
+    converter = replace(DataConverter.default, payload_codec=TroubledCodec(trouble))
+    client = await Client.connect("127.0.0.1:1", lazy=True, data_converter=converter)  # it encodes before it connects
+    began = now()
+    assert await ReceiptSender(client).deliver(caller, [RECEIPT]) is Delivery.UNKNOWN
+    assert now() - began <= deliver.CALL_LIMIT.total_seconds()
+
+
+@on_virtual_time
+async def test_call_that_ignores_its_cancellation_is_not_joined_by_others() -> None:
+    temporal = StubbornTemporal()
+    sender = ReceiptSender(temporal.client)
+    hanging = replace(CALLER, workflow_id="hangs")
+    for _ in range(3):
+        assert await sender.deliver(hanging, [RECEIPT]) is Delivery.UNKNOWN
+    assert temporal.calls == 1
+    temporal.ended.set()
+    assert await sender.deliver(hanging, [RECEIPT]) is Delivery.DELIVERED
+    assert temporal.calls == 2
+    assert not sender._given_up
+
+
+@on_virtual_time
+async def test_call_that_ends_when_it_is_given_up_is_made_again_at_once() -> None:
+    temporal = FakeTemporal()
+    temporal.hold("caller")
+    sender = ReceiptSender(temporal.client)
+    for _ in range(3):
+        assert await sender.deliver(CALLER, [RECEIPT]) is Delivery.UNKNOWN
+    assert temporal.attempts["caller"] == 3
+
+
+@on_virtual_time
+async def test_callers_that_hung_before_keep_no_new_caller_waiting() -> None:
+    temporal = FakeTemporal()
+    sender = ReceiptSender(temporal.client)
+    hanging = [replace(CALLER, workflow_id=f"hangs-{number}") for number in range(20 * deliver.CONCURRENCY)]
+    for caller in hanging:
+        temporal.hold(caller.workflow_id)
+        sender._remember(caller)
+    async with asyncio.TaskGroup() as group:
+        for caller in hanging:
+            group.create_task(sender.deliver(caller, [RECEIPT]))
+        await asyncio.sleep(0)
+        began = now()
+        assert await sender.deliver(CALLER, [RECEIPT]) is Delivery.DELIVERED
+        assert now() == began
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("the key server answers HTML"), RPCError("no connection", RPCStatusCode.UNAVAILABLE, b"")]
+)
+@on_virtual_time
+async def test_failures_are_logged_with_their_reason_now_and_then(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    temporal = FakeTemporal()
+    temporal.fail("caller", error)
+    sender = ReceiptSender(temporal.client)
+    with caplog.at_level(logging.WARNING, deliver.logger.name):
+        for _ in range(200):
+            await sender.deliver(CALLER, [RECEIPT])
+            await asyncio.sleep(deliver.WARN_EVERY.total_seconds() / 100)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"receipts of caller could not be sent: {type(error).__name__}: {error} (failures since the last warning: {n})"
+        for n in (1, 100)
+    ]
 
 
 @pytest.mark.parametrize("caller", [CALLER, WAITING], ids=["signal", "completion"])
