@@ -104,8 +104,9 @@ class Confirmer:
         deliveries = {
             group.create_task(self._deliver(caller, theirs)): (caller, theirs) for caller, theirs in callers.items()
         }
-        if deliveries:
-            await asyncio.wait(deliveries, timeout=SLOW_AFTER.total_seconds())
+        prompt = [delivery for delivery, (caller, _) in deliveries.items() if not self._sender.is_troubled(caller)]
+        if prompt:
+            await asyncio.wait(prompt, timeout=SLOW_AFTER.total_seconds())
         for delivery, (caller, theirs) in deliveries.items():
             if delivery.done() and delivery.result():
                 finished += theirs

@@ -77,12 +77,16 @@ class ReceiptSender:
         self._troubled.discard(caller)
         return Delivery.DELIVERED
 
+    def is_troubled(self, caller: ReplyAddress) -> bool:
+        """Whether the last call to it was slow or failed: the next one may be, too."""
+        return caller in self._troubled
+
     async def _send_in_turn(self, caller: ReplyAddress, receipts: list[WriteReceipt]) -> None:
         """Send, counted among those at once until it proves slow. Ends when it is cancelled, whatever a codec does."""
         await self._check_ended(caller)
         sending = None
         try:
-            async with self._slots_of_troubled if caller in self._troubled else self._slots:
+            async with self._slots_of_troubled if self.is_troubled(caller) else self._slots:
                 sending = asyncio.create_task(self._send(caller, receipts))
                 await asyncio.wait({sending}, timeout=SLOW_AFTER.total_seconds())
             if not sending.done():

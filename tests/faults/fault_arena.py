@@ -198,7 +198,9 @@ class Arena:
             return False
 
         async def is_paused() -> bool:
-            return not (await batcher.describe()).raw_description.pending_activities
+            description = (await batcher.describe()).raw_description
+            has_seen_the_signal = not description.HasField("pending_workflow_task")
+            return has_seen_the_signal and not description.pending_activities
 
         await eventually(is_signalled, within_s=WAIT_S)
         await eventually(is_paused, within_s=WAIT_S)

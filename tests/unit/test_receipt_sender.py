@@ -226,7 +226,7 @@ async def test_callers_that_hung_before_keep_no_new_caller_waiting() -> None:
     hanging = [replace(CALLER, workflow_id=f"hangs-{number}") for number in range(20 * deliver.CONCURRENCY)]
     for caller in hanging:
         temporal.hold(caller.workflow_id)
-        sender._remember(caller)
+    await asyncio.gather(*(sender.deliver(caller, [RECEIPT]) for caller in hanging))
     async with asyncio.TaskGroup() as group:
         for caller in hanging:
             group.create_task(sender.deliver(caller, [RECEIPT]))

@@ -118,6 +118,7 @@ async def test_server_out_of_memory_refuses_appends_but_can_be_drained(server: A
     assert await state_of(stage.queue) == (0, 0, 1)
 
 
+@pytest.mark.thorough
 async def test_crash_of_the_server_loses_nothing(server: AnyRedis, stage: Stage) -> None:
     stage.temporal.hold("a")
     await stage.append("a")
