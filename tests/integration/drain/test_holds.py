@@ -1,8 +1,8 @@
 """Entries that cannot be decided now: they hold up nobody else, operators see them, and decide about them."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 import pytest
 from temporalio.api.common.v1 import Payload
@@ -12,6 +12,7 @@ from tests.support.drain_stage import NEVER, NEW_ATTEMPT, Stage
 from tests.support.waiting import eventually
 from write_batcher.activities.drain import hold
 from write_batcher.activities.drain.backoff import Backoff
+from write_batcher.activities.drain.read import Reader
 from write_batcher.models import ConfirmBy, Outcome, ReplyAddress, WriteRequest
 from write_batcher.queue.marks import HeldMark, Order
 from write_batcher.queue.wire_form import Codec
@@ -53,10 +54,6 @@ async def append_with_key(stage: Stage, key: str, *request_ids: str) -> None:
         reply = ReplyAddress(workflow_id=request_id, run_id="run", attempt="run")
         request = WriteRequest(request_id=request_id, key=key, table="orders", record={}, reply=reply)
         await stage.queue.append(await Codec(stage.temporal.data_converter).encode(request), max_backlog=100)
-
-
-async def is_not_reading(stage: Stage) -> bool:
-    return not (await stage.redis.info("clients"))["blocked_clients"]
 
 
 async def entry_id_of(stage: Stage, request_id: str) -> str:
@@ -194,12 +191,21 @@ async def test_release_tries_the_first_of_the_key_at_once_and_is_then_withdrawn(
 
 async def test_full_pen_says_so_and_takes_no_more(stage: Stage, holds: Holds, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hold, "MAX_HELD", 2)
+    has_room, stops_reading = Reader._has_room, asyncio.Event()
+
+    def noted(reader: Reader) -> bool:
+        room = has_room(reader)
+        if not room:
+            stops_reading.set()
+        return room
+
+    monkeypatch.setattr(Reader, "_has_room", noted)
     hold_only(stage, "a", "b")
     await stage.append("a", "b")
     async with stage.draining() as running:
         await holds.are(a="its row is locked", b="its row is locked")
         assert running.drain._details().holding == "2 entries are held, more are not taken"
-        await eventually(partial(is_not_reading, stage))
+        await eventually(stops_reading.is_set)  # not before: a read may have begun when there was room
         await stage.append("c")
         await eventually(lambda: len(stage.sink.batches) >= 5)  # tries go on
         assert stage.sink.row_ids == []
