@@ -13,13 +13,11 @@ from write_batcher.workflows.activity_results import attempt_timed_out, decoded,
 from write_batcher.workflows.alarms import Alarm, Alarms
 from write_batcher.workflows.awaited_write import Write
 from write_batcher.workflows.inbox import accepts
-from write_batcher.workflows.outbox import ATTEMPT_TIMEOUT, RETRY, Outbox, Posting
+from write_batcher.workflows.outbox import ATTEMPT_TIMEOUT, RETRY, SHORTEST_S, Outbox, Posting
 from write_batcher.workflows.write_options import OnRejected, WriteOptions
 
 MAX_REQUESTS = 500  # in one activity
 MAX_SUMMARY_BYTES = 200  # Temporal allows 400, encoded
-SHORTEST_S = 0.1  # of an activity: for Temporal, 0 is no limit
-LONGEST_PAUSE_S = 10  # until a request that is refused for now is offered again
 NO_ANSWER = (
     "The append did not answer: look at Redis and at the workers of this workflow's task queue, which need the plugin "
     "WriteBatching."
@@ -59,7 +57,6 @@ class Append(Posting):
     waited: bool = False
     """Whether its activity has stayed open in vain for as long as a receipt is waited for."""
     tried_until: float = 0.0
-    refusals: int = 0
     invalid: WriteFailed | None = None
     """Why the request cannot be sent at all."""
 
@@ -80,8 +77,7 @@ class Enqueuing(Outbox[Append]):
     """Appends requests. Those that are refused for now are offered again until their time is over."""
 
     def __init__(self, alarms: Alarms) -> None:
-        super().__init__(max_postings=MAX_REQUESTS)
-        self._alarms = alarms
+        super().__init__(max_postings=MAX_REQUESTS, alarms=alarms)
         self._next_expiry: Alarm | None = None
 
     def _start(self, postings: list[Append]) -> "workflow.ActivityHandle[RawValue]":
@@ -126,10 +122,7 @@ class Enqueuing(Outbox[Append]):
     def _answered(self, posting: Append, answer: Appended) -> None:
         if answer.refused is not None and answer.later:
             posting.write.refused(answer.refused, certain=answer.certain)
-            posting.refusals += 1
-            again_at = workflow.time() + min(2**posting.refusals, LONGEST_PAUSE_S)
-            if again_at < posting.append_by:
-                self._alarms.set(again_at, lambda: self.post(posting))
+            if self._offer_again(posting, until=posting.append_by):
                 return
         posting.tell(answer)
 
@@ -159,7 +152,7 @@ class Enqueuing(Outbox[Append]):
         if self._next_expiry is not None:
             self._next_expiry.switch_off()
         if waiting:
-            self._next_expiry = self._alarms.set(min(posting.append_by for posting in waiting), self._flush_soon)
+            self._next_expiry = self.alarms.set(min(posting.append_by for posting in waiting), self._flush_soon)
 
 
 def _request(write: Write, mode: ConfirmBy) -> WriteRequest:

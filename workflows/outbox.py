@@ -13,12 +13,15 @@ from temporalio import workflow
 from temporalio.common import RawValue, RetryPolicy
 
 from write_batcher.errors import WriteFailed
+from write_batcher.workflows.alarms import Alarms
 from write_batcher.workflows.awaited_write import Write
 
 # A workflow task is completed in one gRPC message of at most 4 MB, or the server terminates the workflow. There are two
 # outboxes, for appends and for settling; the rest is left to the workflow's own commands.
 MAX_BYTES_UNDER_WAY = 1_500_000
 MAX_ACTIVITIES_UNDER_WAY = 20  # a workflow may have 2,000 pending ones
+SHORTEST_S = 0.1  # of an activity: for Temporal, 0 is no limit
+LONGEST_PAUSE_S = 10  # until a posting that is refused for now is offered again
 MAX_ACTIVITY_BYTES = 1_000_000  # the input of an activity may have 2 MB; a payload codec adds to it
 ATTEMPT_TIMEOUT = timedelta(seconds=15)
 RETRY = RetryPolicy(
@@ -36,6 +39,7 @@ class Posting:
     trip: "Trip[Any] | None" = None
     """The activity that carries it now."""
     withdrawn: bool = False
+    refusals: int = 0
 
 
 P = TypeVar("P", bound=Posting)
@@ -59,6 +63,7 @@ class Outbox(ABC, Generic[P]):
 
     max_postings: int
     """In one activity."""
+    alarms: Alarms
     # The workflow's own: `withdraw` also runs when a coroutine is collected, with another loop running, or none.
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     _lanes: dict[Hashable, deque[P]] = field(default_factory=dict)
@@ -83,6 +88,17 @@ class Outbox(ABC, Generic[P]):
         if not posting.withdrawn:
             self._lanes.setdefault(posting.lane, deque()).append(posting)
             self._flush_soon()
+
+    def _offer_again(self, posting: P, *, until: float) -> bool:
+        """Post a posting that was refused for now again, after a pause that grows with each refusal. False when that
+        would be after `until`, in seconds since the epoch.
+        """
+        posting.refusals += 1
+        again_at = workflow.time() + min(2**posting.refusals, LONGEST_PAUSE_S)
+        if again_at >= until:
+            return False
+        self.alarms.set(again_at, lambda: self.post(posting))
+        return True
 
     def withdraw(self, posting: P) -> None:
         """Care no more about the posting. An activity that carries no other is cancelled, so that it is not retried."""

@@ -12,9 +12,9 @@ from temporalio.common import RawValue
 from write_batcher.models import Settled, Submission, WriteReceipt, batcher_task_queue
 from write_batcher.workflows.activity_results import decoded_list, reason_of, timed_out
 from write_batcher.workflows.alarms import Alarms
-from write_batcher.workflows.enqueuing import LONGEST_PAUSE_S, SHORTEST_S, summary_of
+from write_batcher.workflows.enqueuing import summary_of
 from write_batcher.workflows.inbox import accepts
-from write_batcher.workflows.outbox import ATTEMPT_TIMEOUT, RETRY, Outbox, Posting
+from write_batcher.workflows.outbox import ATTEMPT_TIMEOUT, RETRY, SHORTEST_S, Outbox, Posting
 from write_batcher.workflows.write_options import WriteOptions
 
 MAX_REQUESTS = 100  # in one activity: each is a transaction
@@ -31,7 +31,6 @@ class Settlement(Posting):
     failure: str | None = None
     settle_by: float = math.inf
     """Until when it is tried, in seconds since the epoch. Its time begins when it is sent first."""
-    refusals: int = 0
     reason: str | None = None
     """Why it could not be settled when it was tried last."""
 
@@ -54,8 +53,7 @@ class Settling(Outbox[Settlement]):
     """Settles writes. Those that cannot be settled now are offered again until their time is over."""
 
     def __init__(self, alarms: Alarms) -> None:
-        super().__init__(max_postings=MAX_REQUESTS)
-        self._alarms = alarms
+        super().__init__(max_postings=MAX_REQUESTS, alarms=alarms)
 
     def _start(self, postings: list[Settlement]) -> "workflow.ActivityHandle[RawValue]":
         options, now = postings[0].lane, workflow.time()
@@ -83,20 +81,12 @@ class Settling(Outbox[Settlement]):
                 posting.settle(receipt)
             elif receipt is None and answer.reason is not None:
                 posting.reason = answer.reason
-                self._offer_again(posting, pause=answer.asked)
+                if not answer.asked:
+                    self.post(posting)
+                elif not self._offer_again(posting, until=posting.settle_by):
+                    posting.fail(answer.reason)
             else:
                 posting.fail(NO_RECEIPT)
-
-    def _offer_again(self, posting: Settlement, *, pause: bool) -> None:
-        if not pause:
-            self.post(posting)
-            return
-        posting.refusals += 1
-        again_at = workflow.time() + min(2**posting.refusals, LONGEST_PAUSE_S)
-        if again_at < posting.settle_by:
-            self._alarms.set(again_at, lambda: self.post(posting))
-        else:
-            posting.fail(posting.reason or NO_ANSWER)
 
     def _failed(self, postings: list[Settlement], error: Exception, *, sent: bool) -> None:
         for posting in postings:

@@ -13,7 +13,7 @@ from write_batcher.activities.drain.bell import Bell
 from write_batcher.activities.drain.items import DecodedEntry, without_payload
 from write_batcher.activities.drain.lane import Lane
 from write_batcher.activities.drain.progress import Progress
-from write_batcher.activities.drain.receipt_sender import Delivery, ReceiptSender
+from write_batcher.activities.drain.receipt_sender import SLOW_AFTER, Delivery, ReceiptSender
 from write_batcher.errors import QueueUnavailable
 from write_batcher.models import ConfirmBy, Outcome, ReplyAddress, WriteReceipt
 from write_batcher.queue.stream import WriteQueue
@@ -22,7 +22,6 @@ from write_batcher.queue.stream_entry import StreamEntry
 RETRY_FOR = timedelta(seconds=60)  # then the entries stay pending and are taken again
 BACKOFF = Backoff(0.5, 10.0)
 BATCHES_AT_ONCE = 4
-SLOW_AFTER = timedelta(seconds=1)  # then the others of a batch no longer wait for a caller
 MOST_SLOW = 5_000  # confirmations of slow callers in hand; beyond, batches wait
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ RPC_TIMEOUT = timedelta(seconds=5)  # per attempt; one hung call must not hold u
 # For a call with all attempts of the SDK, which gives up after about 10 s, and with encoding the receipts first, for
 # which the SDK has no limit: a payload codec may ask a key server.
 CALL_LIMIT = timedelta(seconds=12)
-SLOW_AFTER = timedelta(seconds=1)  # then a call no longer counts among those at once: the others are not to wait for it
+SLOW_AFTER = timedelta(seconds=1)  # then the others no longer wait for a call: neither for its slot, nor in its batch
 ENDS_WITHIN = timedelta(seconds=1)  # after it has been cancelled; a payload codec may ignore that
 MOST_TROUBLED = 10_000  # callers remembered as such; beyond, all are forgotten
 WARN_EVERY = timedelta(seconds=10)  # about deliveries that fail

@@ -36,22 +36,16 @@ async def test_entry_that_gets_too_old_in_an_open_batch_is_not_written() -> None
     assert_rejected_for_its_age(partition)
 
 
+@pytest.mark.parametrize("away", ["sink", "key server"])
 @on_virtual_time
-async def test_entry_that_gets_too_old_while_the_sink_is_away_is_not_written() -> None:
+async def test_entry_that_gets_too_old_while_a_server_is_away_is_not_written(away: str) -> None:
     partition = VirtualPartition(max_age=MAX_AGE)
     healed_at = now() + MAX_AGE.total_seconds() + 20
-    partition.sink.trouble = lambda _: SinkUnavailable("away") if now() < healed_at else 0.0
-    await partition.append("a")
-    await partition.run_until_empty()
-    assert_rejected_for_its_age(partition)
-
-
-@on_virtual_time
-async def test_entry_that_gets_too_old_in_the_pen_is_not_written() -> None:
-    partition = VirtualPartition(max_age=MAX_AGE)
-    partition.decode_with_key_server()
-    healed_at = now() + MAX_AGE.total_seconds() + 20
-    partition.keys.trouble = lambda _: OSError("away") if now() < healed_at else 0.0
+    if away == "sink":
+        partition.sink.trouble = lambda _: SinkUnavailable("away") if now() < healed_at else 0.0
+    else:  # it is held meanwhile
+        partition.decode_with_key_server()
+        partition.keys.trouble = lambda _: OSError("away") if now() < healed_at else 0.0
     await partition.append("a")
     await partition.run_until_empty()
     assert_rejected_for_its_age(partition)

@@ -67,6 +67,7 @@ async def test_one_bad_caller_in_each_batch_keeps_nobody_waiting(trouble: Troubl
     async with partition.draining():
         await asyncio.sleep(5)
         assert callers.told_at.keys() == good
+        assert sorted(caller for caller, _ in partition.temporal.signals) == sorted(good)  # each once
         assert partition.queue.backlog == BATCHES  # all others are acknowledged
         await asyncio.sleep(400)  # beyond every limit
         assert partition.queue.backlog == BATCHES

@@ -265,32 +265,6 @@ async def test_drain_ends_in_time_whatever_hangs(hung: str) -> None:
     assert await seconds_to_stop(partition, ready) <= limit.total_seconds() + 0.1
 
 
-@pytest.mark.parametrize("trouble", [None, ValueError("the key server answers HTML")], ids=["hangs", "fails"])
-@on_virtual_time
-async def test_callers_whose_receipts_cannot_be_encoded_keep_nobody_waiting(trouble: Exception | None) -> None:
-    partition = VirtualPartition(max_items=12)
-    for batch in range(8):
-        troubled = f"troubled-{batch}"
-        if trouble is None:
-            partition.temporal.hold(troubled)
-        else:
-            partition.temporal.fail(troubled, trouble, times=3)
-        await partition.append(troubled, *(f"good-{batch}-{number}" for number in range(11)))
-    async with partition.draining():
-        await asyncio.sleep(10)
-        assert sorted(caller for caller, _ in partition.temporal.signals if caller.startswith("good")) == sorted(
-            f"good-{batch}-{number}" for batch in range(8) for number in range(11)
-        )
-        if trouble is None:
-            for batch in range(8):
-                partition.temporal.release(f"troubled-{batch}")
-        await asyncio.sleep(60)
-    assert {caller for caller, _ in partition.temporal.signals if caller.startswith("troubled")} == {
-        f"troubled-{batch}" for batch in range(8)
-    }
-    assert partition.queue.backlog == 0
-
-
 def _freeze(partition: VirtualPartition) -> bool:
     """Freeze Redis as soon as something has been read."""
     partition.queue.hangs_s = 7.0 if partition.queue.reads else 0.0

@@ -96,7 +96,8 @@ class QueueLetters:
         """Raise `ConfigurationError` when a selected dead letter is signed and there is no key to sign its replay."""
         if self._signer is None:
             async for letter in self.select(selection):
-                self._signature_for_replay(letter.letter_id, letter.dead)
+                if _is_signed(letter):
+                    self._signer_for(letter)
 
     async def replay(self, letter: Letter) -> str | None:
         """Put the request back into the stream under its own id; no earlier rejection binds it there. A caller that
@@ -106,20 +107,19 @@ class QueueLetters:
         `check_key`.
         """
         letters = self._dead_letters(letter.letter_id.partition)
+        if not _is_signed(letter):
+            return await letters.replay(letter.dead)
+        signer = self._signer_for(letter)
         whole = await letters.get(letter.dead.dead_id)  # `select` may have left out what is signed of a huge one
-        if whole is None:
-            return None
-        return await letters.replay(whole, signature=self._signature_for_replay(letter.letter_id, whole))
+        return await letters.replay(whole, signature=signer.signature_for_replay(whole.fields)) if whole else None
 
-    def _signature_for_replay(self, letter_id: LetterId, dead: DeadLetter) -> bytes | None:
-        if not dead.fields.get(SIGNATURE):
-            return None
+    def _signer_for(self, letter: Letter) -> Signer:
         if self._signer is None:
             raise ConfigurationError(
-                f"Dead letter {letter_id} is signed, and so must be its replay: set WRITE_BATCHER_SIGNING_KEY to the "
-                "batcher's key."
+                f"Dead letter {letter.letter_id} is signed, and so must be its replay: set WRITE_BATCHER_SIGNING_KEY "
+                "to the batcher's key."
             )
-        return self._signer.signature_for_replay(dead.fields)
+        return self._signer
 
     async def discard(self, letter: Letter, sender: ReceiptSender) -> CallerNotice | None:
         """Delete the dead letter, and tell a caller that still waits (`OnRejected.WAIT`) that it will not be written.
@@ -203,6 +203,10 @@ class QueueLetters:
 
     def _dead_letters(self, partition: int) -> DeadLetters:
         return DeadLetters(self._redis, self._queue, partition)
+
+
+def _is_signed(letter: Letter) -> bool:
+    return bool(letter.dead.fields.get(SIGNATURE))
 
 
 def _has_same_caller(fields: Fields | None, reply: ReplyAddress | None) -> bool:

@@ -94,18 +94,20 @@ class Arena:
     async def submit(self, **given: Any) -> WorkflowHandle[Submitting, str]:
         key = f"{self.name}-{uuid.uuid4().hex}"
         GIVEN[key] = lambda: dict(given)
-        worker = Worker(
-            self.client,
-            task_queue=self.name,
-            workflows=[Submitting],
-            activities=[self.queue.enqueue_write, settling(MemorySink())],
-            workflow_runner=UnsandboxedWorkflowRunner(),
-        )
-        async with worker, asyncio.timeout(20):
+        async with self.worker(Submitting), asyncio.timeout(20):
             handle = await self.client.start_workflow(Submitting.run, key, id=key, task_queue=self.name)
             with suppress(WorkflowFailureError):
                 await handle.result()
         return handle
+
+    def worker(self, workflow_type: type) -> Worker:
+        return Worker(
+            self.client,
+            task_queue=self.name,
+            workflows=[workflow_type],
+            activities=[self.queue.enqueue_write, settling(MemorySink())],
+            workflow_runner=UnsandboxedWorkflowRunner(),
+        )
 
     async def refusal(self, **given: Any) -> ApplicationError:
         return await failure_of(await self.submit(**given))
@@ -298,13 +300,7 @@ class ChangingItsRecord:
 
 
 async def test_record_is_encoded_in_the_call_and_not_when_it_is_awaited(arena: Arena) -> None:
-    async with Worker(
-        arena.client,
-        task_queue=arena.name,
-        workflows=[ChangingItsRecord],
-        activities=[arena.queue.enqueue_write, settling(MemorySink())],
-        workflow_runner=UnsandboxedWorkflowRunner(),
-    ):
+    async with arena.worker(ChangingItsRecord):
         handle = await arena.client.start_workflow(ChangingItsRecord.run, id=arena.name, task_queue=arena.name)
         await handle.result()
     assert [request.record["cents"] for request in arena.queue.requests] == [0, 1, 2]
