@@ -162,7 +162,12 @@ class _Cluster(RedisCluster):
             # reads from the other servers would fail too, and redis-py never picks another server to ask.
             if args[0] == "XREADGROUP":
                 kwargs["target_nodes"] = self.get_node_from_key(args[args.index(b"STREAMS") + 1])
-            return await super().execute_command(*args, **kwargs)
+            try:
+                return await super().execute_command(*args, **kwargs)
+            except AttributeError as error:
+                # While redis-py rediscovers the servers it closes connections, also under a command that is being sent:
+                # the connection has no writer any more.
+                raise exceptions.ConnectionError("The connection was closed while it was in use.") from error
 
     async def aclose(self) -> None:
         self._initialize = False  # after an error redis-py sets it to rediscover the servers, and would close nothing

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis, RedisCluster
+from redis.asyncio import Connection, Redis, RedisCluster
 from temporalio.client import Client
 
 from tests.support.drain_stage import EMPTY, NEVER, WITHIN_S, Stage, stage_on
@@ -40,7 +40,7 @@ from write_batcher.errors import QueueFull, QueueUnavailable
 from write_batcher.models import Outcome
 from write_batcher.queue.contract import ContractStore
 from write_batcher.queue.dead_letters import DeadLetters
-from write_batcher.queue.redis_client import MAX_CONNECTIONS, connect
+from write_batcher.queue.redis_client import MAX_CONNECTIONS, connect, translated_errors
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.workers.connections import connect_redis
 from write_batcher.workers.embedded.server import HOST, choose_ports
@@ -118,7 +118,6 @@ async def test_server_out_of_memory_refuses_appends_but_can_be_drained(server: A
     assert await state_of(stage.queue) == (0, 0, 1)
 
 
-@pytest.mark.thorough
 async def test_crash_of_the_server_loses_nothing(server: AnyRedis, stage: Stage) -> None:
     stage.temporal.hold("a")
     await stage.append("a")
@@ -267,6 +266,25 @@ async def test_commands_to_all_servers_of_a_cluster_may_start_together(cluster: 
         queues = [WriteQueue(redis, queue_ref(f"orders-{number}"), 0) for number in range(20)]
         found = await asyncio.gather(*(queue.statistics() for queue in queues))
     assert [statistics.backlog for statistics in found] == [0] * 20
+
+
+async def test_connection_that_is_closed_under_a_command_makes_the_queue_unavailable(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As redis-py does while it rediscovers the servers.
+    send = Connection._send_packed_command
+
+    async def close_and_send(connection: Connection, command: Any) -> None:
+        await connection.disconnect(nowait=True)
+        await send(connection, command)
+
+    async with connect(cluster.url) as redis:
+        await redis.get("key")
+        monkeypatch.setattr(Connection, "_send_packed_command", close_and_send)
+        with pytest.raises(QueueUnavailable, match="closed while it was in use"), translated_errors():
+            await redis.get("key")
+        monkeypatch.undo()
+        assert await redis.get("key") is None
 
 
 async def test_client_that_saw_a_server_die_closes_its_other_connections(cluster: Cluster) -> None:
