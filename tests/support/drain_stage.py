@@ -203,10 +203,7 @@ class Stage:
     async def failure(self) -> Exception:
         """Run a drain until it fails by itself; returns its error."""
         running = asyncio.create_task(ActivityEnvironment().run(self.drain().run))
-        done, _ = await asyncio.wait({running}, timeout=WITHIN_S)
-        if not done:
-            running.cancel()
-            pytest.fail(f"the drain still runs after {WITHIN_S}s")
+        await _ended(running)
         error = running.exception()
         assert isinstance(error, Exception)
         return error
@@ -258,13 +255,20 @@ class RunningDrain:
         return await self.end()
 
     async def end(self) -> DrainResult:
-        async with asyncio.timeout(WITHIN_S):
-            return await self.task
+        await _ended(self.task)
+        return self.task.result()
 
     async def crash(self) -> None:
         """End the drain like a killed process, with nothing finished."""
         self.crashed = self.task.cancel()
         await asyncio.wait({self.task}, timeout=WITHIN_S)
+
+
+async def _ended(drain: asyncio.Task[DrainResult]) -> None:
+    await asyncio.wait({drain}, timeout=WITHIN_S)
+    if not drain.done():
+        drain.cancel()
+        pytest.fail(f"the drain still runs after {WITHIN_S}s")
 
 
 def stage_on(redis: Redis, reader: Redis, name: str) -> Stage:
