@@ -19,6 +19,10 @@ class QueueUnavailable(WriteBatcherError):
     """Redis cannot be asked right now. Heals by itself or by an operator."""
 
 
+class QueueForbidden(QueueUnavailable):
+    """Redis refuses the login, or a command that the login has no right to. Heals when somebody changes either."""
+
+
 class NotAccepted(WriteBatcherError):
     """The queue does not accept a request yet: it has no batcher, or none with the request's table. Nothing has been
     appended. Heals when a batcher starts.

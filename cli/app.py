@@ -17,7 +17,7 @@ from write_batcher.cli.running import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from write_batcher.cli.schema_commands import schema_app
 from write_batcher.cli.signal_batcher_commands import signal_batcher_app
 from write_batcher.cli.worker_commands import worker_app
-from write_batcher.errors import ConfigurationError, WriteBatcherError
+from write_batcher.errors import ConfigurationError, QueueForbidden, WriteBatcherError
 
 app = typer.Typer(
     help="Many Temporal workflows write to one database in batches, through a Redis stream.",
@@ -52,7 +52,7 @@ def main() -> NoReturn:
         status = 0
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else EXIT_FAILED
-    except ConfigurationError as error:
+    except (ConfigurationError, QueueForbidden) as error:
         print_error(str(error))
         status = EXIT_USAGE
     except WriteBatcherError as error:

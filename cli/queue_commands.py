@@ -84,7 +84,7 @@ def resume_command(*, settings: Settings, partition: Partition = None) -> None:
 @queue_app.command("flush")
 @with_settings("redis_url", "queue")
 def flush_command(*, settings: Settings, partition: Partition = None) -> None:
-    """Have the open batch written now. Returns when the flush has been requested."""
+    """Have the open batch written now. Returns when a drain that runs has been asked for it."""
     _steer(settings, "flush", partition)
 
 

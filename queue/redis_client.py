@@ -20,7 +20,7 @@ from redis.asyncio.sentinel import (
 )
 from redis.backoff import NoBackoff
 
-from write_batcher.errors import QueueFull, QueueUnavailable
+from write_batcher.errors import QueueForbidden, QueueFull, QueueUnavailable
 from write_batcher.queue.redis_url import RedisAddress, RedisSetup, parse_redis_url
 
 MAX_CONNECTIONS = 32
@@ -183,6 +183,10 @@ def translated_errors() -> Iterator[None]:
         yield
     except exceptions.OutOfMemoryError as error:
         raise _out_of_memory(error) from error
+    except (exceptions.NoPermissionError, exceptions.AuthenticationError) as error:
+        raise QueueForbidden(
+            f"Redis refuses: {_text_of(error)}; name a login in its URL that has the rights in docs/redis-access.md."
+        ) from error
     except exceptions.MovedError as error:  # a client of a cluster follows it
         raise QueueUnavailable(
             f"Redis says MOVED {_text_of(error)}: it is a cluster, write redis+cluster:// in its URL."

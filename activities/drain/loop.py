@@ -96,6 +96,7 @@ class Drain:
             bell=bell,
             stopping=stopping,
             reject=self._reject,
+            look_for_orders=self._operators.look,
         )
         self._retrier = Retrier(
             queue,

@@ -31,6 +31,7 @@ class Operators:
         self._marks: dict[str, HeldMark] = {}
         self._released: set[str] = set()
         self._carried_out: set[str] = set()
+        self._looking = asyncio.Lock()
 
     def carried_out(self, entries: Sequence[HeldEntry]) -> None:
         """Note that the ordered release of these entries has been tried."""
@@ -40,12 +41,17 @@ class Operators:
         """Follow the pen and the orders until cancelled."""
         while True:
             try:
-                await self._look()
+                await self.look()
             except QueueUnavailable as error:
                 logger.debug("marks and orders of %s cannot be exchanged: %s", self._queue.stream_key, error)
             await asyncio.sleep(LOOK_EVERY.total_seconds())
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
+        """Exchange marks and orders once. Raises `QueueUnavailable` when Redis cannot be asked."""
+        async with self._looking:
+            await self._exchange()
+
+    async def _exchange(self) -> None:
         # The marks first: an operator who sees that an order is gone looks at the mark for what came of it.
         carried_out = set(self._carried_out)
         await self._mark()

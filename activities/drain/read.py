@@ -55,6 +55,7 @@ class Reader:
         bell: Bell,
         stopping: asyncio.Event,
         reject: Callable[[StreamEntry, str], Awaitable[None]],
+        look_for_orders: Callable[[], Awaitable[None]],
     ) -> None:
         self._queue = queue
         self._decoder = decoder
@@ -67,6 +68,7 @@ class Reader:
         self._bell = bell
         self._stopping = stopping
         self._reject = reject
+        self._look_for_orders = look_for_orders
         self._recovery_wanted = True
         self._recovering_after: str | None = None  # set while a recovery reads
         self._position = "0"  # the id of the latest entry that has been read
@@ -154,6 +156,7 @@ class Reader:
         self._note_caught_up(False)
         await self._clock.refresh(always=True)
         await self._queue.ensure_group()
+        await self._look_for_orders()  # those given while no drain was there: before anything is written
         self._recovering_after = "0"
 
     async def _admit(self, entry: StreamEntry, decoding: asyncio.TaskGroup) -> None:

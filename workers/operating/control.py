@@ -29,10 +29,10 @@ class Verb(StrEnum):
 async def steer(client: Client, partition: PartitionRef, verb: Verb) -> str:
     """Send `verb` to the batcher of `partition`, and return its new state in a few words.
 
-    Returns when `verb` has taken effect, after a flush as soon as it is requested. A resume also undoes a pause of the
-    drain by Temporal's own command. Raises `OperationFailed` when no batcher workflow is running, when Temporal does
-    not answer or refuses, and when there is no effect within 30 seconds; the signal is kept, so it may still take
-    effect.
+    Returns when `verb` has taken effect; a flush, when a drain that runs has been asked for it. A resume also undoes a
+    pause of the drain by Temporal's own command. Raises `OperationFailed` when no batcher workflow is running, when
+    Temporal does not answer or refuses, and when there is no effect within 30 seconds; the signal is kept, so it may
+    still take effect.
     """
     workflow = client.get_workflow_handle(batcher_workflow_id(partition))
     try:
@@ -56,6 +56,7 @@ async def steer(client: Client, partition: PartitionRef, verb: Verb) -> str:
             await _until(hosts, partition, verb, HostState.NOT_RUNNING)
             return "stopped until a batcher worker starts again"
         case Verb.FLUSH:
+            await _until(hosts, partition, verb, HostState.RUNNING)
             return "flush requested"
 
 
@@ -81,7 +82,10 @@ async def _until(hosts: Hosts, partition: PartitionRef, verb: Verb, wanted: Host
 def advice(partition: PartitionRef, host: HostView) -> str:
     """Return a sentence on what an operator can do about a batcher that does not do what it was told."""
     if host.last_failure:
-        return f"Its drain keeps failing, last with: {host.last_failure.rstrip('.')}."
+        return (
+            f"Its drain has failed, last with: {host.last_failure.rstrip('.')}. Check that a batcher worker is "
+            "running, and what it logs: it is kept until then."
+        )
     resume = f"`write-batcher queue resume --queue {partition.queue}`"
     match host.state:
         case HostState.STOPPING:

@@ -145,7 +145,10 @@ def _why_stuck(partition: PartitionRef, host: HostView, held: Mapping[str, HeldM
                 f"its drain is paused in Temporal; continue with `write-batcher queue resume --queue {partition.queue}`"
             )
         case HostState.WAITING if host.last_failure:
-            return f"its drain has failed {(host.attempt or 1) - 1} times, last with: {host.last_failure}"
+            return (
+                f"its drain has failed {(host.attempt or 1) - 1} times, last with: {host.last_failure.rstrip('.')}; "
+                f"check that `write-batcher worker batcher --queue {partition.queue}` is running, and what it logs"
+            )
         case HostState.WAITING:
             return (
                 "no batcher worker takes it; check that "

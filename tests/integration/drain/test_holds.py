@@ -14,7 +14,7 @@ from write_batcher.activities.drain import hold
 from write_batcher.activities.drain.backoff import Backoff
 from write_batcher.activities.drain.read import Reader
 from write_batcher.models import ConfirmBy, Outcome, ReplyAddress, WriteRequest
-from write_batcher.queue.marks import HeldMark, Order
+from write_batcher.queue.marks import GivenOrder, HeldMark, Order
 from write_batcher.queue.wire_form import Codec
 
 ONE_DAY_S = 86_400.0
@@ -147,6 +147,24 @@ async def test_order_for_an_entry_in_the_open_batch_is_carried_out(stage: Stage)
         await stage.queue.give_order(await entry_id_of(stage, "a"), Order.REJECT)
         await eventually(lambda: len(running.drain._pen.refusals))
         await stage.queue.append_flush()
+        await eventually(stage.is_empty)
+    assert stage.sink.row_ids == ["b"]
+    assert [receipt.outcome for receipt in stage.temporal.receipts("a")] == [Outcome.REJECTED]
+
+
+async def test_order_given_while_no_drain_was_there_is_known_before_anything_is_written(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stage.append("a", "b")
+    await stage.queue.give_order(await entry_id_of(stage, "a"), Order.REJECT)
+    orders = stage.queue.orders
+
+    async def orders_slowly() -> dict[str, GivenOrder]:
+        await asyncio.sleep(0.3)  # longer than a drain takes that does not wait for the answer
+        return await orders()
+
+    monkeypatch.setattr(stage.queue, "orders", orders_slowly)
+    async with stage.draining():
         await eventually(stage.is_empty)
     assert stage.sink.row_ids == ["b"]
     assert [receipt.outcome for receipt in stage.temporal.receipts("a")] == [Outcome.REJECTED]

@@ -21,7 +21,7 @@ from tests.support.partitions import (
     take,
 )
 from tests.support.redis_kinds import AnyRedis, Login, RedisKind, acl, limited_url, redis_of, tell_all
-from write_batcher.errors import QueueUnavailable
+from write_batcher.errors import QueueForbidden, QueueUnavailable
 from write_batcher.models import Appended, Submission, WriteRequest
 from write_batcher.queue.contract import ContractStore
 from write_batcher.queue.dead_letters import DeadLetters
@@ -172,9 +172,9 @@ async def test_login_for_one_namespace_has_no_other(server: AnyRedis, batcher: R
     async with connect(url) as tenant:
         assert await ContractStore(tenant, production).read()
         assert (await append(WriteQueue(tenant, production, 0), "a")).entry_id
-        with pytest.raises(QueueUnavailable, match=NO_PERMISSION):
+        with pytest.raises(QueueForbidden, match=NO_PERMISSION):
             await ContractStore(tenant, staging).read()
-        with pytest.raises(QueueUnavailable, match=NO_PERMISSION):
+        with pytest.raises(QueueForbidden, match=NO_PERMISSION):
             await append(WriteQueue(tenant, staging, 0), "a")
 
 
