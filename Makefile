@@ -13,7 +13,7 @@ PYTHONS ?= 3.11 3.12 3.13 3.14
 # Tests that run in parallel, each on its own servers. More than there are cores, because most of them wait.
 JOBS ?= 4
 
-.PHONY: help demo up compare compare-full test test-unit test-pythons test-all other-servers faults faults-mutants soak fuzz check format lock setup
+.PHONY: help demo up compare compare-full bench test test-unit test-pythons test-all other-servers faults faults-mutants soak fuzz check format lock setup
 
 help: ## what can be made; a plain `make` prints it too
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,20 @@ compare: setup ## four designs, six scenarios: some ten minutes
 
 compare-full: setup ## more workflows, three rounds, which show how much is chance: an hour and more
 	.venv/bin/write-batcher compare --workflows 1000 --requests 30000 --rounds 3 $(ARGS)
+
+bench: OUT := bench/results/$(shell date -u +%Y%m%dT%H%M%SZ)
+bench: setup ## how fast all this is beside the least code that could do the same: a quarter of an hour
+	.venv/bin/write-batcher bench drain --requests 20000 --out $(OUT) $(ARGS)
+	for case in wide receipts codec one-bad duplicates; do \
+	  .venv/bin/write-batcher bench drain --case $$case --requests 5000 --rounds 2 --out $(OUT) $(ARGS) || exit 1; \
+	done
+	.venv/bin/write-batcher bench append --out $(OUT) $(ARGS)
+	.venv/bin/write-batcher bench confirm --callers 100 --rounds 2 --out $(OUT) $(ARGS)
+	.venv/bin/write-batcher bench partitions --requests 8000 --out $(OUT) $(ARGS)
+	.venv/bin/write-batcher bench memory --requests 100000 --out $(OUT) $(ARGS)
+	.venv/bin/write-batcher bench recovery --out $(OUT) $(ARGS)
+	.venv/bin/write-batcher bench latency --workflows 40 --rounds 2 --database sqlite --out $(OUT) $(ARGS)
+	.venv/bin/write-batcher bench end-to-end --workflows 60 --rounds 2 --out $(OUT) $(ARGS)
 
 test: setup ## unit and integration tests, the quicker fault tests (one test: ARGS="-k name")
 	$(PYTHON) -m pytest -n $(JOBS) $(ARGS)

@@ -87,6 +87,10 @@ class OperationFailed(WriteBatcherError):
     """What an operator asked for did not happen, or not in time; the message says why and what to do."""
 
 
+class WrongWork(WriteBatcherError):
+    """What was measured did other work than it should have, or did not finish it: its figures mean nothing."""
+
+
 class WriteFailed(ApplicationError):
     """Base of what `BatchedWrites.submit` raises. Temporal does not retry it: the write has been given up."""
 

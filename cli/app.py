@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import typer
 
+from write_batcher.cli.bench_commands import bench_app
 from write_batcher.cli.compare_commands import compare_app
 from write_batcher.cli.console import print_error
 from write_batcher.cli.dead_letter_commands import dead_letters_app
@@ -31,6 +32,7 @@ app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(schema_app, name="schema")
 app.add_typer(signal_batcher_app, name="signal-batcher")
 app.add_typer(compare_app, name="compare")
+app.add_typer(bench_app, name="bench")
 
 queue_app.command("list")(list_command)
 queue_app.command("reject")(reject_command)

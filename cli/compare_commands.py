@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from write_batcher.cli.console import make_console, say
+from write_batcher.cli.extras import not_installed
 from write_batcher.cli.running import EXIT_FAILED, run_to_end
 from write_batcher.compare.results import FILE_NAME, Contender, Scenario
 from write_batcher.config import ENV_PREFIX, Settings, check_callers_outwait_batches, load_settings
@@ -19,6 +20,7 @@ from write_batcher.errors import ConfigurationError
 if TYPE_CHECKING:
     from write_batcher.compare.results import Results
 
+EXTRAS = "compare,embedded,postgresql"
 RUN = "run"
 ALL = "all"
 RESULTS = Path("compare-results")
@@ -112,7 +114,7 @@ def run_command(
         from write_batcher.compare.servers import database_of
         from write_batcher.compare.signal_batcher.batcher_limits import MAX_BATCH_ITEMS
     except ModuleNotFoundError as error:
-        raise _not_installed(error) from error
+        raise not_installed(error, "The comparison", EXTRAS) from error
     if Contender.SIGNAL in chosen_contenders and max_items > MAX_BATCH_ITEMS:
         raise ConfigurationError(
             f"Option --max-items {max_items} is too high for signal, whose batches hold {MAX_BATCH_ITEMS} requests at "
@@ -162,7 +164,7 @@ def report_command(
     try:
         from write_batcher.compare.report.page import load_results
     except ModuleNotFoundError as error:
-        raise _not_installed(error) from error
+        raise not_installed(error, "The comparison", EXTRAS) from error
     _report(load_results(folder), folder)
 
 
@@ -215,16 +217,7 @@ def _report(results: "Results", folder: Path) -> None:
         from write_batcher.compare.report.page import write_report
         from write_batcher.compare.report.summary import print_summary
     except ModuleNotFoundError as error:
-        raise _not_installed(error) from error
+        raise not_installed(error, "The comparison", EXTRAS) from error
     path = write_report(results, folder)
     print_summary(make_console(), results)
     say(f"report: {path}")
-
-
-def _not_installed(error: ModuleNotFoundError) -> ConfigurationError:
-    if (error.name or "").startswith("write_batcher"):  # a broken installation of this package, not a missing other one
-        raise error
-    return ConfigurationError(
-        f"The comparison needs {error.name}: install it with "
-        "`pip install 'write-batcher[compare,embedded,postgresql]'`."
-    )

@@ -14,7 +14,7 @@ import write_batcher
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = "write_batcher"
-PRODUCT = ("activities", "cli", "compare", "queue", "sinks", "workers", "workflows")
+PRODUCT = ("activities", "bench", "cli", "compare", "queue", "sinks", "workers", "workflows")
 
 OPEN_TO_COMPARE = (PACKAGE, f"{PACKAGE}.config", f"{PACKAGE}.workers.embedded", f"{PACKAGE}.compare")
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from write_batcher.cli import (
     app,
+    bench_options,
     compare_commands,
     dead_letter_commands,
     demo_commands,
@@ -184,6 +185,7 @@ def options_of(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple
 
 
 COMMAND_MODULES = (
+    bench_options,
     compare_commands,
     dead_letter_commands,
     demo_commands,

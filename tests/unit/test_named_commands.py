@@ -11,7 +11,7 @@ from typer.main import get_command
 from write_batcher.cli.app import app
 
 REPOSITORY = Path(__file__).parents[2]
-PRODUCT = ("activities", "cli", "compare", "queue", "sinks", "workers", "workflows")
+PRODUCT = ("activities", "bench", "cli", "compare", "queue", "sinks", "workers", "workflows")
 NAMED = re.compile(r"`write-batcher ([^`]+)`")
 
 

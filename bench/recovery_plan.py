@@ -1,0 +1,18 @@
+"""What a benchmark of the recovery from a crash is to measure."""
+
+from dataclasses import dataclass
+
+HEARTBEATS_S = (10, 3)
+"""Heartbeat timeouts in seconds: that of a batcher, and a shorter one, to show what that would be worth."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveryPlan:
+    """How often who is killed."""
+
+    rounds: int
+    heartbeats_s: tuple[int, ...] = HEARTBEATS_S
+
+    @property
+    def measurements(self) -> int:
+        return self.rounds * len(self.heartbeats_s) * 2

@@ -1,0 +1,89 @@
+"""Options of the commands `write-batcher bench ...`, and how each of them runs and shows its result."""
+
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from write_batcher.cli.compare_commands import TargetDatabase
+from write_batcher.cli.console import say
+from write_batcher.cli.running import run_to_end
+from write_batcher.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from write_batcher.bench.bench_results import BenchResults
+
+EXTRAS = "bench,embedded,postgresql"
+WHAT = "The benchmark"
+BOTH = "both"
+MOST_ROUNDS = 1_000
+MOST_REQUESTS = 1_000_000  # some 2 GB in Redis
+MOST_ITEMS = 10_000  # the limit of the setting `max_items`
+MOST_TASKS = 1_000
+MOST_CALLERS = 10_000  # all of them workflows on a dev server that keeps them in memory
+
+Rounds = Annotated[str, typer.Option("--rounds", metavar="N", help="How often everybody is measured, in turns.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder to save the result in, as JSON.")]
+OneDatabase = Annotated[str, typer.Option("--database", metavar="NAME", help=f"{', '.join(TargetDatabase)} or {BOTH}.")]
+
+
+def run_benchmark(
+    measure: "Callable[[Callable[[str], None]], Coroutine[Any, Any, BenchResults]]",
+    *,
+    measurements: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Run a benchmark that makes so many measurements, save its result in `out`, and show it.
+
+    `measure` is given what it is to call after each measurement.
+    """
+    from write_batcher.cli.bench_view import BenchProgress, results_as_text
+
+    _make_folder(out)
+    with BenchProgress(measurements) as progress:
+        results = run_to_end(measure(progress.measured))
+    if out is not None:
+        results.save(out)
+    say(results.as_json() if as_json else results_as_text(results))
+
+
+def parse_count(option: str, text: str, lowest: int, highest: int) -> int:
+    """Parse a whole number from `lowest` to `highest`. Raises `ConfigurationError` for any other text."""
+    try:
+        count = int(text)
+    except ValueError:
+        raise ConfigurationError(
+            f"Option {option} {text!r} is not a whole number: give one from {lowest} to {highest}."
+        ) from None
+    if not lowest <= count <= highest:
+        raise ConfigurationError(f"Option {option} {count} is outside of {lowest} to {highest}: give one in between.")
+    return count
+
+
+def parse_rounds(text: str) -> int:
+    """Parse the option `--rounds`. Raises `ConfigurationError` when it is not a number from 1 to `MOST_ROUNDS`."""
+    return parse_count("--rounds", text, 1, MOST_ROUNDS)
+
+
+def parse_databases(name: str) -> tuple[TargetDatabase, ...]:
+    """Parse the option `--database`. Raises `ConfigurationError` for an unknown name."""
+    if name == BOTH:
+        return tuple(TargetDatabase)
+    try:
+        return (TargetDatabase(name),)
+    except ValueError:
+        raise ConfigurationError(
+            f"There is no database {name!r}: choose from {', '.join(TargetDatabase)}, {BOTH}."
+        ) from None
+
+
+def _make_folder(out: Path | None) -> None:
+    """Before the measurement, so that none is made in vain."""
+    if out is None:
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"Folder {out} cannot be used ({error.strerror}): choose another --out.") from error
