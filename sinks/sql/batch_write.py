@@ -13,6 +13,7 @@ from write_batcher.sinks.sql.dialect import Dialect, Fault, Refusal
 from write_batcher.sinks.sql.inserts import ROW_LOCK_WAIT, Answers, TransactionEnded, insert_records
 from write_batcher.sinks.sql.ledger import Ledger
 from write_batcher.sinks.sql.ledger_row import LedgerRow, decided, expiry, receipt_for
+from write_batcher.sinks.sql.quick_write import QuickWriter
 from write_batcher.sinks.sql.table_faults import TableEvidence
 from write_batcher.sinks.sql.tables import CheckedRecord
 from write_batcher.sinks.sql.time_budget import TimeBudget
@@ -56,9 +57,11 @@ class BatchWrite:
         batch_id: str,
         deduplication_window: timedelta,
         budget: TimeBudget,
+        quick: QuickWriter,
     ) -> None:
         self._engine = engine
         self._dialect = dialect
+        self._quick = quick
         self._queue = queue
         self._batch_id = batch_id
         self._window = deduplication_window
@@ -84,6 +87,8 @@ class BatchWrite:
         items = self._not_waiting(items)
         if not items:
             return
+        if await self._write_at_once(items):
+            return
         try:
             answers = await self._write_in_transaction(items, lock_wait)
         except TransactionEnded as error:
@@ -97,6 +102,21 @@ class BatchWrite:
         middle = len(items) // 2
         await self._write_by_halves(items[:middle], ROW_LOCK_WAIT)
         await self._write_by_halves(items[middle:], ROW_LOCK_WAIT)
+
+    async def _write_at_once(self, items: Sequence[Item]) -> bool:
+        """Write all in one transaction if that is the usual case: all ids are new, and all records accepted. Returns
+        False otherwise: then nothing has been written, and nothing is decided.
+        """
+        records = [item.record for item in items if item.record is not None]
+        if len(items) == 1 or len(records) < len(items):  # one alone has no batch to be quick for
+            return False
+        requests = [item.request for item in items]
+        if not await self._quick.write(
+            requests, records, queue=self._queue, batch_id=self._batch_id, budget=self._budget
+        ):
+            return False
+        self._keep(items, {item.id: self._receipt(item, Outcome.WRITTEN, None) for item in items})
+        return True
 
     def _not_waiting(self, items: Iterable[Item]) -> list[Item]:
         """The items whose keys wait for nobody. What follows a held one is held."""

@@ -1,15 +1,17 @@
 """What differs between databases: connecting, transactions, and which errors are the fault of a record."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, auto
 from typing import Any, ClassVar
 
-from sqlalchemy import URL, Connection, Table
+from sqlalchemy import URL, Column, Connection, Table
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from write_batcher.sinks.sql.bulk_insert import BulkInsert, Statements
 from write_batcher.sinks.sql.records import printable
 
 POOL_WAIT = timedelta(seconds=5)  # for a free connection of this process
@@ -70,9 +72,24 @@ class Dialect(ABC):
     def create_engine(self, url: URL) -> AsyncEngine:
         """Create the engine. Raises `ConfigurationError` when the driver or the database's folder is missing."""
 
+    writes_in_one_call: ClassVar[bool] = False
+    """Whether `write_in_one_call` is to be used for a batch."""
+
     @abstractmethod
     def insert(self, table: Table) -> Any:
         """Return an insert with `on_conflict_do_nothing`, `on_conflict_do_update` and `excluded`."""
+
+    @abstractmethod
+    def bulk_insert(self, insert: Any, table: Table, columns: Sequence[Column[Any]]) -> BulkInsert:
+        """Return the quickest way to run `insert` for many rows with values for these columns, of those that store the
+        same as SQLAlchemy's own.
+        """
+
+    async def write_in_one_call(self, connection: AsyncConnection, statements: Statements) -> bool:
+        """Run all statements in one transaction, the first of which has to insert all of its rows. Returns False when
+        anything is in the way: then nothing is written.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def code(self, error: DBAPIError) -> str | None:
@@ -91,9 +108,12 @@ class Dialect(ABC):
         """Return the database's own message, without the statement and parameters that SQLAlchemy adds."""
 
     @abstractmethod
-    async def begin(self, connection: AsyncConnection, *, lock_wait: timedelta) -> datetime:
+    async def begin(
+        self, connection: AsyncConnection, *, lock_wait: timedelta, statement_timeout: timedelta | None = None
+    ) -> datetime:
         """Prepare a transaction that has just begun: its time limits, and that its commit reaches the disk. It waits
-        `lock_wait` for each lock of another transaction. Returns the time by the database's clock, in UTC.
+        `lock_wait` for each lock of another transaction, and no longer than `STATEMENT_TIMEOUT`, or `statement_timeout`
+        if that is shorter, for each statement. Returns the time by the database's clock, in UTC.
         """
 
     async def limit_lock_wait(self, connection: AsyncConnection, lock_wait: timedelta) -> None:  # noqa: B027

@@ -90,7 +90,7 @@ def _raise_if_all_is_away(accepted: Group, refused: list[Refused]) -> None:
         raise SinkUnavailable(f"No table can be written: {refused[0][1]}.")
 
 
-def _groups(records: Iterable[CheckedRecord]) -> list[Group]:
+def groups_of(records: Iterable[CheckedRecord]) -> list[Group]:
     """Groups of records that one statement can write, in the order in which they must be written.
 
     Records with the same key stand in one group only if a statement keeps their order. PostgreSQL refuses to update a
@@ -114,6 +114,15 @@ def _groups(records: Iterable[CheckedRecord]) -> list[Group]:
     return [groups[name] for name in sorted(groups, key=lambda name: name[0])]
 
 
+def values_of(dialect: Dialect, group: Group) -> list[dict[str, Any]]:
+    """Return the values of a group in the order in which one statement writes them."""
+    if dialect.locks_rows and group[0].target.upsert:
+        # Two transactions that update the same rows in opposite orders would deadlock. Sorting does not change the
+        # result, because no row is updated twice in a statement, and no two of its records have the same key.
+        group = sorted(group, key=lambda record: repr(record.row))
+    return [record.values for record in group]
+
+
 class _Inserter:
     """Runs the statements of one transaction such that each can be undone alone."""
 
@@ -134,7 +143,7 @@ class _Inserter:
         neither inserted nor refused: whether it is refused for good is not known yet.
         """
         pass_ = _Pass()
-        for group in _groups(records):
+        for group in groups_of(records):
             rest = pass_.not_waiting(group)
             if rest:
                 await self._insert_group(_statement(self._dialect, rest[0]), rest, max_searches, pass_)
@@ -215,12 +224,8 @@ class _Inserter:
 
     async def _try(self, statement: Executable, records: Group) -> Refusal | None:
         await self._set_savepoint()
-        if self._dialect.locks_rows and records[0].target.upsert:
-            # Two transactions that update the same rows in opposite orders would deadlock. Sorting does not change the
-            # result, because no row is updated twice in a statement, and no two of its records have the same key.
-            records = sorted(records, key=lambda record: repr(record.row))
         try:
-            await self._connection.execute(statement, [record.values for record in records])
+            await self._connection.execute(statement, values_of(self._dialect, records))
         except Exception as error:  # drivers raise anything for a value that they cannot send
             refusal = self._dialect.refusal(error)
             if refusal is None:
@@ -311,14 +316,18 @@ def _random_heads_first(records: Group) -> Group:
     return [*probes, *(record for record in records if record.request_id not in probed)]
 
 
-def _statement(dialect: Dialect, record: CheckedRecord) -> Any:
+def insert_statement(dialect: Dialect, record: CheckedRecord) -> Any:
+    """Return the statement that writes records of the same shape."""
     insert = dialect.insert(record.target.table)
-    if record.target.upsert:
-        key = list(record.target.table.primary_key.columns)
-        changed = {name: insert.excluded[name] for name in record.values if name not in record.target.key}
-        if changed:
-            insert = insert.on_conflict_do_update(index_elements=key, set_=changed)
-        else:
-            insert = insert.on_conflict_do_nothing(index_elements=key)
+    if not record.target.upsert:
+        return insert
+    key = list(record.target.table.primary_key.columns)
+    changed = {name: insert.excluded[name] for name in record.values if name not in record.target.key}
+    if changed:
+        return insert.on_conflict_do_update(index_elements=key, set_=changed)
+    return insert.on_conflict_do_nothing(index_elements=key)
+
+
+def _statement(dialect: Dialect, record: CheckedRecord) -> Any:
     # With RETURNING, SQLAlchemy sends the rows as multi-row VALUES, split at the limit of parameters.
-    return insert.returning(literal_column("1", Integer))
+    return insert_statement(dialect, record).returning(literal_column("1", Integer))

@@ -3,12 +3,14 @@
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import case, delete, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from write_batcher.models import Outcome
+from write_batcher.sinks.sql.bulk_insert import BulkInsert
 from write_batcher.sinks.sql.dialect import Dialect
 from write_batcher.sinks.sql.ledger_row import Decision, LedgerRow
 from write_batcher.sinks.sql.schema import LEDGER
@@ -30,7 +32,7 @@ class Ledger:
         self._connection = connection
         self._dialect = dialect
         self._queue = queue
-        self._expires_at = expires_at.astimezone(UTC)  # SQLite stores it without its offset
+        self._expires_at = expires_at
 
     async def claim(self, rows: Collection[LedgerRow]) -> tuple[set[str], dict[str, LedgerRow]]:
         """Insert the rows whose request id is new. Returns their ids, and the ledger's rows for the other ids.
@@ -87,9 +89,23 @@ class Ledger:
         return found
 
     def _parameters(self, rows: Iterable[LedgerRow]) -> list[dict[str, Any]]:
-        # Always in the order of the ids: two transactions that insert the same ids in opposite orders would deadlock.
-        in_order = sorted(rows, key=lambda row: row.request_id)
-        return [{**_columns_of(row), "expires_at": self._expires_at} for row in in_order]
+        return values_of(rows, self._expires_at)
+
+
+def values_of(rows: Iterable[LedgerRow], expires_at: datetime) -> list[dict[str, Any]]:
+    """Return the values of rows that are kept until `expires_at`.
+
+    Always in the order of the ids: two transactions that insert the same ids in opposite orders would deadlock.
+    """
+    expires_at = expires_at.astimezone(UTC)  # SQLite stores it without its offset
+    in_order = sorted(rows, key=attrgetter("request_id"))
+    return [{**_columns_of(row), "expires_at": expires_at} for row in in_order]
+
+
+def bulk_claim(dialect: Dialect) -> BulkInsert:
+    """Return the insert of those rows whose request id is new."""
+    insert = dialect.insert(LEDGER).on_conflict_do_nothing(index_elements=KEY)
+    return dialect.bulk_insert(insert, LEDGER, [*READ_COLUMNS, LEDGER.c.expires_at])
 
 
 async def prune(connection: AsyncConnection, *, expired_by: datetime) -> int:

@@ -1,15 +1,23 @@
 """PostgreSQL, through psycopg 3."""
 
 import re
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import URL, Connection, ExceptionContext, Table, event, text
+from sqlalchemy import URL, Column, Connection, ExceptionContext, Table, event, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DataError, DBAPIError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from write_batcher.errors import ConfigurationError
+from write_batcher.sinks.sql.bulk_insert import (
+    AnyValues,
+    BulkInsert,
+    JsonRecordset,
+    has_default_of_sqlalchemy,
+    is_same_in_json,
+)
 from write_batcher.sinks.sql.dialect import POOL_WAIT, STATEMENT_TIMEOUT, Dialect, Fault, redacted
 
 CONNECT_TIMEOUT = timedelta(seconds=5)
@@ -84,6 +92,11 @@ class PostgresDialect(Dialect):
     def insert(self, table: Table) -> Any:
         return postgresql.insert(table)
 
+    def bulk_insert(self, insert: Any, table: Table, columns: Sequence[Column[Any]]) -> BulkInsert:
+        if has_default_of_sqlalchemy(table, columns) or not all(map(is_same_in_json, columns)):
+            return AnyValues(insert)
+        return JsonRecordset(insert, table, columns)
+
     def code(self, error: DBAPIError) -> str | None:
         return getattr(error.orig, "sqlstate", None)
 
@@ -122,13 +135,16 @@ class PostgresDialect(Dialect):
         detail = diagnosis.message_detail if self.code(error) in self.CODES_WITH_DETAIL else None
         return f"{message}: {detail}" if detail else message
 
-    async def begin(self, connection: AsyncConnection, *, lock_wait: timedelta) -> datetime:
+    async def begin(
+        self, connection: AsyncConnection, *, lock_wait: timedelta, statement_timeout: timedelta | None = None
+    ) -> datetime:
         # Per transaction: a pooler such as PgBouncer refuses them as start-up parameters, or drops them silently, and
         # what is set for a session goes to whoever uses it next.
-        limits = ", ".join(
-            f"set_config('{name}', '{milliseconds}', true)" for name, milliseconds in _limits(lock_wait).items()
-        )
-        statement = f"SELECT {limits}, set_config('synchronous_commit', {DURABLE_COMMIT}, true), now()"
+        limits = _limits(lock_wait)
+        if statement_timeout is not None:
+            limits["statement_timeout"] = min(limits["statement_timeout"], _milliseconds(statement_timeout))
+        settings = ", ".join(f"set_config('{name}', '{milliseconds}', true)" for name, milliseconds in limits.items())
+        statement = f"SELECT {settings}, set_config('synchronous_commit', {DURABLE_COMMIT}, true), now()"
         now: datetime = (await connection.exec_driver_sql(statement)).one()[-1]
         return now
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from functools import partial
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
+from pydantic_core import SchemaValidator, core_schema
 from sqlalchemy import Column, Table
 
 from write_batcher.errors import InvalidRequest
@@ -25,6 +26,8 @@ CHECKED_TYPES = frozenset({bool, int, float, str, bytes, Decimal, date, time, ti
 # Strict, or the string "12" would be written as a number and 1 as a boolean. Bytes are base64 in JSON.
 STRICT = ConfigDict(strict=True, val_json_bytes="base64")
 
+ENCODER = json.JSONEncoder(allow_nan=False)
+
 
 class RecordCheck:
     """Turns the JSON of a record into the values for one table."""
@@ -34,6 +37,7 @@ class RecordCheck:
         self.table = table
         self._columns = {column.key: column for column in table.columns if _is_writable(column)}
         self._adapters = {key: _adapter(column) for key, column in self._columns.items()}
+        self._whole = _whole_record(self._adapters)
         self._required = [name for name, column in self._columns.items() if name in key or _is_required(column, table)]
 
     def values(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -44,7 +48,10 @@ class RecordCheck:
         """
         if not record:
             raise InvalidRequest(f"The record for table {self.table.name!r} is empty; give it at least one column.")
-        values: dict[str, Any] = {}
+        values = self._usual_values(record)
+        if values is not None:
+            return values
+        values = {}
         problems = [f"column {key!r} ({self._columns[key].type}) is required" for key in self._missing(record)]
         for key, value in record.items():
             if key not in self._columns:
@@ -59,6 +66,19 @@ class RecordCheck:
             raise InvalidRequest(
                 printable(f"The record does not fit table {self.table.name!r}: {'; '.join(problems)}.")
             )
+        return values
+
+    def _usual_values(self, record: dict[str, Any]) -> dict[str, Any] | None:
+        """The values of a record that fits, checked at once; None when anything about it is unusual."""
+        if not all(map(record.__contains__, self._required)):
+            return None
+        try:
+            text = ENCODER.encode(record)
+            if "\\u" in text and not _is_storable(record):
+                return None
+            values: dict[str, Any] = self._whole.validate_json(text)
+        except (ValueError, RecursionError):
+            return None
         return values
 
     def _missing(self, record: dict[str, Any]) -> Iterator[str]:
@@ -90,6 +110,13 @@ def _adapter(column: Column[Any]) -> TypeAdapter[Any]:
     json_type = _json_type(column)
     accepted: Any = json_type | None if column.nullable else json_type  # Any: the type is made at run time
     return TypeAdapter(accepted, config=STRICT)
+
+
+def _whole_record(adapters: Mapping[str, TypeAdapter[Any]]) -> SchemaValidator:
+    """A check of a whole record, which has some of the columns."""
+    fields = {key: core_schema.typed_dict_field(one.core_schema, required=False) for key, one in adapters.items()}
+    config = core_schema.CoreConfig(strict=True, val_json_bytes="base64")
+    return SchemaValidator(core_schema.typed_dict_schema(fields, extra_behavior="forbid", config=config))
 
 
 def _json_type(column: Column[Any]) -> Any:
@@ -139,6 +166,14 @@ def _refuse_unstorable(value: Any) -> None:
             case dict(members):
                 pending.extend(members)
                 pending.extend(members.values())
+
+
+def _is_storable(record: dict[str, Any]) -> bool:
+    try:
+        _refuse_unstorable(record)
+    except ValueError:
+        return False
+    return True
 
 
 def _quoted(value: Any) -> str:

@@ -22,6 +22,7 @@ from write_batcher.sinks.sql.dialect import STATEMENT_TIMEOUT, Dialect, Fault, r
 from write_batcher.sinks.sql.ledger import Ledger
 from write_batcher.sinks.sql.ledger_row import check_storable, decided, expiry, receipt_for, settled
 from write_batcher.sinks.sql.ledger_setup import prepare_ledger
+from write_batcher.sinks.sql.quick_write import QuickWriter
 from write_batcher.sinks.sql.records import RecordCheck, printable
 from write_batcher.sinks.sql.tables import CheckedRecord, TargetTable, prepare_tables
 from write_batcher.sinks.sql.time_budget import TimeBudget
@@ -60,6 +61,7 @@ class SqlSink:
             target.table.fullname: (target, RecordCheck(target.table, key=target.key)) for target in tables
         }
         self._window = deduplication_window
+        self._quick = QuickWriter(engine, dialect, deduplication_window)
         self.sink_id = sink_id
         """A random name that is kept in the database."""
 
@@ -144,12 +146,14 @@ class SqlSink:
                 batch_id=batch.batch_id,
                 deduplication_window=self._window,
                 budget=budget,
+                quick=self._quick,
             )
             answers |= await self._run(write.write(items), WRITE_LIMIT, budget)
         # What follows a held request with the same key is held, even if it needs no ledger.
         held = {name: answer.reason for name, answer in answers.items() if isinstance(answer, Held)}
-        reasons = with_followers(batch.requests, held)
-        answers |= {name: Held(request_id=name, reason=reason) for name, reason in reasons.items()}
+        if held:
+            reasons = with_followers(batch.requests, held)
+            answers |= {name: Held(request_id=name, reason=reason) for name, reason in reasons.items()}
         return [answers[request.request_id] for request in batch.requests]
 
     async def settle(self, request: WriteRequest, *, queue: str, refused: str | None = None) -> WriteReceipt:

@@ -3,18 +3,26 @@
 import asyncio
 import sqlite3
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import aiosqlite
-from sqlalchemy import URL, Connection, Table, event
+from sqlalchemy import URL, Column, Connection, Table, event
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from write_batcher.errors import ConfigurationError
+from write_batcher.sinks.sql.bulk_insert import (
+    AnyValues,
+    BulkInsert,
+    Executemany,
+    Statements,
+    has_default_of_sqlalchemy,
+)
 from write_batcher.sinks.sql.dialect import POOL_WAIT, Dialect, Fault, redacted
 
 LOCK_WAIT = timedelta(seconds=5)  # for another process that writes
@@ -32,6 +40,7 @@ class SqliteDialect(Dialect):
     # The cursor of a cancelled statement would keep the write lock until it is garbage-collected.
     cancellable = False
     locks_rows = False
+    writes_in_one_call = True
 
     def create_engine(self, url: URL) -> AsyncEngine:
         folder = Path(url.database or ".").parent
@@ -58,6 +67,23 @@ class SqliteDialect(Dialect):
         # transaction.
         return sqlite.insert(table).prefix_with("OR ABORT")
 
+    def bulk_insert(self, insert: Any, table: Table, columns: Sequence[Column[Any]]) -> BulkInsert:
+        return AnyValues(insert) if has_default_of_sqlalchemy(table, columns) else Executemany(insert, columns)
+
+    async def write_in_one_call(self, connection: AsyncConnection, statements: Statements) -> bool:
+        prepared = []
+        for insert, rows in statements:
+            if not isinstance(insert, Executemany):
+                return False
+            try:
+                prepared.append(insert.prepared(connection.dialect, rows))
+            except Exception:  # noqa: BLE001 - a column's type raises anything for a value that it cannot bind
+                return False
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        # Each call of aiosqlite is handed to its thread and back, which takes longer than a statement. It has no public
+        # way to run several in one.
+        return bool(await driver._execute(_write_all, driver._conn, prepared))
+
     def code(self, error: DBAPIError) -> str | None:
         return getattr(error.orig, "sqlite_errorname", None)
 
@@ -78,12 +104,32 @@ class SqliteDialect(Dialect):
     def reason(self, error: DBAPIError) -> str:
         return str(error.orig)
 
-    async def begin(self, connection: AsyncConnection, *, lock_wait: timedelta) -> datetime:
+    async def begin(
+        self, connection: AsyncConnection, *, lock_wait: timedelta, statement_timeout: timedelta | None = None
+    ) -> datetime:
         return datetime.now(UTC)  # SQLite has no clock but this machine's
 
     def has_ended_transaction(self, error: DBAPIError) -> bool:
         # There is no such savepoint any more: a trigger has raised ROLLBACK.
         return self.code(error) == GENERIC_ERROR
+
+
+def _write_all(connection: sqlite3.Connection, statements: list[tuple[str, list[tuple[Any, ...]]]]) -> bool:
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        is_first = True
+        for sql, rows in statements:
+            inserted = connection.executemany(sql, rows).rowcount
+            if is_first and inserted < len(rows):
+                connection.execute("ROLLBACK")
+                return False
+            is_first = False
+        connection.execute("COMMIT")
+    except Exception:  # noqa: BLE001 - whatever it is, the careful way meets it again
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        return False
+    return True
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -21,22 +21,30 @@ class TableEvidence:
     """What one batch has shown about its tables so far."""
 
     dialect: Dialect
+    _accepted: list[CheckedRecord] = field(default_factory=list)
+    """Those whose evidence has not been looked at yet: usually nothing is refused, and nobody asks for it."""
     _accepted_by: set[TargetTable] = field(default_factory=set)
     _proven: set[object] = field(default_factory=set)
     """`CheckedRecord.filled` of accepted inserts. An accepted upsert proves nothing: one inserts, the next updates."""
     _refused: Counter[tuple[TargetTable, str | None]] = field(default_factory=Counter)
 
     def add_accepted(self, records: Iterable[CheckedRecord]) -> None:
-        for record in records:
+        self._accepted.extend(records)
+
+    def has_accepted(self, target: TargetTable) -> bool:
+        self._look()
+        return target in self._accepted_by
+
+    def _look(self) -> None:
+        for record in self._accepted:
             self._accepted_by.add(record.target)
             if not record.target.upsert:
                 self._proven.add(record.filled)
-
-    def has_accepted(self, target: TargetTable) -> bool:
-        return target in self._accepted_by
+        self._accepted.clear()
 
     def held(self, refused: Sequence[Refused]) -> dict[str, str]:
         """Return which of the refused records are held, by request id, and why. The others are to be rejected."""
+        self._look()
         self._refused.update((record.target, refusal.code) for record, refusal in refused)
         reasons = {record.request_id: self._reason_to_hold(record, refusal) for record, refusal in refused}
         return {request_id: reason for request_id, reason in reasons.items() if reason is not None}

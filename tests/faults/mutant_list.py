@@ -252,8 +252,8 @@ LEDGER = (
     Mutant(
         name="ledger rows in order of arrival",
         file="sinks/sql/ledger.py",
-        right="        in_order = sorted(rows, key=lambda row: row.request_id)\n",
-        wrong="        in_order = list(rows)\n",
+        right='    in_order = sorted(rows, key=attrgetter("request_id"))\n',
+        wrong="    in_order = list(rows)\n",
         test=f"{INTEGRATION}/sinks/test_sql_sink_postgresql.py::test_overlapping_batches_in_opposite_orders_never_deadlock",
         symptom="deadlock",
     ),
@@ -280,6 +280,36 @@ LEDGER = (
         right="expired_by=min(now, database_now)",
         wrong="expired_by=max(now, database_now)",
         test=f"{INTEGRATION}/sinks/test_sql_sink_prune.py::test_prune_keeps_rows_that_are_old_by_one_clock_alone",
+        symptom="AssertionError",
+    ),
+)
+
+QUICK_WAY = (
+    Mutant(
+        name="SQLite's quick way writes what has been written",
+        file="sinks/sql/sqlite.py",
+        right="            if is_first and inserted < len(rows):\n",
+        wrong="            if False:\n",
+        test=f"{INTEGRATION}/sinks/test_quick_write.py::"
+        "test_request_that_was_written_is_not_written_again_where_no_key_forbids_it[sqlite]",
+        symptom="AssertionError",
+    ),
+    Mutant(
+        name="PostgreSQL's quick way writes what has been written",
+        file="sinks/sql/quick_write.py",
+        right="                if await self._claim.run(connection, ledger.values_of(rows, expires_at)) < len(rows):\n",
+        wrong="                if await self._claim.run(connection, ledger.values_of(rows, expires_at)) < 0:\n",
+        test=f"{INTEGRATION}/sinks/test_quick_write.py::"
+        "test_request_that_was_written_is_not_written_again_where_no_key_forbids_it[postgres]",
+        symptom="AssertionError",
+    ),
+    Mutant(
+        name="the quick way leaves a part of a batch behind",
+        file="sinks/sql/sqlite.py",
+        right='        if connection.in_transaction:\n            connection.execute("ROLLBACK")\n',
+        wrong='        if connection.in_transaction:\n            connection.execute("COMMIT")\n',
+        test=f"{INTEGRATION}/sinks/test_quick_write.py::"
+        "test_batch_with_a_refused_record_is_left_to_the_careful_way[sqlite]",
         symptom="AssertionError",
     ),
 )
@@ -442,4 +472,4 @@ IN_ITS_OWN_PLACE = (
     ),
 )
 
-MUTANTS = (*READING, *CONFIRMING, *CALLING, *LEDGER, *ONE_AMONG_MANY, *IN_ITS_OWN_PLACE)
+MUTANTS = (*READING, *CONFIRMING, *CALLING, *LEDGER, *QUICK_WAY, *ONE_AMONG_MANY, *IN_ITS_OWN_PLACE)

@@ -110,16 +110,17 @@ async def test_null_in_a_json_column_is_null_in_the_database(database: Database,
     assert database.query("SELECT order_id FROM orders WHERE details IS NULL") == [(1,)]
 
 
-async def test_clean_batch_of_100_costs_four_statements(database: Database, sink: SqlSink) -> None:
+@pytest.mark.usefixtures("through_sqlalchemy")
+async def test_clean_batch_of_100_costs_three_statements(database: Database, sink: SqlSink) -> None:
     with statements() as sent:
         await sink.write(batch(*(order(number) for number in range(100))))
 
     begin = {"sqlite": "BEGIN", "postgresql": "SELECT"}[database.kind]  # SELECT sets the transaction's limits
-    assert verbs(sent) == [begin, "INSERT", "SAVEPOINT", "INSERT"]
+    assert verbs(sent) == [begin, "INSERT", "INSERT"]
 
 
 @pytest.mark.parametrize("mixed", [False, True])
-async def test_one_bad_record_in_100_costs_at_most_20_statements_more(
+async def test_one_bad_record_in_100_costs_at_most_25_statements_more(
     database: Database, sink: SqlSink, mixed: bool
 ) -> None:
     async def cost(bad: int | None, run: int) -> int:
@@ -141,9 +142,10 @@ async def test_one_bad_record_in_100_costs_at_most_20_statements_more(
     clean = await cost(None, 0)
     costs = {bad: await cost(bad, bad + 1) - clean for bad in (0, 2, 30, 48, 50, 62, 74, 96, 98)}
 
-    assert max(costs.values()) <= 20, costs
+    assert max(costs.values()) <= 25, costs
 
 
+@pytest.mark.usefixtures("through_sqlalchemy")
 async def test_more_rows_than_one_statement_may_bind_are_written(database: Database) -> None:
     columns = [f"c{number}" for number in range(50)]
     database.execute(f"CREATE TABLE wide ({', '.join(f'{column} INTEGER' for column in columns)})")

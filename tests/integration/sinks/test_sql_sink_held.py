@@ -85,6 +85,7 @@ async def test_what_follows_a_held_record_with_its_key_is_held_too(database: Dat
     assert database.query("SELECT sku FROM stock ORDER BY sku") == [("k-1",), ("k-5",), ("other",)]
 
 
+@pytest.mark.usefixtures("through_sqlalchemy")
 async def test_lost_connection_makes_the_sink_unavailable(database: Database, sink: SqlSink) -> None:
     def cut(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
         if statement.startswith("INSERT") and " orders " in statement:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings, strategies as st
 
 from tests.support.target_databases import (
@@ -143,6 +144,7 @@ async def test_rows_of_one_key_with_alternating_columns_keep_their_order(databas
     assert database.query("SELECT name FROM journal ORDER BY number") == [(f"r{n}",) for n in range(6)]
 
 
+@pytest.mark.usefixtures("through_sqlalchemy")
 async def test_rows_of_one_key_and_one_shape_need_one_statement(database: Database) -> None:
     prepare(database)
     async with database.sink(TABLES) as sink:

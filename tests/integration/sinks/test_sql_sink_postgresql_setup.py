@@ -25,6 +25,7 @@ LIMITS = {
     "idle_in_transaction_session_timeout": "30s",
     "synchronous_commit": "on",
 }
+LIMITS_OF_THE_QUICK_WAY = LIMITS | {"statement_timeout": "12s", "lock_timeout": "100ms"}
 
 
 def note_settings(postgres: PostgresDatabase) -> None:
@@ -75,7 +76,7 @@ class TestBehindPgBouncer:
         assert [outcomes(one_of) for one_of in answers].count([Outcome.WRITTEN] * 50) == 1
         assert settled.outcome is Outcome.WITHDRAWN
         assert postgres.count("orders") == 50
-        assert seen(postgres) == LIMITS
+        assert seen(postgres) == LIMITS_OF_THE_QUICK_WAY
         assert not [one for one in caplog.messages if "within a transaction" in one]
 
     async def test_other_clients_of_the_pooler_get_no_limit_of_ours(

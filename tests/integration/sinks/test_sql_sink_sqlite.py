@@ -95,6 +95,7 @@ async def test_trigger_that_ends_the_transaction_rejects_only_its_record(sqlite:
     assert sqlite.query("SELECT order_id FROM orders") == [(1,), (3,)]
 
 
+@pytest.mark.usefixtures("through_sqlalchemy")
 async def test_full_disk_holds_the_batch(sqlite: SqliteDatabase, sink: SqlSink) -> None:
     limit = 1  # below the file's present size, which SQLite then takes as the limit
 

@@ -1,0 +1,132 @@
+"""Inserting many rows with one call of the driver: the quick way, which does not tell which row is refused."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import REAL, Column, Dialect as SqlAlchemyDialect, Table, column, literal_column, select, text, types
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+# Columns of these types hold the same whether PostgreSQL takes a value from JSON or from a parameter.
+SAME_IN_JSON = (
+    types.String,
+    types.Integer,
+    types.Numeric,
+    types.Boolean,
+    types.DateTime,
+    types.Date,
+    types.Time,
+    types.Uuid,
+    types.LargeBinary,
+    types.JSON,
+)
+NAMES = postgresql.dialect(paramstyle="named").identifier_preparer  # type: ignore[no-untyped-call]
+LEAST_DOUBLE_BITS = 25  # of precision: a column with less is rounded twice from a parameter, and once from JSON
+
+Row = dict[str, Any]
+Statements = Sequence[tuple["BulkInsert", Sequence[Row]]]
+
+
+class BulkInsert(ABC):
+    """One insert statement, for rows that have values for the same columns."""
+
+    @abstractmethod
+    async def run(self, connection: AsyncConnection, rows: Sequence[Row]) -> int:
+        """Insert all rows; return how many the database has inserted or updated.
+
+        Raises the driver's error when any row is refused, and Python's errors for a value that cannot be sent.
+        """
+
+
+class AnyValues(BulkInsert):
+    """Leaves all to SQLAlchemy, which knows every type of column, and fills in the defaults that only it knows."""
+
+    def __init__(self, insert: Any) -> None:
+        # With RETURNING it sends the rows as multi-row VALUES, split at the limit of parameters.
+        self._statement = insert.returning(literal_column("1", types.Integer))
+
+    async def run(self, connection: AsyncConnection, rows: Sequence[Row]) -> int:
+        return len((await connection.execute(self._statement, rows)).all())
+
+
+class Executemany(BulkInsert):
+    """Runs the statement row by row in one call of a driver whose database is in the same process. SQLAlchemy, which
+    would take longer than the database, is asked once.
+    """
+
+    def __init__(self, insert: Any, columns: Sequence[Column[Any]]) -> None:
+        self._insert = insert
+        self._columns = {one.key: one for one in columns}
+        self._sql = ""
+        self._processors: list[tuple[str, Callable[[Any], Any] | None]] = []
+
+    async def run(self, connection: AsyncConnection, rows: Sequence[Row]) -> int:
+        return (await connection.exec_driver_sql(*self.prepared(connection.dialect, rows))).rowcount
+
+    def prepared(self, dialect: SqlAlchemyDialect, rows: Sequence[Row]) -> tuple[str, list[tuple[Any, ...]]]:
+        """Return the statement and its parameters, as the driver's `executemany` takes them."""
+        if not self._sql:
+            self._prepare(dialect)
+        return self._sql, [
+            tuple([row[key] if process is None else process(row[key]) for key, process in self._processors])
+            for row in rows
+        ]
+
+    def _prepare(self, dialect: SqlAlchemyDialect) -> None:
+        compiled = self._insert.compile(dialect=dialect, column_keys=list(self._columns))
+        self._processors = [
+            (key, self._columns[key].type.dialect_impl(dialect).bind_processor(dialect)) for key in compiled.positiontup
+        ]
+        self._sql = str(compiled)
+
+
+class JsonRecordset(BulkInsert):
+    """Sends all rows as one JSON parameter, which PostgreSQL turns into rows of the table's own type: one round trip,
+    without a limit of parameters.
+    """
+
+    def __init__(self, insert: Any, table: Table, columns: Sequence[Column[Any]]) -> None:
+        names = [one.name for one in columns]
+        row_type = NAMES.format_table(table).replace(":", "\\:")
+        rows = text(f"json_populate_recordset(CAST(NULL AS {row_type}), CAST(:rows AS JSON)) AS wb_rows")
+        self._statement = insert.from_select(names, select(*map(column, names)).select_from(rows))
+
+    async def run(self, connection: AsyncConnection, rows: Sequence[Row]) -> int:
+        parameters = {"rows": json.dumps(rows, default=_as_json)}
+        counted = {"preserve_rowcount": True}
+        return (await connection.execute(self._statement, parameters, execution_options=counted)).rowcount
+
+
+def is_same_in_json(column: Column[Any]) -> bool:
+    """Whether PostgreSQL stores the same from JSON as from a parameter, so that `JsonRecordset` may be used."""
+    type_ = column.type
+    if column.key != column.name or not type(type_).__module__.startswith("sqlalchemy."):
+        return False
+    if isinstance(type_, types.Enum | REAL):
+        return False
+    if isinstance(type_, types.JSON) and not type_.none_as_null:
+        return False  # None would be stored as NULL instead of null
+    if isinstance(type_, types.Float) and (type_.precision or LEAST_DOUBLE_BITS) < LEAST_DOUBLE_BITS:
+        return False
+    return isinstance(type_, SAME_IN_JSON)
+
+
+def has_default_of_sqlalchemy(table: Table, given: Sequence[Column[Any]]) -> bool:
+    """Whether a column without a value gets one from SQLAlchemy instead of from the database."""
+    return any(one.default is not None for one in table.columns if one not in set(given))
+
+
+def _as_json(value: Any) -> str:
+    match value:
+        case Decimal() | UUID():
+            return str(value)
+        case datetime() | date() | time():
+            return value.isoformat()
+        case bytes():
+            return f"\\x{value.hex()}"
+    raise TypeError(f"{type(value).__name__} cannot be sent as JSON")

@@ -1,0 +1,98 @@
+"""The quick way to write a batch, for the usual case: all request ids are new, and the database accepts all records.
+
+It commits all of a batch or nothing, and decides about no single request: whatever is unusual is left to `BatchWrite`.
+"""
+
+from collections.abc import Hashable, Sequence
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from write_batcher.models import Outcome, WriteRequest
+from write_batcher.sinks.sql import ledger
+from write_batcher.sinks.sql.bulk_insert import BulkInsert, Statements
+from write_batcher.sinks.sql.dialect import Dialect, Fault
+from write_batcher.sinks.sql.inserts import (
+    ROW_LOCK_WAIT,
+    Group,
+    groups_of,
+    insert_statement,
+    values_of,
+)
+from write_batcher.sinks.sql.ledger_row import LedgerRow, decided, expiry
+from write_batcher.sinks.sql.tables import CheckedRecord
+from write_batcher.sinks.sql.time_budget import SEARCH_LIMIT, TimeBudget
+
+MAX_STATEMENTS = 1_000  # that are kept: one for each set of columns that records of a table have
+
+
+class QuickWriter:
+    """Writes whole batches for one queue's sink. It keeps its statements from batch to batch."""
+
+    def __init__(self, engine: AsyncEngine, dialect: Dialect, deduplication_window: timedelta) -> None:
+        self._engine = engine
+        self._dialect = dialect
+        self._window = deduplication_window
+        self._claim = ledger.bulk_claim(dialect)
+        self._inserts: dict[Hashable, BulkInsert] = {}
+
+    async def write(
+        self,
+        requests: Sequence[WriteRequest],
+        records: Sequence[CheckedRecord],
+        *,
+        queue: str,
+        batch_id: str,
+        budget: TimeBudget,
+    ) -> bool:
+        """Write all, in one transaction, and return True; False when anything is unusual, and then nothing is written.
+
+        Raises `BatchTooLarge` when it takes too long, and the driver's error when the database is away.
+        """
+        rows = [decided(request, Outcome.WRITTEN, queue=queue, batch_id=batch_id) for request in requests]
+        inserts = [(self._insert_for(group), values_of(self._dialect, group)) for group in groups_of(records)]
+        async with self._engine.connect() as connection:
+            if self._dialect.writes_in_one_call:
+                claim = self._claim, ledger.values_of(rows, expiry(datetime.now(UTC), self._window))
+                return await self._dialect.write_in_one_call(connection, [claim, *inserts])
+            return await self._write(connection, rows, inserts, budget)
+
+    async def _write(
+        self, connection: AsyncConnection, rows: Sequence[LedgerRow], inserts: Statements, budget: TimeBudget
+    ) -> bool:
+        size = len(rows)
+        try:
+            async with connection.begin() as transaction:
+                # A batch with a slower statement would not be pursued anyway.
+                now = await self._dialect.begin(connection, lock_wait=ROW_LOCK_WAIT, statement_timeout=SEARCH_LIMIT)
+                expires_at = expiry(max(now, datetime.now(UTC)), self._window)
+                if await self._claim.run(connection, ledger.values_of(rows, expires_at)) < len(rows):
+                    await transaction.rollback()
+                    return False
+                budget.check()
+                for insert, values in inserts:
+                    size = len(values)
+                    await insert.run(connection, values)
+                    budget.check()
+        except Exception as error:
+            refusal = self._dialect.refusal(error)
+            if refusal is None:
+                raise
+            if refusal.fault is Fault.TIMEOUT:
+                if size > 1:
+                    raise budget.exceeded(refusal.text) from error
+                budget.restart()
+            return False
+        return True
+
+    def _insert_for(self, group: Group) -> BulkInsert:
+        first = group[0]
+        if first.shape not in self._inserts:
+            if len(self._inserts) >= MAX_STATEMENTS:
+                self._inserts.clear()
+            table = first.target.table
+            columns = [table.columns[key] for key in first.values]
+            self._inserts[first.shape] = self._dialect.bulk_insert(
+                insert_statement(self._dialect, first), table, columns
+            )
+        return self._inserts[first.shape]

@@ -1,0 +1,223 @@
+"""The quick way of writing a batch stores and answers exactly what the careful way does, and leaves it the unusual."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.support.target_databases import Database, batch, order, record
+from write_batcher.models import Batch, Held, Outcome, WriteReceipt
+from write_batcher.sinks.sql.quick_write import QuickWriter
+from write_batcher.sinks.sql.sink import SqlSink
+
+WRITTEN, DUPLICATE, REJECTED = Outcome.WRITTEN, Outcome.DUPLICATE, Outcome.REJECTED
+
+COLUMNS = {
+    "sqlite": "id INTEGER PRIMARY KEY, name TEXT, amount NUMERIC(12, 3), ratio DOUBLE PRECISION, at TIMESTAMP,"
+    " day DATE, clock TIME, done BOOLEAN, data BLOB, doc JSON, small SMALLINT, code VARCHAR(5),"
+    " filled TEXT DEFAULT 'by database'",
+    "postgresql": "id BIGINT PRIMARY KEY, name TEXT, amount NUMERIC(12, 3), ratio DOUBLE PRECISION, at TIMESTAMPTZ,"
+    " day DATE, clock TIME, done BOOLEAN, data BYTEA, doc JSONB, small SMALLINT, code VARCHAR(5),"
+    " filled TEXT DEFAULT 'by database', plain JSON, unique_id UUID, at_home TIMESTAMP, short REAL, tags TEXT[]",
+}
+ROWS: list[dict[str, Any]] = [
+    {"name": "ordinary", "amount": "12.500", "ratio": 0.1, "at": "2026-01-02T03:04:05+02:00", "done": True},
+    {"name": "numbers", "amount": 7, "ratio": 1e300, "small": -32768},
+    {"name": "more digits than the column", "amount": "1.23456", "ratio": -0.0, "small": 32767},
+    {"name": "days", "day": "2024-02-29", "clock": "23:59:59.999999", "at": "0001-01-01T00:00:00"},
+    {"name": "text: 'quoted' \\ \"twice\" %s %(x)s :x \u2028 \U0001f600 \x7f\x01", "code": "abcde"},
+    {"name": "bytes", "data": "AAEC/w=="},
+    {"name": "documents", "doc": {"a": [1, 2.5, None, True, "\u00e9"], "b": {}}},
+    {"name": "a text as a document", "doc": "text"},
+    {"name": "a list as a document", "doc": [[], {}]},
+    {"name": "nothing", "amount": None, "ratio": None, "at": None, "doc": None, "data": None, "filled": None},
+    {"name": ""},
+]
+ROWS_OF_POSTGRESQL: list[dict[str, Any]] = [
+    {"name": "json", "plain": {"z": 1, "a": [1.0, "\u00e9"]}},
+    {"name": "uuid", "unique_id": "0123456789abcdef0123456789abcdef"},
+    {"name": "at home", "at_home": "2026-01-02T03:04:05+02:00"},
+    {"name": "rounded", "short": 16777217.0},
+    {"name": "array", "tags": ["a", "b,c", None, '"']},
+]
+
+
+@contextmanager
+def carefully() -> Iterator[None]:
+    """Nothing is written the quick way."""
+
+    async def leave(*_: Any, **__: Any) -> bool:
+        return False
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(QuickWriter, "write", leave)
+        yield
+
+
+@contextmanager
+def quickly() -> Iterator[list[bool]]:
+    """Yields whether each batch, or part of one, was written the quick way."""
+    written: list[bool] = []
+    original = QuickWriter.write
+
+    async def watched(self: QuickWriter, *arguments: Any, **more: Any) -> bool:
+        written.append(await original(self, *arguments, **more))
+        return written[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(QuickWriter, "write", watched)
+        yield written
+
+
+@pytest.fixture
+async def wide(database: Database) -> AsyncIterator[SqlSink]:
+    for table in ("quick", "careful"):
+        database.execute(f"CREATE TABLE {table} ({COLUMNS[database.kind]})")
+    async with database.sink(["quick", "careful"]) as sink:
+        yield sink
+
+
+def rows_of(database: Database) -> list[dict[str, Any]]:
+    return ROWS + (ROWS_OF_POSTGRESQL if database.kind == "postgresql" else [])
+
+
+def of(table: str, rows: list[dict[str, Any]]) -> Batch:
+    return batch(
+        *(record(f"{table}-{number:03}", table, id=number, **row) for number, row in enumerate(rows)), batch_id="b"
+    )
+
+
+def without_name(receipts: list[WriteReceipt | Held], table: str) -> list[Any]:
+    return [
+        replace(receipt, request_id=receipt.request_id.removeprefix(table), record_hash=None)
+        if isinstance(receipt, WriteReceipt)
+        else receipt
+        for receipt in receipts
+    ]
+
+
+async def test_both_ways_store_the_same(database: Database, wide: SqlSink) -> None:
+    rows = rows_of(database)
+    with quickly() as written:
+        quick = await wide.write(of("quick", rows))
+    with carefully():
+        careful = await wide.write(of("careful", rows))
+
+    assert written == [True]
+    assert without_name(quick, "quick") == without_name(careful, "careful")
+    stored = [
+        [tuple(map(str, row)) for row in database.query(f"SELECT * FROM {table} ORDER BY id")]
+        for table in ("quick", "careful")
+    ]
+    assert stored[0] == stored[1]
+    assert len(stored[0]) == len(rows)
+    columns = "outcome, batch_id, attempt, asked_ms, decisions, floor_ms, returned"
+    kept = [
+        database.query(
+            f"SELECT {columns} FROM write_batcher_ledger WHERE request_id LIKE '{table}%' ORDER BY request_id"
+        )
+        for table in ("quick", "careful")
+    ]
+    assert kept[0] == kept[1]
+
+
+@pytest.mark.parametrize(
+    "unfit",
+    [
+        {"amount": "1e20"},
+        {"small": 40_000},
+        {"code": "abcdef"},
+        {"id": 0},
+        {"name": "a\0b"},
+        {"name": "\ud800"},
+        {"ratio": float("inf")},
+        {"done": "yes"},
+        {"nowhere": 1},
+        {"at": "tomorrow"},
+        {"doc": {"a": float("nan")}},
+        {"amount": 10**400},
+    ],
+    ids=str,
+)
+async def test_both_ways_decide_alike_about_an_unusual_record(
+    database: Database, wide: SqlSink, unfit: dict[str, Any]
+) -> None:
+    rows = [*rows_of(database)[:3], unfit]
+
+    async def told(table: str) -> list[str]:
+        requests = [record(f"{table}-{number}", table, **{"id": number, **row}) for number, row in enumerate(rows)]
+        answers = await wide.write(batch(*requests))
+        return [_told(answer).replace(table, "") for answer in answers]
+
+    quick = await told("quick")
+    with carefully():
+        assert quick == await told("careful")
+    assert database.count("quick") == database.count("careful")
+
+
+def _told(answer: WriteReceipt | Held) -> str:
+    return answer.reason if isinstance(answer, Held) else f"{answer.outcome}: {answer.error}"
+
+
+async def test_batch_with_a_known_id_is_left_to_the_careful_way(database: Database, sink: SqlSink) -> None:
+    await sink.write(batch(order(1), order(2)))
+
+    with quickly() as written:
+        answers = await sink.write(batch(order(2), order(3), batch_id="batch-2"))
+
+    assert written == [False]
+    assert [answer.outcome for answer in answers if isinstance(answer, WriteReceipt)] == [DUPLICATE, WRITTEN]
+    assert database.count("orders") == 3
+
+
+async def test_request_that_was_written_is_not_written_again_where_no_key_forbids_it(database: Database) -> None:
+    database.execute("CREATE TABLE notes (note TEXT)")
+    requests = [record(f"note-{number}", "notes", note=str(number)) for number in range(5)]
+    async with database.sink(["notes"]) as sink:
+        await sink.write(batch(*requests[:3]))
+        await sink.write(batch(*requests[2:], batch_id="batch-2"))
+
+    assert sorted(database.query("SELECT note FROM notes")) == [(str(number),) for number in range(5)]
+
+
+async def test_batch_with_a_refused_record_is_left_to_the_careful_way(database: Database, sink: SqlSink) -> None:
+    with quickly() as written:
+        answers = await sink.write(batch(order(1), order(2, cents=-1), order(3)))
+
+    assert written == [False]
+    assert [answer.outcome for answer in answers if isinstance(answer, WriteReceipt)] == [WRITTEN, REJECTED, WRITTEN]
+    assert (database.count("orders"), database.count("write_batcher_ledger")) == (2, 3)
+
+
+async def test_batch_that_commit_refuses_is_written_in_parts(database: Database, sink: SqlSink) -> None:
+    with quickly() as written:
+        answers = await sink.write(batch(*(record(f"a{n}", "audits", name=f"a{n}", order_id=n // 3) for n in range(4))))
+
+    assert not all(written)
+    assert {answer.outcome for answer in answers if isinstance(answer, WriteReceipt)} == {REJECTED}
+    assert database.count("audits") == 0
+
+
+async def test_two_sinks_write_overlapping_batches_once(database: Database, sink: SqlSink) -> None:
+    async with database.sink() as other:
+        await asyncio.gather(
+            *(
+                one.write(batch(*map(order, range(start, start + 20)), batch_id=f"batch-{start}"))
+                for start in range(0, 100, 10)
+                for one in (sink, other)
+            )
+        )
+
+    assert database.count("orders") == database.count("write_batcher_ledger") == 110
+
+
+async def test_later_upsert_of_a_row_wins(database: Database, sink: SqlSink) -> None:
+    requests = [record(f"s{n}", "stock", key="k", shop="here", sku=str(n % 3), pieces=n) for n in range(9)]
+    with quickly() as written:
+        await sink.write(batch(*requests))
+
+    assert written == [True]
+    assert database.query("SELECT sku, pieces FROM stock ORDER BY sku") == [("0", 6), ("1", 7), ("2", 8)]
