@@ -11,6 +11,8 @@ from typing import Any
 
 from write_batcher.models import WriteRequest
 
+ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
 
 def canonical_json(table: str, record: Mapping[str, Any]) -> bytes:
     """Return table and record as UTF-8 JSON with sorted keys and no spaces: the same bytes for equal records, in every
@@ -20,13 +22,7 @@ def canonical_json(table: str, record: Mapping[str, Any]) -> bytes:
     `TypeError` when they hold values of other types than JSON's.
     """
     try:
-        text = json.dumps(
-            {"record": record, "table": table},
-            sort_keys=True,
-            separators=(",", ":"),
-            ensure_ascii=False,
-            allow_nan=False,
-        )
+        text = ENCODER.encode({"record": record, "table": table})
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     return text.encode()

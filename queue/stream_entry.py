@@ -1,6 +1,6 @@
 """One entry of a partition's stream."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Self
 
@@ -23,44 +23,50 @@ class StreamEntry:
     deliveries: int = 0
     """How often it has been delivered, as far as `read_delivered` told."""
 
+    # The drain asks for these several times.
+    request_id: bytes = field(init=False, compare=False)
+    order_key: bytes = field(init=False, compare=False)
+    """What it shares with the entries that it must not overtake."""
+    position: tuple[int, int] = field(init=False, compare=False)
+    """Where it is in the stream: later entries have a greater one."""
+    first_ms: int = field(init=False, compare=False)
+    """When the request was made: milliseconds since the epoch. Of the times that are known, the earliest counts: of its
+    append (for a replayed dead letter, of the first one), and of its caller's question.
+    """
+
+    def __post_init__(self) -> None:
+        fields = self.fields
+        request_id = fields.get(b"id", b"")
+        where = position(self.entry_id)
+        object.__setattr__(self, "request_id", request_id)
+        object.__setattr__(self, "order_key", fields.get(b"key") or request_id)
+        object.__setattr__(self, "position", where)
+        object.__setattr__(self, "first_ms", _first_ms(fields, where[0]))
+
     @classmethod
     def of(cls, entry_id: str, fields: Fields) -> Self:
         """Return an entry that was read whole."""
         return cls(entry_id=entry_id, fields=fields, size_bytes=size_of(fields))
 
     @property
-    def request_id(self) -> bytes:
-        return self.fields.get(b"id", b"")
-
-    @property
-    def order_key(self) -> bytes:
-        """What it shares with the entries that it must not overtake."""
-        return self.fields.get(b"key") or self.request_id
-
-    @property
-    def position(self) -> tuple[int, int]:
-        """Where it is in the stream: later entries have a greater one."""
-        return position(self.entry_id)
-
-    @property
     def entry_ms(self) -> int:
         """When this entry was added: milliseconds since the epoch, by the clock of the Redis server."""
         return self.position[0]
-
-    @property
-    def first_ms(self) -> int:
-        """When the request was made: milliseconds since the epoch. Of the times that are known, the earliest counts: of
-        its append (for a replayed dead letter, of the first one), and of its caller's question.
-        """
-        times = (self.fields.get(name, b"") for name in (b"first", b"counted", b"asked"))
-        known = [int(value) for value in times if MILLISECONDS_PATTERN.fullmatch(value)]
-        return min([*known, self.entry_ms])
 
 
 def position(entry_id: str) -> tuple[int, int]:
     """Return the numbers of an entry id. "0" is before the first entry."""
     ms, _, number = entry_id.partition("-")
     return int(ms), int(number or 0)
+
+
+def _first_ms(fields: Fields, entry_ms: int) -> int:
+    first = entry_ms
+    for name in (b"first", b"counted", b"asked"):
+        value = fields.get(name)
+        if value and MILLISECONDS_PATTERN.fullmatch(value):
+            first = min(first, int(value))
+    return first
 
 
 def size_of(fields: Fields) -> int:

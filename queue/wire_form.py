@@ -63,6 +63,7 @@ class Codec:
         # A converter of one's own: that of the DataConverter is wrapped and does not tell its encodings.
         converter = data_converter.payload_converter_class()
         self._encodings = converter.converters.keys() if isinstance(converter, CompositePayloadConverter) else None
+        self._is_default = data_converter.payload_converter_class is DefaultPayloadConverter and self.decodes_at_once
 
     @property
     def decodes_at_once(self) -> bool:
@@ -114,11 +115,8 @@ class Codec:
         """
         payload = _parsed(fields)
         reply = decode_reply(fields)
-        try:
-            [raw] = await self._unwrapper.decode([payload], [RawValue])
-        except Exception as error:
-            raise CodecUnavailable(f"The payload codec cannot decode the entry now: {error!r}.") from error
-        body, digest = self._decoded_body(raw.payload)
+        usual = _usual_body(payload) if self._is_default else None
+        body, digest = usual or self._decoded_body(await self._unwrapped(payload))
         if reply and not reply.attempt:
             # With the hash, or two records under one request id would be taken for the same try.
             reply = replace(reply, attempt=f"{reply.run_id}/{digest}")
@@ -133,6 +131,14 @@ class Codec:
             asked_ms=int(asked) if MILLISECONDS_PATTERN.fullmatch(asked) else None,
             replayed=b"replayed" in fields,
         )
+
+    async def _unwrapped(self, payload: Payload) -> Payload:
+        try:
+            [raw] = await self._unwrapper.decode([payload], [RawValue])
+        except Exception as error:
+            raise CodecUnavailable(f"The payload codec cannot decode the entry now: {error!r}.") from error
+        unwrapped: Payload = raw.payload
+        return unwrapped
 
     def _decoded_body(self, payload: Payload) -> tuple[WriteBody, str]:
         encoding = payload.metadata.get("encoding", b"")
@@ -150,6 +156,21 @@ class Codec:
             return body, record_hash(canonical_json(body.table, body.record))
         except (TypeError, ValueError) as error:
             raise InvalidEntry(f"The record is not JSON: {error}.") from error
+
+
+def _usual_body(payload: Payload) -> tuple[WriteBody, str] | None:
+    """The body of a payload as Temporal's default converter would decode it, with its hash, ten times as quickly; None
+    for any payload that is the least bit unusual.
+    """
+    if payload.metadata.get("encoding") != JSON_ENCODING:
+        return None
+    try:
+        match json.loads(payload.data.decode()):
+            case {"table": str(table), "record": dict(record), **others} if not others:
+                return WriteBody(table=table, record=record), record_hash(canonical_json(table, record))
+    except (TypeError, ValueError, RecursionError):
+        pass
+    return None
 
 
 def _parsed(fields: Fields) -> Payload:
@@ -186,7 +207,7 @@ def decode_reply(fields: Fields) -> ReplyAddress | None:
     if len(text) > MAX_REPLY_BYTES:  # no caller has such an address: its receipt would not fit into a signal
         raise InvalidEntry(f"The reply address has {len(text)} bytes, the limit is {MAX_REPLY_BYTES}.")
     try:
-        reply = json.loads(text)
+        reply = json.loads(text.decode())
         mode = ConfirmBy(reply["mode"])
         address = ReplyAddress(
             workflow_id=str(reply.get("workflow_id", "")),

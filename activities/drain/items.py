@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from write_batcher.models import FlushReason, WriteRequest
 from write_batcher.queue.stream_entry import StreamEntry
@@ -86,4 +86,5 @@ class RetryBatch:
 
 def without_payload(entry: StreamEntry) -> StreamEntry:
     """Return what has to be remembered of an entry."""
-    return replace(entry, fields={name: entry.fields[name] for name in KEPT_FIELDS if name in entry.fields})
+    fields = {name: entry.fields[name] for name in KEPT_FIELDS if name in entry.fields}
+    return StreamEntry(entry_id=entry.entry_id, fields=fields, size_bytes=entry.size_bytes, deliveries=entry.deliveries)

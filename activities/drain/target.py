@@ -164,22 +164,24 @@ class Target:
     ) -> Answer:
         if isinstance(answer, Held):
             return replace(answer, reason=printable(answer.reason))
-        return replace(
-            self._addressed(item, answer),
+        return self._addressed(
+            item,
+            answer,
             batch_size=batch_size,
             flush_reason=closed.reason,
             queued_ms=max(closed.closed_ms - item.entry.entry_ms, 0),
             write_ms=write_ms,
         )
 
-    def _addressed(self, item: DecodedEntry, receipt: WriteReceipt) -> WriteReceipt:
-        """The receipt as the caller of this request takes it."""
+    def _addressed(self, item: DecodedEntry, receipt: WriteReceipt, **known: Any) -> WriteReceipt:
+        """The receipt as the caller of this request takes it, with what else is `known`."""
         return replace(
             receipt,
             queue=self._partition.queue,
             attempt=item.request.attempt,
             record_hash=item.request.record_hash,
             error=None if receipt.error is None else printable(receipt.error),
+            **known,
         )
 
     def _report(self, batch: Batch, receipts: list[WriteReceipt], write_ms: int) -> None:
