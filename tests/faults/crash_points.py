@@ -18,17 +18,20 @@ The tests' own worker process wraps them around the product's methods, so the pr
 
 import functools
 import os
+import threading
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from signal import SIGKILL, Signals
 from typing import Any, Self
 
+import aiosqlite
 from sqlalchemy import Engine, event
 
 from write_batcher.activities.drain.receipt_sender import ReceiptSender
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.sinks.sql.sink import SqlSink
+from write_batcher.sinks.sql.sqlite import SqliteDialect
 
 POINTS = (
     *("before_append", "after_append", "before_write", "before_commit", "after_commit", "mid_confirm"),
@@ -90,6 +93,23 @@ def _before_commit_of_a_batch(reached: Callable[[], None]) -> None:
     writing = ContextVar("writing", default=False)
     _wrap(SqlSink, "write", before=lambda: writing.set(True))
     event.listen(Engine, "commit", lambda _connection: reached() if writing.get() else None)
+    _before_commit_in_one_call(reached)
+
+
+def _before_commit_in_one_call(reached: Callable[[], None]) -> None:
+    # SQLAlchemy does not see what SQLite gets in one call, which runs in a thread of its own.
+    in_call = threading.Event()
+    _wrap(SqliteDialect, "write_in_one_call", before=in_call.set, after=in_call.clear)
+
+    def note(statement: str) -> None:
+        if statement == "COMMIT" and in_call.is_set():
+            reached()
+
+    def trace(connection: Any, _record: Any) -> None:
+        if isinstance(connection.driver_connection, aiosqlite.Connection):
+            connection.run_async(lambda driver: driver.set_trace_callback(note))
+
+    event.listen(Engine, "connect", trace)
 
 
 def _wrap(
