@@ -21,7 +21,7 @@ from pathlib import Path
 from tests.faults.mutant_list import MUTANTS, Edit, Mutant
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("activities", "cli", "compare", "docs", "queue", "sinks", "tests", "workers", "workflows")
+SOURCES = ("activities", "bench", "cli", "compare", "docs", "queue", "sinks", "tests", "workers", "workflows")
 
 
 class Unusable(Exception):
