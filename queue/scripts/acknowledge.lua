@@ -1,7 +1,7 @@
 -- ARGV: group, then for each entry: entry, request id, outcome, counted. Returns how many entries were still there.
-local deleted = 0
+local entries = {}
 for i = 2, #ARGV, 4 do
   local fields = fields_of(ARGV[i], ARGV[i + 1], ARGV[i + 3])
-  if fields then deleted = deleted + forget(ARGV[1], ARGV[i], fields, ARGV[i + 2], ARGV[i + 3]) end
+  if fields then entries[#entries + 1] = {ARGV[i], fields, ARGV[i + 2], ARGV[i + 3]} end
 end
-return deleted
+return forget(ARGV[1], entries)

@@ -12,4 +12,4 @@ if #fields > 0 then
   local letter = redis.call('XADD', dead, '*', 'dead-reason', ARGV[6], 'dead-entry', ARGV[2], unpack(kept))
   mark(dead_ids, kept, letter)
 end
-return forget(ARGV[1], ARGV[2], fields, ARGV[4], ARGV[5])
+return forget(ARGV[1], {{ARGV[2], fields, ARGV[4], ARGV[5]}})

@@ -15,23 +15,32 @@ local function fields_of(entry, id, counted)
   return has(fields, 'id', id) and has(fields, 'counted', counted) and fields or nil
 end
 
--- Removes one entry, with its marker in `live`, and counts its outcome. Returns 1 if the entry was still there, else 0.
--- When the stream is empty, every marker is stale.
+local AT_ONCE = 1000  -- ids in one command: Lua's unpack takes at most 8,000 values
+
+-- Removes entries with all that is kept about them, and counts their outcomes. Each is {entry, fields, outcome, counted}.
+-- Returns how many were still there. When the stream is empty, every marker is stale.
 -- An entry that was added without append.lua is counted as appended here, so that the counters add up.
-local function forget(group, entry, fields, outcome, counted)
-  redis.call('XACK', stream, group, entry)
-  local deleted = redis.call('XDEL', stream, entry)
-  if deleted == 1 and outcome ~= '' then
-    redis.call('HINCRBY', counters, outcome, 1)
-    if counted == '' then redis.call('HINCRBY', counters, 'appended', 1) end
+local function forget(group, entries)
+  local ids, counts, deleted = {}, {}, 0
+  for i, one in ipairs(entries) do
+    local entry, fields, outcome, counted = unpack(one)
+    ids[i] = entry
+    if #fields > 0 then
+      deleted = deleted + 1
+      unmark(live, fields, entry)
+      if outcome ~= '' then
+        counts[outcome] = (counts[outcome] or 0) + 1
+        if counted == '' then counts['appended'] = (counts['appended'] or 0) + 1 end
+      end
+    end
   end
-  unmark(live, fields, entry)
-  if redis.call('XLEN', stream) == 0 then
-    redis.call('DEL', live, alone, held, orders)
-  else
-    redis.call('HDEL', alone, entry)
-    redis.call('HDEL', held, entry)
-    redis.call('HDEL', orders, entry)
+  for first = 1, #ids, AT_ONCE do
+    local last = math.min(first + AT_ONCE - 1, #ids)
+    redis.call('XACK', stream, group, unpack(ids, first, last))
+    redis.call('XDEL', stream, unpack(ids, first, last))
+    for _, key in ipairs({alone, held, orders}) do redis.call('HDEL', key, unpack(ids, first, last)) end
   end
+  for name, number in pairs(counts) do redis.call('HINCRBY', counters, name, number) end
+  if redis.call('XLEN', stream) == 0 then redis.call('DEL', live, alone, held, orders) end
   return deleted
 end
