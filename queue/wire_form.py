@@ -159,8 +159,8 @@ class Codec:
 
 
 def _usual_body(payload: Payload) -> tuple[WriteBody, str] | None:
-    """The body of a payload as Temporal's default converter would decode it, with its hash, ten times as quickly; None
-    for any payload that is the least bit unusual.
+    """The body of a payload as Temporal's default converter would decode it, with its hash, but quickly; None for any
+    payload that is the least bit unusual.
     """
     if payload.metadata.get("encoding") != JSON_ENCODING:
         return None

@@ -118,7 +118,8 @@ def is_same_in_json(column: Column[Any]) -> bool:
 
 def has_default_of_sqlalchemy(table: Table, given: Sequence[Column[Any]]) -> bool:
     """Whether a column without a value gets one from SQLAlchemy instead of from the database."""
-    return any(one.default is not None for one in table.columns if one not in set(given))
+    keys = {one.key for one in given}
+    return any(one.default is not None for one in table.columns if one.key not in keys)
 
 
 def _as_json(value: Any) -> str:

@@ -82,7 +82,10 @@ class SqliteDialect(Dialect):
         driver: Any = (await connection.get_raw_connection()).driver_connection
         # Each call of aiosqlite is handed to its thread and back, which takes longer than a statement. It has no public
         # way to run several in one.
-        return bool(await driver._execute(_write_all, driver._conn, prepared))
+        try:
+            return bool(await driver._execute(_write_all, driver._conn, prepared))
+        except Exception:  # noqa: BLE001 - it cannot even roll back: the careful way meets that again
+            return False
 
     def code(self, error: DBAPIError) -> str | None:
         return getattr(error.orig, "sqlite_errorname", None)

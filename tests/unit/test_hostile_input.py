@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
+from temporalio.api.common.v1 import Payload
 from temporalio.converter import DataConverter
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -98,6 +99,48 @@ def test_entry_that_nobody_signed_does_not_pass(fields: dict[bytes, bytes], now_
 def test_payload_is_decoded_or_invalid_or_held(payload: bytes) -> None:
     with contextlib.suppress(InvalidEntry, CodecUnavailable):
         asyncio.run(CODEC.decode(VALID | {b"payload": payload}))
+
+
+json_texts = st.sampled_from(
+    [
+        '{"table": "t", "record": {}}',
+        '{"record":{"a":1.50,"b":[null,true,"\\u00e9\\n"]},"table":"t"}',
+        '{"table": "t", "table": "u", "record": {"a": 1, "a": 2}}',
+        '{"table": "t", "record": {"a": NaN}}',
+        '{"table": "t", "record": {"a": 1e999}}',
+        '{"table": "t", "record": {"a": "\\ud800"}}',
+        '{"table": "t", "record": {"a": ' + "9" * 5000 + "}}",
+        '{"table": "t", "record": {"a": ' + "[" * 3000 + "]" * 3000 + "}}",
+        '{"table": "t", "record": {}, "more": 1}',
+        '{"table": 5, "record": {}}',
+        '{"table": "t", "record": []}',
+        '{"table": "t"}',
+        "null",
+        "\ufeff{}",
+        "",
+    ]
+) | st.builds(
+    lambda table, record, more: json.dumps({"table": table, "record": record, **more}),
+    json_values,
+    json_values | st.dictionaries(st.text(max_size=4), json_values, max_size=3),
+    st.just({}) | st.dictionaries(st.text(max_size=4), json_values, max_size=1),
+)
+
+
+@given(json_texts.map(lambda text: text.encode(errors="surrogatepass")) | st.binary(max_size=20))
+def test_both_ways_of_decoding_agree(data: bytes) -> None:
+    payload = Payload(metadata={"encoding": b"json/plain"}, data=data)
+    fields = VALID | {b"payload": payload.SerializeToString()}
+
+    def decoded(codec: Codec) -> object:
+        try:
+            return asyncio.run(codec.decode(fields))
+        except (InvalidEntry, CodecUnavailable) as error:
+            return type(error), str(error)
+
+    careful = Codec(DataConverter.default)
+    careful._is_default = False
+    assert decoded(CODEC) == decoded(careful)
 
 
 marks = json_values | st.dictionaries(st.sampled_from(["request_id", "reason", "since_ms", "order"]), json_values)

@@ -1,17 +1,21 @@
 """The quick way of writing a batch stores and answers exactly what the careful way does, and leaves it the unusual."""
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings, strategies as st
 
-from tests.support.target_databases import Database, batch, order, record
+from tests.support.target_databases import Database, SqliteDatabase, batch, order, record
 from write_batcher.models import Batch, Held, Outcome, WriteReceipt
 from write_batcher.sinks.sql.quick_write import QuickWriter
 from write_batcher.sinks.sql.sink import SqlSink
+from write_batcher.sinks.sql.table_faults import MIN_ALIKE
 
 WRITTEN, DUPLICATE, REJECTED = Outcome.WRITTEN, Outcome.DUPLICATE, Outcome.REJECTED
 
@@ -160,6 +164,47 @@ async def test_both_ways_decide_alike_about_an_unusual_record(
 
 def _told(answer: WriteReceipt | Held) -> str:
     return answer.reason if isinstance(answer, Held) else f"{answer.outcome}: {answer.error}"
+
+
+values = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(st.characters(codec=None), max_size=4)
+    | st.sampled_from(["1.5", "2026-01-02", "2026-01-02T03:04:05", "12:00", "AAEC", "", "NaN", "1e999", "true"])
+    | st.lists(st.integers(), max_size=2)
+    | st.dictionaries(st.text(max_size=2), st.none() | st.floats(), max_size=2)
+)
+usual = st.fixed_dictionaries({"id": st.integers(0, 5), "name": st.text(max_size=4)})
+near_usual = st.dictionaries(
+    st.sampled_from(
+        ["id", "name", "amount", "ratio", "at", "day", "clock", "done", "data", "doc", "small", "code", "no"]
+    ),
+    values,
+    max_size=4,
+)
+
+
+# Fewer than the sink takes for the fault of their table when they are refused alike: it would hold them.
+@settings(max_examples=20)
+@given(st.lists(st.tuples(st.integers(0, 8), usual | near_usual), min_size=2, max_size=MIN_ALIKE - 1))
+def test_both_ways_agree_about_any_batch(written: list[tuple[int, dict[str, Any]]]) -> None:
+    requests = [record(f"r{number}", "quick", **columns) for number, columns in dict(written).items()]
+
+    async def write() -> tuple[list[Any], ...]:
+        with tempfile.TemporaryDirectory() as folder:
+            database = SqliteDatabase(Path(folder))
+            database.execute(f"CREATE TABLE quick ({COLUMNS['sqlite']})")
+            async with database.sink(["quick"]) as sink:
+                before = await sink.write(batch(record("r0", "quick", id=0), record("r1", "quick", id=1), batch_id="a"))
+                answers = await sink.write(batch(*requests, batch_id="b"))
+            rows = database.query("SELECT * FROM quick ORDER BY rowid")
+            return before, answers, rows, database.ledger("request_id, outcome, batch_id, decisions")
+
+    quick = asyncio.run(write())
+    with carefully():
+        assert quick == asyncio.run(write())
 
 
 async def test_batch_with_a_known_id_is_left_to_the_careful_way(database: Database, sink: SqlSink) -> None:
