@@ -163,6 +163,9 @@ class ReceiptSender:
 
 
 def _parts(receipts: Sequence[WriteReceipt]) -> Iterator[list[WriteReceipt]]:
+    if len(receipts) == 1:
+        yield list(receipts)
+        return
     part: list[WriteReceipt] = []
     part_bytes = 0
     for receipt in receipts:

@@ -44,6 +44,8 @@ class TableEvidence:
 
     def held(self, refused: Sequence[Refused]) -> dict[str, str]:
         """Return which of the refused records are held, by request id, and why. The others are to be rejected."""
+        if not refused:
+            return {}
         self._look()
         self._refused.update((record.target, refusal.code) for record, refusal in refused)
         reasons = {record.request_id: self._reason_to_hold(record, refusal) for record, refusal in refused}
