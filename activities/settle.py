@@ -19,7 +19,7 @@ from write_batcher.queue.contract import Contract
 from write_batcher.queue.record_encoding import with_hash
 from write_batcher.sinks.protocol import Sink, identity_of
 
-SETTLED_AT_ONCE = 8  # each takes a connection to the database
+SETTLED_AT_ONCE = 4  # each takes a connection to the database, which has 5 for this process
 TIME_TO_ANSWER = 0.7  # of what an attempt has: above the 10 s that the default sink takes at most for a request
 
 

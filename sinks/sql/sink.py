@@ -30,7 +30,7 @@ from write_batcher.sinks.sql.time_budget import TimeBudget
 # For one batch, where a statement can be cancelled. Below the drain's own limit, so that the drain learns the reason.
 WRITE_LIMIT = timedelta(seconds=45)
 SETTLE_LIMIT = timedelta(seconds=10)  # for one request: its caller waits, and asks again
-LOCK_WAIT = timedelta(seconds=5)  # of whatever is not a batch, for another transaction's lock
+LOCK_WAIT = timedelta(seconds=1)  # of whatever is not a batch, for another transaction's lock: it is asked again
 OPEN_LOCK_WAIT = timedelta(seconds=20)  # for other processes that create the tables, one after the other
 CANCEL_GRACE = timedelta(seconds=1)  # for the database to end a cancelled statement; then the connection is closed
 DEDUPLICATION_WINDOW = timedelta(days=7)
