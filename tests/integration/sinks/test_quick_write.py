@@ -2,8 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from tests.support.quick_way import carefully, quickly
 from tests.support.target_databases import Database, SqliteDatabase, batch, order, record
 from write_batcher.models import Batch, Held, Outcome, WriteReceipt
-from write_batcher.sinks.sql.quick_write import QuickWriter
 from write_batcher.sinks.sql.sink import SqlSink
 from write_batcher.sinks.sql.table_faults import MIN_ALIKE
 
@@ -47,33 +46,6 @@ ROWS_OF_POSTGRESQL: list[dict[str, Any]] = [
     {"name": "rounded", "short": 16777217.0},
     {"name": "array", "tags": ["a", "b,c", None, '"']},
 ]
-
-
-@contextmanager
-def carefully() -> Iterator[None]:
-    """Nothing is written the quick way."""
-
-    async def leave(*_: Any, **__: Any) -> bool:
-        return False
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(QuickWriter, "write", leave)
-        yield
-
-
-@contextmanager
-def quickly() -> Iterator[list[bool]]:
-    """Yields whether each batch, or part of one, was written the quick way."""
-    written: list[bool] = []
-    original = QuickWriter.write
-
-    async def watched(self: QuickWriter, *arguments: Any, **more: Any) -> bool:
-        written.append(await original(self, *arguments, **more))
-        return written[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(QuickWriter, "write", watched)
-        yield written
 
 
 @pytest.fixture
