@@ -80,9 +80,11 @@ class Dialect(ABC):
         """Return an insert with `on_conflict_do_nothing`, `on_conflict_do_update` and `excluded`."""
 
     @abstractmethod
-    def bulk_insert(self, insert: Any, table: Table, columns: Sequence[Column[Any]]) -> BulkInsert:
+    def bulk_insert(
+        self, insert: Any, table: Table, columns: Sequence[Column[Any]], *, is_reflected: bool
+    ) -> BulkInsert:
         """Return the quickest way to run `insert` for many rows with values for these columns, of those that store the
-        same as SQLAlchemy's own.
+        same as SQLAlchemy's own. `is_reflected`: they are as the database has them.
         """
 
     async def write_in_one_call(self, connection: AsyncConnection, statements: Statements) -> bool:

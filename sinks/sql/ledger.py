@@ -103,9 +103,10 @@ def values_of(rows: Iterable[LedgerRow], expires_at: datetime) -> list[dict[str,
 
 
 def bulk_claim(dialect: Dialect) -> BulkInsert:
-    """Return the insert of those rows whose request id is new."""
+    """Return the insert of rows that say `written`, of those whose request id is new."""
     insert = dialect.insert(LEDGER).on_conflict_do_nothing(index_elements=KEY)
-    return dialect.bulk_insert(insert, LEDGER, [*READ_COLUMNS, LEDGER.c.expires_at])
+    columns = [column for column in READ_COLUMNS if column.name not in ("decisions", "floor_ms")]  # none when written
+    return dialect.bulk_insert(insert, LEDGER, [*columns, LEDGER.c.expires_at], is_reflected=True)
 
 
 async def prune(connection: AsyncConnection, *, expired_by: datetime) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import URL, Column, Connection, ExceptionContext, Table, event, text
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.exc import DataError, DBAPIError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -15,7 +16,6 @@ from write_batcher.sinks.sql.bulk_insert import (
     AnyValues,
     BulkInsert,
     JsonRecordset,
-    has_default_of_sqlalchemy,
     is_same_in_json,
 )
 from write_batcher.sinks.sql.dialect import POOL_WAIT, STATEMENT_TIMEOUT, Dialect, Fault, redacted
@@ -27,6 +27,8 @@ POOL_SIZE = 5  # each partition that this process drains needs a connection now 
 KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVES = timedelta(seconds=10), timedelta(seconds=5), 3
 
 ENCODING = "UTF8"
+# psycopg's would double each per cent sign.
+NAMES = PGDialect(paramstyle="named").identifier_preparer  # type: ignore[no-untyped-call]
 READ_ONLY_TRANSACTION = "25006"  # SQLSTATE
 LACK_OF_RIGHTS = "42501"
 DEFINITIONS_LOCK = int.from_bytes(b"wbatcher")  # an advisory lock: CREATE TABLE IF NOT EXISTS is not atomic
@@ -92,10 +94,13 @@ class PostgresDialect(Dialect):
     def insert(self, table: Table) -> Any:
         return postgresql.insert(table)
 
-    def bulk_insert(self, insert: Any, table: Table, columns: Sequence[Column[Any]]) -> BulkInsert:
-        if has_default_of_sqlalchemy(table, columns) or not all(map(is_same_in_json, columns)):
+    def bulk_insert(
+        self, insert: Any, table: Table, columns: Sequence[Column[Any]], *, is_reflected: bool
+    ) -> BulkInsert:
+        # A table that the user describes may say more than the database does, or something else.
+        if not is_reflected or not all(map(is_same_in_json, columns)):
             return AnyValues(insert)
-        return JsonRecordset(insert, table, columns)
+        return JsonRecordset(insert, NAMES.format_table(table), columns)
 
     def code(self, error: DBAPIError) -> str | None:
         return getattr(error.orig, "sqlstate", None)
@@ -179,7 +184,7 @@ class PostgresDialect(Dialect):
         return warnings
 
     def missing_rights(self, connection: Connection, table: Table, rights: tuple[str, ...]) -> list[str]:
-        name = connection.dialect.identifier_preparer.format_table(table)
+        name = NAMES.format_table(table)
         # A right on any column will do: which columns are written is up to the records.
         check = text("SELECT has_table_privilege(:table, :right) OR has_any_column_privilege(:table, :right)")
         whole_table = text("SELECT has_table_privilege(:table, :right)")

@@ -93,6 +93,6 @@ class QuickWriter:
             table = first.target.table
             columns = [table.columns[key] for key in first.values]
             self._inserts[first.shape] = self._dialect.bulk_insert(
-                insert_statement(self._dialect, first), table, columns
+                insert_statement(self._dialect, first), table, columns, is_reflected=first.target.is_reflected
             )
         return self._inserts[first.shape]

@@ -67,7 +67,9 @@ class SqliteDialect(Dialect):
         # transaction.
         return sqlite.insert(table).prefix_with("OR ABORT")
 
-    def bulk_insert(self, insert: Any, table: Table, columns: Sequence[Column[Any]]) -> BulkInsert:
+    def bulk_insert(
+        self, insert: Any, table: Table, columns: Sequence[Column[Any]], *, is_reflected: bool
+    ) -> BulkInsert:
         return AnyValues(insert) if has_default_of_sqlalchemy(table, columns) else Executemany(insert, columns)
 
     async def write_in_one_call(self, connection: AsyncConnection, statements: Statements) -> bool:

@@ -22,6 +22,8 @@ class TargetTable:
     table: Table
     upsert: bool = False
     """A record whose primary key exists updates that row. Otherwise it is rejected."""
+    is_reflected: bool = False
+    """Whether its columns were read from the database."""
 
     @property
     def mode(self) -> str:
@@ -110,7 +112,7 @@ def _reflected(connection: Connection, wanted: str, found: MetaData) -> TargetTa
     for column in table.columns:
         if isinstance(column.type, JSON):
             column.type.none_as_null = True  # else null would be stored as JSON null, not as NULL
-    return _checked(TargetTable(table=table, upsert=mode == UPSERT))
+    return _checked(TargetTable(table=table, upsert=mode == UPSERT, is_reflected=True))
 
 
 def _given(connection: Connection, wanted: Table | TargetTable) -> TargetTable:

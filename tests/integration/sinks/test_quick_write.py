@@ -2,16 +2,17 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from sqlalchemy import Column, Dialect, Integer, MetaData, Table, Text, TypeDecorator
 
 from tests.support.quick_way import carefully, quickly
-from tests.support.target_databases import Database, SqliteDatabase, batch, order, record
+from tests.support.target_databases import Database, PostgresDatabase, SqliteDatabase, batch, order, record
 from write_batcher.models import Batch, Held, Outcome, WriteReceipt
 from write_batcher.sinks.sql.sink import SqlSink
 from write_batcher.sinks.sql.table_faults import MIN_ALIKE
@@ -41,6 +42,7 @@ ROWS: list[dict[str, Any]] = [
 ]
 ROWS_OF_POSTGRESQL: list[dict[str, Any]] = [
     {"name": "json", "plain": {"z": 1, "a": [1.0, "\u00e9"]}},
+    {"name": "a text as json", "plain": "\u00e9\x7f/\u2028"},
     {"name": "uuid", "unique_id": "0123456789abcdef0123456789abcdef"},
     {"name": "at home", "at_home": "2026-01-02T03:04:05+02:00"},
     {"name": "rounded", "short": 16777217.0},
@@ -198,6 +200,54 @@ async def test_request_that_was_written_is_not_written_again_where_no_key_forbid
         await sink.write(batch(*requests[2:], batch_id="batch-2"))
 
     assert sorted(database.query("SELECT note FROM notes")) == [(str(number),) for number in range(5)]
+
+
+class Encrypted(TypeDecorator[str]):
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else f"encrypted {value[::-1]}"
+
+
+@pytest.mark.parametrize(
+    ("column", "stored"),
+    [
+        (lambda: Column("c", Text().with_variant(Encrypted(), "postgresql", "sqlite")), "encrypted b"),
+        (lambda: Column("c", Encrypted()), "encrypted b"),
+        (lambda: Column("C", Text, quote=False), "b"),
+        (lambda: Column("x" * 70, Text), "b"),
+        (lambda: Column("c", Text, key="other"), "b"),
+        (lambda: Column("c", Text, default="unused"), "b"),
+    ],
+    ids=["variant", "decorator", "not quoted", "long name", "key", "default"],
+)
+async def test_table_that_the_user_describes_is_taken_at_its_word(
+    database: Database, column: Callable[[], Column[Any]], stored: str
+) -> None:
+    described = Table("described", MetaData(), Column("id", Integer, primary_key=True), column())
+    async with database.sink([described], create=[described]) as sink:
+        await sink.write(
+            batch(*(record(f"r{n}", "described", id=n, **{described.columns.keys()[1]: "b"}) for n in range(3)))
+        )
+
+    assert database.query("SELECT * FROM described ORDER BY id") == [(n, stored) for n in range(3)]
+
+
+async def test_table_with_rules_is_held_whether_there_are_many_records_or_one(postgres: PostgresDatabase) -> None:
+    postgres.execute("CREATE TABLE ruled (id INT); CREATE RULE nothing AS ON INSERT TO ruled DO INSTEAD NOTHING")
+    async with postgres.sink(["ruled"]) as sink:
+        answers = await sink.write(batch(*(record(f"r{number}", "ruled", id=number) for number in range(3))))
+
+    assert [type(answer) for answer in answers] == [Held] * 3
+
+
+async def test_names_may_hold_what_sql_and_drivers_take_for_their_own(database: Database) -> None:
+    database.execute('CREATE TABLE "a%b" ("d%e:f" TEXT)')
+    async with database.sink(["a%b"]) as sink:
+        await sink.write(batch(*(record(f"r{number}", "a%b", **{"d%e:f": str(number)}) for number in range(2))))
+
+    assert database.query('SELECT * FROM "a%b" ORDER BY 1') == [("0",), ("1",)]
 
 
 async def test_batch_with_a_refused_record_is_left_to_the_careful_way(database: Database, sink: SqlSink) -> None:
