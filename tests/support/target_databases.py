@@ -226,7 +226,8 @@ def statements() -> Iterator[list[tuple[str, Any]]]:
 
 
 def verbs(sent: list[tuple[str, Any]]) -> list[str]:
-    return [statement.split()[0] for statement, _ in sent]
+    """What the statements do. PostgreSQL's quick way counts its inserts, in a WITH."""
+    return ["INSERT" if "INSERT INTO" in statement else statement.split()[0] for statement, _ in sent]
 
 
 @dataclass

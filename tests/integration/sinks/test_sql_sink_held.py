@@ -88,7 +88,7 @@ async def test_what_follows_a_held_record_with_its_key_is_held_too(database: Dat
 @pytest.mark.usefixtures("through_sqlalchemy")
 async def test_lost_connection_makes_the_sink_unavailable(database: Database, sink: SqlSink) -> None:
     def cut(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
-        if statement.startswith("INSERT") and " orders " in statement:
+        if "INSERT INTO orders " in statement or "INSERT OR ABORT INTO orders " in statement:
             connection.connection.dbapi_connection.close()  # type: ignore[union-attr]
 
     event.listen(Engine, "before_cursor_execute", cut)
