@@ -47,8 +47,7 @@ class AnyValues(BulkInsert):
     """Leaves all to SQLAlchemy, which knows every type of column, and fills in the defaults that only it knows."""
 
     def __init__(self, insert: Any) -> None:
-        # With RETURNING it sends the rows as multi-row VALUES, split at the limit of parameters.
-        self._statement = insert.returning(literal_column("1", types.Integer))
+        self._statement = in_few_statements(insert)
 
     async def run(self, connection: AsyncConnection, rows: Sequence[Row]) -> int:
         return len((await connection.execute(self._statement, rows)).all())
@@ -104,6 +103,11 @@ class JsonRecordset(BulkInsert):
         parameters = {"rows": json.dumps(rows, default=_as_json)}
         inserted: int = (await connection.execute(self._statement, parameters)).scalar_one()
         return inserted
+
+
+def in_few_statements(insert: Any) -> Any:
+    """Return the insert such that SQLAlchemy sends its rows as multi-row VALUES, split at the limit of parameters."""
+    return insert.returning(literal_column("1", types.Integer))
 
 
 def is_same_in_json(column: Column[Any]) -> bool:

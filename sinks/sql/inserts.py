@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Executable, Integer, literal_column
+from sqlalchemy import Executable
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from write_batcher.errors import SinkUnavailable
+from write_batcher.sinks.sql.bulk_insert import in_few_statements
 from write_batcher.sinks.sql.dialect import Dialect, Fault, Refusal
 from write_batcher.sinks.sql.table_faults import Refused, TableEvidence
 from write_batcher.sinks.sql.tables import CheckedRecord, TargetTable
@@ -146,7 +147,9 @@ class _Inserter:
         for group in groups_of(records):
             rest = pass_.not_waiting(group)
             if rest:
-                await self._insert_group(_statement(self._dialect, rest[0]), rest, max_searches, pass_)
+                await self._insert_group(
+                    in_few_statements(insert_statement(self._dialect, rest[0])), rest, max_searches, pass_
+                )
         return pass_.accepted, pass_.refused
 
     async def _insert_group(self, statement: Executable, rest: Group, max_searches: int, pass_: "_Pass") -> None:
@@ -326,8 +329,3 @@ def insert_statement(dialect: Dialect, record: CheckedRecord) -> Any:
     if changed:
         return insert.on_conflict_do_update(index_elements=key, set_=changed)
     return insert.on_conflict_do_nothing(index_elements=key)
-
-
-def _statement(dialect: Dialect, record: CheckedRecord) -> Any:
-    # With RETURNING, SQLAlchemy sends the rows as multi-row VALUES, split at the limit of parameters.
-    return insert_statement(dialect, record).returning(literal_column("1", Integer))

@@ -74,8 +74,8 @@ class RecordCheck:
             return None
         try:
             text = ENCODER.encode(record)
-            if "\\u" in text and not _is_storable(record):
-                return None
+            if "\\u" in text:
+                _refuse_unstorable(record)
             values: dict[str, Any] = self._whole.validate_json(text)
         except (ValueError, RecursionError):
             return None
@@ -166,14 +166,6 @@ def _refuse_unstorable(value: Any) -> None:
             case dict(members):
                 pending.extend(members)
                 pending.extend(members.values())
-
-
-def _is_storable(record: dict[str, Any]) -> bool:
-    try:
-        _refuse_unstorable(record)
-    except ValueError:
-        return False
-    return True
 
 
 def _quoted(value: Any) -> str:

@@ -73,20 +73,17 @@ class SqliteDialect(Dialect):
         return AnyValues(insert) if has_default_of_sqlalchemy(table, columns) else Executemany(insert, columns)
 
     async def write_in_one_call(self, connection: AsyncConnection, statements: Statements) -> bool:
-        prepared = []
-        for insert, rows in statements:
-            if not isinstance(insert, Executemany):
-                return False
-            try:
-                prepared.append(insert.prepared(connection.dialect, rows))
-            except Exception:  # noqa: BLE001 - a column's type raises anything for a value that it cannot bind
-                return False
-        driver: Any = (await connection.get_raw_connection()).driver_connection
-        # Each call of aiosqlite is handed to its thread and back, which takes longer than a statement. It has no public
-        # way to run several in one.
         try:
+            prepared = []
+            for insert, rows in statements:
+                if not isinstance(insert, Executemany):
+                    return False
+                prepared.append(insert.prepared(connection.dialect, rows))
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            # Each call of aiosqlite is handed to its thread and back, which takes longer than a statement. It has no
+            # public way to run several in one.
             return bool(await driver._execute(_write_all, driver._conn, prepared))
-        except Exception:  # noqa: BLE001 - it cannot even roll back: the careful way meets that again
+        except Exception:  # noqa: BLE001 - whatever it is, the careful way meets it again
             return False
 
     def code(self, error: DBAPIError) -> str | None:
@@ -120,20 +117,19 @@ class SqliteDialect(Dialect):
 
 
 def _write_all(connection: sqlite3.Connection, statements: list[tuple[str, list[tuple[Any, ...]]]]) -> bool:
+    (claim, claimed), *inserts = statements
     try:
         connection.execute("BEGIN IMMEDIATE")
-        is_first = True
-        for sql, rows in statements:
-            inserted = connection.executemany(sql, rows).rowcount
-            if is_first and inserted < len(rows):
-                connection.execute("ROLLBACK")
-                return False
-            is_first = False
+        if connection.executemany(claim, claimed).rowcount < len(claimed):
+            connection.execute("ROLLBACK")
+            return False
+        for sql, rows in inserts:
+            connection.executemany(sql, rows)
         connection.execute("COMMIT")
-    except Exception:  # noqa: BLE001 - whatever it is, the careful way meets it again
+    except Exception:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
-        return False
+        raise
     return True
 
 

@@ -288,8 +288,8 @@ QUICK_WAY = (
     Mutant(
         name="SQLite's quick way writes what has been written",
         file="sinks/sql/sqlite.py",
-        right="            if is_first and inserted < len(rows):\n",
-        wrong="            if False:\n",
+        right="        if connection.executemany(claim, claimed).rowcount < len(claimed):\n",
+        wrong="        if connection.executemany(claim, claimed).rowcount < 0:\n",
         test=f"{INTEGRATION}/sinks/test_quick_write.py::"
         "test_request_that_was_written_is_not_written_again_where_no_key_forbids_it[sqlite]",
         symptom="AssertionError",
