@@ -17,7 +17,7 @@ from write_batcher.bench.floors import plain_drain
 from write_batcher.bench.floors.plain_drain import Decrypt, Insert
 from write_batcher.bench.floors.postgresql_inserts import POSTGRESQL_INSERTS
 from write_batcher.bench.floors.sqlite_inserts import SQLITE_INSERTS
-from write_batcher.bench.fresh_databases import Contents, FreshDatabase, contents_of, expected_contents
+from write_batcher.bench.fresh_databases import FreshDatabase, check_contents
 from write_batcher.bench.own_drain import OwnDrain
 from write_batcher.bench.record_shapes import RecordShape
 from write_batcher.bench.sample import Sample, Servers, Stopwatch
@@ -82,7 +82,7 @@ class Ours:
         expected = replace(expected, batches=batches, rejected=queue.bad, dead=queue.bad, confirmed=receipts)
         if progress != expected:
             raise WrongWork(f"The drain reports {progress}, expected was {expected}.")
-        _check(database, self.traits.shape, expected_contents(queue.requests, bad=queue.bad, with_ledger=True))
+        check_contents(database, self.traits.shape, queue.requests, bad=queue.bad, with_ledger=True)
         return sample
 
 
@@ -98,7 +98,7 @@ class Floor:
         with track.new_database(self.traits.shape) as database:
             # In the event loop's thread, but without the loop: nothing else runs meanwhile.
             sample = self._drain(track, queue, database)
-            _check(database, self.traits.shape, expected_contents(queue.requests, with_ledger=False))
+            check_contents(database, self.traits.shape, queue.requests, with_ledger=False)
         return sample
 
     def _drain(self, track: Track, queue: FilledQueue, database: FreshDatabase) -> Sample:
@@ -120,12 +120,6 @@ class Floor:
 
 
 _NOTHING = DrainProgress()
-
-
-def _check(database: FreshDatabase, shape: RecordShape, expected: Contents) -> None:
-    found = contents_of(database, shape)
-    if found != expected:
-        raise WrongWork(f"The {database.kind} database has {found}, expected was {expected}.")
 
 
 def _decrypt(converter: DataConverter) -> Decrypt:

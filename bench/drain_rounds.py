@@ -14,7 +14,7 @@ from write_batcher.bench.duel_figures import Duel, Readings
 from write_batcher.bench.filled_queue import FilledQueue, fill
 from write_batcher.bench.fresh_databases import fresh_postgresql, fresh_sqlite
 from write_batcher.bench.sample import Sample, Servers
-from write_batcher.bench.turns import Measured, told
+from write_batcher.bench.turns import Measured, in_turn, told
 from write_batcher.queue.redis_client import connect
 from write_batcher.workers.embedded.postgres_server import PostgresServer
 from write_batcher.workers.embedded.redis_server import RedisServer
@@ -54,28 +54,29 @@ class DrainBench:
             tracks = [self._track(redis, kind) for kind in plan.databases]
             samples: dict[Kind, dict[str, list[Readings]]] = {track.kind: {} for track in tracks}
             for track in tracks:
-                async for _ in self._round(track, warm_up):
+                async for _ in self._round(track, warm_up, 0):
                     pass
-            for _ in range(plan.rounds):
+            for number in range(plan.rounds):
                 for track in tracks:
-                    async for name, sample in self._round(track, queues):
+                    async for name, sample in self._round(track, queues, number):
                         readings = sample.readings(UNIT)
                         samples[track.kind].setdefault(name, []).append(readings)
                         self._measured(told(f"{track.kind}, {name}", readings, COMPARED))
         duels = {kind: Duel.of(by_name.pop(OURS), by_name, compared=COMPARED) for kind, by_name in samples.items()}
         return duels, queues.of_case
 
-    async def _round(self, track: Track, queues: "_Queues") -> AsyncIterator[tuple[str, Sample]]:
-        """Measure everybody once on one database."""
+    async def _round(self, track: Track, queues: "_Queues", number: int) -> AsyncIterator[tuple[str, Sample]]:
+        """Measure everybody once on one database, in the order of this round."""
         traits = self._plan.traits
         if traits.redelivered:
             first, second = await Ours(traits=traits).run_twice(track, queues.of_case)
             yield PLAIN_DRAIN, first
             yield OURS, second
             return
-        yield OURS, await Ours(traits=traits).run(track, queues.of_case)
-        for name, other in _opponents(traits, track.kind).items():
-            yield name, await other.run(track, queues.of_others)
+        others = {name: (other, queues.of_others) for name, other in _opponents(traits, track.kind).items()}
+        everybody: dict[str, tuple[Contestant, FilledQueue]] = {OURS: (Ours(traits=traits), queues.of_case), **others}
+        for name, (contestant, queue) in in_turn(everybody, number):
+            yield name, await contestant.run(track, queue)
 
     async def _filled(self, redis: Redis, name: str, requests: int) -> "_Queues":
         traits = self._plan.traits

@@ -13,6 +13,7 @@ from psycopg import sql
 
 from write_batcher.bench.drain_plan import Kind
 from write_batcher.bench.record_shapes import NOTE_CHARS, TAKEN_ID, RecordShape
+from write_batcher.errors import WrongWork
 from write_batcher.sinks.sql.schema import LEDGER
 from write_batcher.workers.embedded.postgres_server import DATABASE, PostgresServer
 
@@ -137,6 +138,15 @@ def contents_of(database: FreshDatabase, shape: RecordShape) -> Contents:
     [(rows, ids, note_chars)] = database.query(statement)
     outcomes: Sequence[tuple[Any, ...]] = database.query(LEDGER_COUNTS) if database.has_ledger() else []
     return Contents(rows=rows, ids=ids, note_chars=note_chars, ledger={str(name): count for name, count in outcomes})
+
+
+def check_contents(
+    database: FreshDatabase, shape: RecordShape, requests: int, *, bad: int = 0, with_ledger: bool
+) -> None:
+    """Raise `WrongWork` unless the database has what it must have after `requests`, of which it refused `bad`."""
+    found, expected = contents_of(database, shape), expected_contents(requests, bad=bad, with_ledger=with_ledger)
+    if found != expected:
+        raise WrongWork(f"The {database.kind} database has {found}, expected was {expected}.")
 
 
 def expected_contents(requests: int, *, bad: int = 0, with_ledger: bool) -> Contents:

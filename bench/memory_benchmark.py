@@ -16,7 +16,7 @@ from write_batcher.bench.bench_results import BenchResults
 from write_batcher.bench.cases import TRAITS, Case
 from write_batcher.bench.duel_figures import Duel, Readings
 from write_batcher.bench.filled_queue import WORK_QUEUE, FilledQueue, fill
-from write_batcher.bench.fresh_databases import SqliteFile, contents_of, expected_contents, fresh_sqlite
+from write_batcher.bench.fresh_databases import SqliteFile, check_contents, fresh_sqlite
 from write_batcher.bench.memory_plan import CONTESTANTS, FLOOR, OURS, MemoryPlan
 from write_batcher.bench.occasion import Occasion
 from write_batcher.bench.record_shapes import PLAIN
@@ -78,9 +78,7 @@ class _Side:
         await self.queue.copy_to(self.redis, WORK_QUEUE)
         with fresh_sqlite(self.folder, PLAIN) as database:
             points = await self._points(role, database)
-            contents, expected = contents_of(database, PLAIN), expected_contents(requests, with_ledger=role == OURS)
-            if contents != expected:
-                raise WrongWork(f"The database has {contents}, expected was {expected}.")
+            check_contents(database, PLAIN, requests, with_ledger=role == OURS)
         memory = MemoryFigures.of(points, requests)
         if role == OURS:
             memory.check_flat()

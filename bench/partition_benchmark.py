@@ -14,8 +14,7 @@ from write_batcher.bench.drain_plan import Kind
 from write_batcher.bench.duel_figures import Duel, Readings
 from write_batcher.bench.filled_queue import WORK_QUEUE, FilledQueue, fill
 from write_batcher.bench.fresh_databases import (
-    contents_of,
-    expected_contents,
+    check_contents,
     fresh_postgresql,
     fresh_sqlite,
     postgresql_version,
@@ -115,9 +114,7 @@ class _Side:
                 raise WrongWork(
                     f"The drains report {progress}; expected were {queue.requests} rows in {batches} batches."
                 )
-            contents, expected = contents_of(database, PLAIN), expected_contents(queue.requests, with_ledger=True)
-            if contents != expected:
-                raise WrongWork(f"The {database.kind} database has {contents}, expected was {expected}.")
+            check_contents(database, PLAIN, queue.requests, with_ledger=True)
         return sample.readings(UNIT) | {"evenness": min(drain.empty_after_s) / max(drain.empty_after_s)}
 
 

@@ -32,7 +32,7 @@ from write_batcher.cli.bench_process_commands import (
     recovery_command,
 )
 from write_batcher.cli.compare_commands import parse_names
-from write_batcher.cli.extras import not_installed
+from write_batcher.cli.extras import needing
 from write_batcher.cli.options import ResultAsJson
 
 bench_app = typer.Typer(
@@ -72,14 +72,10 @@ def drain_command(
         requests=parse_count("--requests", requests, 1, MOST_REQUESTS),
         batch_size=parse_count("--batch-size", batch_size, smallest_batch, MOST_ITEMS),
     )
-    try:
+    with needing(EXTRAS, WHAT):
         from write_batcher.bench.drain_benchmark import measure_drain
         from write_batcher.bench.drain_rounds import measurements
-    except ModuleNotFoundError as error:
-        raise not_installed(error, WHAT, EXTRAS) from error
-    run_benchmark(
-        lambda measured: measure_drain(plan, measured), measurements=measurements(plan), out=out, as_json=as_json
-    )
+    run_benchmark(measure_drain, plan, measurements=measurements(plan), out=out, as_json=as_json)
 
 
 @bench_app.command("append")
@@ -101,13 +97,9 @@ def append_command(
         requests=parse_count("--requests", requests, 1, MOST_REQUESTS),
         tasks=parse_count("--tasks", tasks, 1, MOST_TASKS),
     )
-    try:
+    with needing(EXTRAS, WHAT):
         from write_batcher.bench.append_benchmark import measure_append
-    except ModuleNotFoundError as error:
-        raise not_installed(error, WHAT, EXTRAS) from error
-    run_benchmark(
-        lambda measured: measure_append(plan, measured), measurements=plan.measurements, out=out, as_json=as_json
-    )
+    run_benchmark(measure_append, plan, measurements=plan.measurements, out=out, as_json=as_json)
 
 
 @bench_app.command("confirm")
@@ -129,13 +121,9 @@ def confirm_command(
         callers=parse_count("--callers", callers, 1, MOST_CALLERS),
         batch_size=parse_count("--batch-size", batch_size, 1, MOST_ITEMS),
     )
-    try:
+    with needing(EXTRAS, WHAT):
         from write_batcher.bench.confirm_benchmark import measure_confirm
-    except ModuleNotFoundError as error:
-        raise not_installed(error, WHAT, EXTRAS) from error
-    run_benchmark(
-        lambda measured: measure_confirm(plan, measured), measurements=plan.measurements, out=out, as_json=as_json
-    )
+    run_benchmark(measure_confirm, plan, measurements=plan.measurements, out=out, as_json=as_json)
 
 
 @bench_app.command("partitions")
@@ -160,13 +148,9 @@ def partitions_command(
         requests=parse_count("--requests", requests, most, MOST_REQUESTS) // most * most,
         batch_size=parse_count("--batch-size", batch_size, 1, MOST_ITEMS),
     )
-    try:
+    with needing(EXTRAS, WHAT):
         from write_batcher.bench.partition_benchmark import measure_partitions
-    except ModuleNotFoundError as error:
-        raise not_installed(error, WHAT, EXTRAS) from error
-    run_benchmark(
-        lambda measured: measure_partitions(plan, measured), measurements=plan.measurements, out=out, as_json=as_json
-    )
+    run_benchmark(measure_partitions, plan, measurements=plan.measurements, out=out, as_json=as_json)
 
 
 bench_app.command("memory")(memory_command)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -13,6 +13,8 @@ from write_batcher.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from write_batcher.bench.bench_results import BenchResults
+
+Plan = TypeVar("Plan")
 
 EXTRAS = "bench,embedded,postgresql"
 WHAT = "The benchmark"
@@ -29,7 +31,8 @@ OneDatabase = Annotated[str, typer.Option("--database", metavar="NAME", help=f"{
 
 
 def run_benchmark(
-    measure: "Callable[[Callable[[str], None]], Coroutine[Any, Any, BenchResults]]",
+    measure: "Callable[[Plan, Callable[[str], None]], Coroutine[Any, Any, BenchResults]]",
+    plan: Plan,
     *,
     measurements: int,
     out: Path | None,
@@ -37,13 +40,13 @@ def run_benchmark(
 ) -> None:
     """Run a benchmark that makes so many measurements, save its result in `out`, and show it.
 
-    `measure` is given what it is to call after each measurement.
+    `measure` is given the plan, and what it is to call after each measurement.
     """
     from write_batcher.cli.bench_view import BenchProgress, results_as_text
 
     _make_folder(out)
     with BenchProgress(measurements) as progress:
-        results = run_to_end(measure(progress.measured))
+        results = run_to_end(measure(plan, progress.measured))
     if out is not None:
         results.save(out)
     say(results.as_json() if as_json else results_as_text(results))

@@ -24,7 +24,7 @@ from write_batcher.cli.bench_options import (
     parse_rounds,
     run_benchmark,
 )
-from write_batcher.cli.extras import not_installed
+from write_batcher.cli.extras import needing
 from write_batcher.cli.options import ResultAsJson
 
 
@@ -46,13 +46,9 @@ def memory_command(
         requests=parse_count("--requests", requests, 1, MOST_REQUESTS),
         batch_size=parse_count("--batch-size", batch_size, 1, MOST_ITEMS),
     )
-    try:
+    with needing(EXTRAS, WHAT):
         from write_batcher.bench.memory_benchmark import measure_memory
-    except ModuleNotFoundError as error:
-        raise not_installed(error, WHAT, EXTRAS) from error
-    run_benchmark(
-        lambda measured: measure_memory(plan, measured), measurements=plan.measurements, out=out, as_json=as_json
-    )
+    run_benchmark(measure_memory, plan, measurements=plan.measurements, out=out, as_json=as_json)
 
 
 def recovery_command(*, rounds: Rounds = "3", out: Out = None, as_json: ResultAsJson = False) -> None:
@@ -62,13 +58,9 @@ def recovery_command(*, rounds: Rounds = "3", out: Out = None, as_json: ResultAs
     Ends with status 1 when nothing is written within a minute, or a row is missing or there twice.
     """
     plan = RecoveryPlan(rounds=parse_rounds(rounds))
-    try:
+    with needing(EXTRAS, WHAT):
         from write_batcher.bench.recovery_benchmark import measure_recovery
-    except ModuleNotFoundError as error:
-        raise not_installed(error, WHAT, EXTRAS) from error
-    run_benchmark(
-        lambda measured: measure_recovery(plan, measured), measurements=plan.measurements, out=out, as_json=as_json
-    )
+    run_benchmark(measure_recovery, plan, measurements=plan.measurements, out=out, as_json=as_json)
 
 
 def latency_command(
@@ -126,10 +118,6 @@ def end_to_end_command(
 
 
 def _measure_workflows(plan: WorkflowPlan, *, out: Path | None, as_json: bool) -> None:
-    try:
+    with needing(EXTRAS, WHAT):
         from write_batcher.bench.workflow_benchmark import measure_workflows
-    except ModuleNotFoundError as error:
-        raise not_installed(error, WHAT, EXTRAS) from error
-    run_benchmark(
-        lambda measured: measure_workflows(plan, measured), measurements=plan.measurements, out=out, as_json=as_json
-    )
+    run_benchmark(measure_workflows, plan, measurements=plan.measurements, out=out, as_json=as_json)

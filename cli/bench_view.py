@@ -1,34 +1,23 @@
 """How a benchmark is shown: a progress bar while it runs, then a table and the machine."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 
 from write_batcher.bench.bench_results import BenchResults
 from write_batcher.bench.duel_figures import Duel, Spread
 from write_batcher.bench.turns import label
-from write_batcher.cli.console import progress_bars
+from write_batcher.cli.console import ProgressScreen
 
 SERVERS = ("Temporal server", "Valkey", "Redis", "SQLite", "PostgreSQL")
 
 
-class BenchProgress:
+class BenchProgress(ProgressScreen):
     """Shows on a terminal's stderr how many measurements have been made, while the context is open."""
 
     def __init__(self, runs: int) -> None:
-        self._progress = progress_bars(Console(stderr=True))
+        super().__init__(Console(stderr=True))
         self._task = self._progress.add_task("starting", total=runs)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
 
     def measured(self, phrase: str) -> None:
         """Count one measurement, which `phrase` is about."""

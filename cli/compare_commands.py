@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from write_batcher.cli.console import make_console, say
-from write_batcher.cli.extras import not_installed
+from write_batcher.cli.extras import needing
 from write_batcher.cli.running import EXIT_FAILED, run_to_end
 from write_batcher.compare.results import FILE_NAME, Contender, Scenario
 from write_batcher.config import ENV_PREFIX, Settings, check_callers_outwait_batches, load_settings
@@ -107,14 +107,12 @@ def run_command(
     inherited = ADDRESSES if own_servers else frozenset()
     settings = settings_inheriting(inherited, max_items=max_items, max_wait=max_wait, log_format="json")
     check_callers_outwait_batches(settings)
-    try:
+    with needing(EXTRAS, "The comparison"):
         from write_batcher.cli.compare_view import CompareScreen
         from write_batcher.compare.comparison import Comparison, runs_with_broken_promises
         from write_batcher.compare.scale import Scale
         from write_batcher.compare.servers import database_of
         from write_batcher.compare.signal_batcher.batcher_limits import MAX_BATCH_ITEMS
-    except ModuleNotFoundError as error:
-        raise not_installed(error, "The comparison", EXTRAS) from error
     if Contender.SIGNAL in chosen_contenders and max_items > MAX_BATCH_ITEMS:
         raise ConfigurationError(
             f"Option --max-items {max_items} is too high for signal, whose batches hold {MAX_BATCH_ITEMS} requests at "
@@ -161,10 +159,8 @@ def report_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with the results.json of a comparison.")],
 ) -> None:
     """Draw DIR/report.html and its pictures from DIR/results.json, and show a summary."""
-    try:
+    with needing(EXTRAS, "The comparison"):
         from write_batcher.compare.report.page import load_results
-    except ModuleNotFoundError as error:
-        raise not_installed(error, "The comparison", EXTRAS) from error
     _report(load_results(folder), folder)
 
 
@@ -213,11 +209,9 @@ def _new_folder(out: Path | None) -> Path:
 
 
 def _report(results: "Results", folder: Path) -> None:
-    try:
+    with needing(EXTRAS, "The comparison"):
         from write_batcher.compare.report.page import write_report
         from write_batcher.compare.report.summary import print_summary
-    except ModuleNotFoundError as error:
-        raise not_installed(error, "The comparison", EXTRAS) from error
     path = write_report(results, folder)
     print_summary(make_console(), results)
     say(f"report: {path}")

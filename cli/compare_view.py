@@ -1,9 +1,6 @@
 """How a running comparison is shown: two progress bars on a terminal, and everywhere one line per run."""
 
-from types import TracebackType
-from typing import Self
-
-from write_batcher.cli.console import make_console, progress_bars
+from write_batcher.cli.console import ProgressScreen, make_console
 from write_batcher.compare.results import Run, Scenario
 from write_batcher.compare.scale import Scale, steps
 
@@ -18,25 +15,16 @@ SHOWN_FIGURES = {
 }
 
 
-class CompareScreen:
+class CompareScreen(ProgressScreen):
     """Shows the progress of a comparison while the context is open."""
 
     def __init__(self, scale: Scale) -> None:
         self._console = make_console()
-        self._progress = progress_bars(self._console)
+        super().__init__(self._console)
         runs = sum(len(step.contenders) for step in steps(scale))
         self._number, self._total = 0, runs
         self._runs = self._progress.add_task("runs", total=runs)
         self._now = self._progress.add_task("", total=None)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
 
     def begin(self, what: str) -> None:
         """Announce the next step."""

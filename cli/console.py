@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -23,6 +25,22 @@ def progress_bars(console: Console) -> Progress:
         console=console,
         disable=not console.is_terminal,
     )
+
+
+class ProgressScreen:
+    """Shows progress bars while the context is open."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = progress_bars(console)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
 
 
 def make_console() -> Console:

@@ -2,33 +2,23 @@
 
 import json
 import sys
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from write_batcher.cli.console import Rows, make_console, print_rows, progress_bars
+from write_batcher.cli.console import ProgressScreen, Rows, make_console, print_rows
 
 if TYPE_CHECKING:
     from write_batcher.workers.embedded.demo import DemoReport
     from write_batcher.workers.embedded.starter import Outcomes
 
 
-class Screen:
+class Screen(ProgressScreen):
     """Shows a run of workflows: two progress bars while the context is open, then a table or one line of JSON."""
 
     def __init__(self, workflows: int, *, wait: bool = True) -> None:
         self._console = make_console()
-        self._progress = progress_bars(self._console)
+        super().__init__(self._console)
         self._started = self._progress.add_task("workflows started", total=workflows)
         self._ended = self._progress.add_task("workflows ended", total=workflows, visible=wait)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
 
     def started(self) -> None:
         """Count one more started workflow."""
