@@ -151,8 +151,9 @@ class _Track:
         await stream.append_all([await codec.encode(request) for request in requests], max_backlog=count)
         await stream.ensure_group()
         entries = await stream.read_new(after="0", count=count, max_bytes=ALL_BYTES)
+        now = asyncio.get_running_loop().time()
         return [
-            Confirmation(entry=entry, reply=request.reply, receipt=_receipt(request.request_id))
+            Confirmation(entry=entry, reply=request.reply, receipt=_receipt(request.request_id), written_at=now)
             for entry, request in zip(entries, requests, strict=True)
         ]
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 from hashlib import sha256
 
 from write_batcher.models import MAX_REQUEST_AGE, QueueRef
-from write_batcher.queue.wire_form import MILLISECONDS_PATTERN, Fields
+from write_batcher.queue.wire_form import Fields, milliseconds
 
 SIGNATURE = b"sig"
 REPLAYED = b"replayed"  # `1` once an operator has replayed the dead letter
@@ -49,10 +49,10 @@ class Signer:
                 "The signature of the entry is wrong: it was signed with another key or for another queue, or changed "
                 "later. Give its caller the batcher's WRITE_BATCHER_SIGNING_KEY."
             )
-        asked = fields.get(b"asked", b"")
-        if not MILLISECONDS_PATTERN.fullmatch(asked):
+        asked_ms = milliseconds(fields.get(b"asked", b""))
+        if asked_ms is None:
             return "The entry is signed but does not say when its caller asked: set its field `asked`."
-        age = timedelta(milliseconds=max(now_ms - int(asked), -LONGEST_AGE_MS))
+        age = timedelta(milliseconds=max(now_ms - asked_ms, -LONGEST_AGE_MS))
         if age > MAX_REQUEST_AGE:
             return f"The entry was signed {age} ago, the limit is {MAX_REQUEST_AGE}: have its caller submit it anew."
         if age < -CLOCKS_DIFFER_BY:

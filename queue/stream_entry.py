@@ -4,20 +4,23 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Self
 
-from write_batcher.queue.wire_form import MILLISECONDS_PATTERN, VERSION, Fields
+from write_batcher.queue.wire_form import VERSION, Fields, milliseconds
 
 FLUSH_FIELDS: Fields = {b"v": VERSION, b"control": b"flush"}  # a flush request: the drain closes its open batch
+NO_FIELDS: Fields = {}
 LONGEST_SHORT_FIELD = 8192  # bytes of name and value: a reply address fits
 MAX_SHORT_FIELDS = 50
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class StreamEntry:
-    """One entry as it is stored in the stream."""
+    """One entry as it is stored in the stream. Nobody changes one: it is not frozen because that would double the time
+    it takes to make one, of which the drain makes two for each row.
+    """
 
     entry_id: str
     fields: Fields
-    """Only the short ones when the entry is larger than its reader wanted."""
+    """Only the short ones when the entry is larger than its reader wanted; none of one that is `without_fields`."""
     size_bytes: int
     """Of all its fields, names and values."""
     deliveries: int = 0
@@ -25,6 +28,8 @@ class StreamEntry:
 
     # The drain asks for these several times.
     request_id: bytes = field(init=False, compare=False)
+    counted: bytes = field(init=False, compare=False)
+    """When it was appended, as append.lua notes it; empty for one that was added without."""
     order_key: bytes = field(init=False, compare=False)
     """What it shares with the entries that it must not overtake."""
     position: tuple[int, int] = field(init=False, compare=False)
@@ -36,17 +41,25 @@ class StreamEntry:
 
     def __post_init__(self) -> None:
         fields = self.fields
-        request_id = fields.get(b"id", b"")
-        where = position(self.entry_id)
-        object.__setattr__(self, "request_id", request_id)
-        object.__setattr__(self, "order_key", fields.get(b"key") or request_id)
-        object.__setattr__(self, "position", where)
-        object.__setattr__(self, "first_ms", _first_ms(fields, where[0]))
+        self.request_id = fields.get(b"id", b"")
+        self.counted = fields.get(b"counted", b"")
+        self.order_key = fields.get(b"key") or self.request_id
+        self.position = position(self.entry_id)
+        self.first_ms = _first_ms(fields, self.position[0])
 
     @classmethod
     def of(cls, entry_id: str, fields: Fields) -> Self:
         """Return an entry that was read whole."""
         return cls(entry_id=entry_id, fields=fields, size_bytes=size_of(fields))
+
+    def without_fields(self) -> "StreamEntry":
+        """Return what has to be remembered of an entry that has been decoded, or will be read again."""
+        rest = object.__new__(StreamEntry)
+        rest.entry_id, rest.size_bytes, rest.deliveries = self.entry_id, self.size_bytes, self.deliveries
+        rest.request_id, rest.counted, rest.order_key = self.request_id, self.counted, self.order_key
+        rest.position, rest.first_ms = self.position, self.first_ms
+        rest.fields = NO_FIELDS
+        return rest
 
     @property
     def entry_ms(self) -> int:
@@ -63,9 +76,9 @@ def position(entry_id: str) -> tuple[int, int]:
 def _first_ms(fields: Fields, entry_ms: int) -> int:
     first = entry_ms
     for name in (b"first", b"counted", b"asked"):
-        value = fields.get(name)
-        if value and MILLISECONDS_PATTERN.fullmatch(value):
-            first = min(first, int(value))
+        ms = milliseconds(fields.get(name, b""))
+        if ms is not None and ms < first:
+            first = ms
     return first
 
 

@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from google.protobuf.message import DecodeError
+from pydantic_core import from_json
 from temporalio.api.common.v1 import Payload
 from temporalio.common import RawValue
 from temporalio.converter import CompositePayloadConverter, DataConverter, DefaultPayloadConverter
@@ -36,12 +37,16 @@ from write_batcher.queue.record_encoding import canonical_json, record_hash
 
 VERSION = b"1"
 VERSION_PATTERN = re.compile(rb"[1-9]\d{0,8}")
-MILLISECONDS_PATTERN = re.compile(rb"\d{1,18}")
+MAX_MILLISECONDS_DIGITS = 18
 MAX_KEY_BYTES = 512
 MAX_REPLY_BYTES = 8192  # enough for the longest ids that Temporal allows, as JSON
 JSON_ENCODING = b"json/plain"  # of a payload whose data is JSON
+# What a payload with that encoding and no other metadata begins with, before the length of its data.
+USUAL_PREFIX = Payload(metadata={"encoding": JSON_ENCODING}).SerializeToString() + b"\x12"
 
 Fields = dict[bytes, bytes]
+Decoded = tuple[str, dict[str, Any], str]
+"""A table, the record for it, and the hash of both."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,22 +118,21 @@ class Codec:
         server may be away, or this batcher be older than the entry, and the entry be valid. Raises `UnknownVersion` for
         an entry of another version, which a newer batcher may know.
         """
-        payload = _parsed(fields)
+        _check(fields)
         reply = decode_reply(fields)
-        usual = _usual_body(payload) if self._is_default else None
-        body, digest = usual or self._decoded_body(await self._unwrapped(payload))
+        usual = _usual_body(fields[b"payload"]) if self._is_default else None
+        table, record, digest = usual or self._decoded_body(await self._unwrapped(_parsed(fields)))
         if reply and not reply.attempt:
             # With the hash, or two records under one request id would be taken for the same try.
             reply = replace(reply, attempt=f"{reply.run_id}/{digest}")
-        asked = fields.get(b"asked", b"")
         return WriteRequest(
             request_id=fields[b"id"].decode(),
             key=fields.get(b"key", b"").decode(),
-            table=body.table,
-            record=body.record,
+            table=table,
+            record=record,
             record_hash=digest,
             reply=reply,
-            asked_ms=int(asked) if MILLISECONDS_PATTERN.fullmatch(asked) else None,
+            asked_ms=milliseconds(fields.get(b"asked", b"")),
             replayed=b"replayed" in fields,
         )
 
@@ -140,7 +144,7 @@ class Codec:
         unwrapped: Payload = raw.payload
         return unwrapped
 
-    def _decoded_body(self, payload: Payload) -> tuple[WriteBody, str]:
+    def _decoded_body(self, payload: Payload) -> "Decoded":
         encoding = payload.metadata.get("encoding", b"")
         if self._encodings is not None and encoding not in self._encodings:
             raise CodecUnavailable(f"The data converter does not know the encoding {encoding!r} of the payload.")
@@ -153,46 +157,77 @@ class Codec:
         try:
             # Not from the payload's bytes: other languages write other spaces and orders of keys, and when one of their
             # callers settles, the hash is taken from the record.
-            return body, record_hash(canonical_json(body.table, body.record))
+            return body.table, body.record, record_hash(canonical_json(body.table, body.record))
         except (TypeError, ValueError) as error:
             raise InvalidEntry(f"The record is not JSON: {error}.") from error
 
 
-def _usual_body(payload: Payload) -> tuple[WriteBody, str] | None:
+def _usual_body(payload: bytes) -> Decoded | None:
     """The body of a payload as Temporal's default converter would decode it, with its hash, but quickly; None for any
     payload that is the least bit unusual.
     """
-    if payload.metadata.get("encoding") != JSON_ENCODING:
+    data = _usual_data(payload)
+    if data is None:
         return None
     try:
-        match json.loads(payload.data.decode()):
+        match from_json(data):
             case {"table": str(table), "record": dict(record), **others} if not others:
-                return WriteBody(table=table, record=record), record_hash(canonical_json(table, record))
+                return table, record, record_hash(canonical_json(table, record))
     except (TypeError, ValueError, RecursionError):
         pass
     return None
 
 
-def _parsed(fields: Fields) -> Payload:
-    """The payload of an entry whose other fields are in order."""
+def _usual_data(payload: bytes) -> bytes | None:
+    """The data of a serialized payload that has nothing but JSON in it; None for any other."""
+    if not payload.startswith(USUAL_PREFIX):
+        return None
+    length = shift = 0
+    for begin in range(len(USUAL_PREFIX), len(payload)):  # a number as protobuf writes it, in groups of seven bits
+        byte = payload[begin]
+        length |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            data = payload[begin + 1 :]
+            return data if len(data) == length else None
+    return None
+
+
+def _check(fields: Fields) -> None:
+    """Raise `InvalidEntry` or `UnknownVersion` unless everything but the payload and the reply is in order."""
     version = fields.get(b"v", b"")
     if version != VERSION:
         if VERSION_PATTERN.fullmatch(version):
             raise UnknownVersion(f"The entry has version {version.decode()}, this batcher knows {VERSION.decode()}.")
         raise InvalidEntry(f"The entry has no version ({version[:20]!r}): it is not a write request.")
-    missing = {b"id", b"payload"} - fields.keys()
-    if missing:
+    if b"id" not in fields or b"payload" not in fields:
+        missing = {b"id", b"payload"} - fields.keys()
         raise InvalidEntry(f"Fields are missing: {', '.join(sorted(name.decode() for name in missing))}.")
     for name, limit in ((b"id", MAX_REQUEST_ID_BYTES), (b"key", MAX_KEY_BYTES)):
         value = fields.get(name)
         if value is not None and not 1 <= len(value) <= limit:
             raise InvalidEntry(f"The field {name.decode()} has {len(value)} bytes; 1 to {limit} are allowed.")
+        if value is not None and not value.isascii():
+            _check_unicode(value)
+
+
+def _check_unicode(value: bytes) -> None:
     try:
-        fields[b"id"].decode()
-        fields.get(b"key", b"").decode()
-        return Payload.FromString(fields[b"payload"])
-    except (UnicodeDecodeError, DecodeError) as error:
+        value.decode()
+    except UnicodeDecodeError as error:
         raise InvalidEntry(f"Not a write request: {error}.") from error
+
+
+def _parsed(fields: Fields) -> Payload:
+    try:
+        return Payload.FromString(fields[b"payload"])
+    except DecodeError as error:
+        raise InvalidEntry(f"Not a write request: {error}.") from error
+
+
+def milliseconds(text: bytes) -> int | None:
+    """Return the time in a field, in milliseconds since the epoch; None when there is none in it."""
+    return int(text) if text.isdigit() and len(text) <= MAX_MILLISECONDS_DIGITS else None
 
 
 def decode_reply(fields: Fields) -> ReplyAddress | None:
@@ -207,7 +242,7 @@ def decode_reply(fields: Fields) -> ReplyAddress | None:
     if len(text) > MAX_REPLY_BYTES:  # no caller has such an address: its receipt would not fit into a signal
         raise InvalidEntry(f"The reply address has {len(text)} bytes, the limit is {MAX_REPLY_BYTES}.")
     try:
-        reply = json.loads(text.decode())
+        reply = from_json(text)
         mode = ConfirmBy(reply["mode"])
         address = ReplyAddress(
             workflow_id=str(reply.get("workflow_id", "")),
@@ -217,8 +252,6 @@ def decode_reply(fields: Fields) -> ReplyAddress | None:
             activity_id=str(reply["activity_id"]) if mode is ConfirmBy.COMPLETION else None,
             awaits_replay=reply.get("awaits_replay") is True,
         )
-        # JSON may hold lone surrogates, which no id in Temporal has.
-        _ = f"{address.workflow_id}{address.run_id}{address.attempt}{address.activity_id}".encode()
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         raise InvalidEntry(f"The reply address cannot be decoded: {error!r}.") from error
     if address.waits and not address.workflow_id:

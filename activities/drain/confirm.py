@@ -3,14 +3,14 @@
 import asyncio
 import logging
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Self
 
 from write_batcher.activities.drain.backoff import Backoff
 from write_batcher.activities.drain.batching import BatchLimits
 from write_batcher.activities.drain.bell import Bell
-from write_batcher.activities.drain.items import DecodedEntry, without_payload
+from write_batcher.activities.drain.items import DecodedEntry
 from write_batcher.activities.drain.lane import Lane
 from write_batcher.activities.drain.progress import Progress
 from write_batcher.activities.drain.receipt_sender import SLOW_AFTER, Delivery, ReceiptSender
@@ -27,7 +27,7 @@ MOST_SLOW = 5_000  # confirmations of slow callers in hand; beyond, batches wait
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Confirmation:
     """A receipt to be sent for an entry. The entry is then acknowledged, or moved to the dead letters if rejected."""
 
@@ -35,21 +35,24 @@ class Confirmation:
     reply: ReplyAddress | None
     """None when nobody is to be told."""
     receipt: WriteReceipt
+    written_at: float
+    """By the loop's clock."""
     undecided: bool = False
     """Whether nobody knows what became of the request."""
-    written_at: float = field(default_factory=lambda: asyncio.get_running_loop().time())
 
     @classmethod
     def of(cls, decoded: DecodedEntry, receipt: WriteReceipt) -> Self:
         """The receipt of an entry, for its caller."""
-        return cls(entry=decoded.entry, reply=decoded.request.reply, receipt=receipt)
+        now = asyncio.get_running_loop().time()
+        return cls(entry=decoded.entry, reply=decoded.request.reply, receipt=receipt, written_at=now)
 
     @classmethod
     def of_dead_letter(cls, entry: StreamEntry, error: str) -> Self:
         """An entry that becomes a dead letter although nobody can say what became of its request."""
         request_id = entry.request_id.decode(errors="backslashreplace")
         receipt = WriteReceipt(request_id=request_id, outcome=Outcome.REJECTED, error=error)
-        return cls(entry=without_payload(entry), reply=None, receipt=receipt, undecided=True)
+        now = asyncio.get_running_loop().time()
+        return cls(entry=entry.without_fields(), reply=None, receipt=receipt, undecided=True, written_at=now)
 
     @property
     def age_ms(self) -> int:

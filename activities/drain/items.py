@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from write_batcher.models import FlushReason, WriteRequest
 from write_batcher.queue.stream_entry import StreamEntry
 
-KEPT_FIELDS = (b"id", b"key", b"counted", b"first", b"asked")
-
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class HeldEntry:
@@ -36,7 +34,7 @@ class DecodedEntry:
     """A request to write, and the stream entry to acknowledge afterwards."""
 
     entry: StreamEntry
-    """Without its payload."""
+    """Without its fields."""
     request: WriteRequest
 
 
@@ -82,9 +80,3 @@ class RetryBatch:
     @property
     def reason(self) -> FlushReason:
         return FlushReason.RETRY
-
-
-def without_payload(entry: StreamEntry) -> StreamEntry:
-    """Return what has to be remembered of an entry."""
-    fields = {name: entry.fields[name] for name in KEPT_FIELDS if name in entry.fields}
-    return StreamEntry(entry_id=entry.entry_id, fields=fields, size_bytes=entry.size_bytes, deliveries=entry.deliveries)

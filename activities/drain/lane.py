@@ -1,6 +1,5 @@
 """Which entries are between the stream and the caller's confirmation, and which keys are on their way to the writer."""
 
-from collections import Counter
 from collections.abc import Iterable
 
 from write_batcher.activities.drain.bell import Bell
@@ -17,7 +16,7 @@ class Lane:
     def __init__(self, bell: Bell) -> None:
         self._bell = bell
         self._in_flight: set[str] = set()
-        self._on_their_way: Counter[bytes] = Counter()
+        self._on_their_way: dict[bytes, int] = {}
         self.redelivery_wanted = False
         """Whether an entry was let go that is still pending, and has to be taken again."""
 
@@ -40,15 +39,18 @@ class Lane:
 
     def enter(self, entry: StreamEntry) -> None:
         """Count an entry as on its way to the writer."""
-        self._on_their_way[entry.order_key] += 1
+        key = entry.order_key
+        self._on_their_way[key] = self._on_their_way.get(key, 0) + 1
 
     def leave(self, entry: StreamEntry) -> None:
         """Count an entry as written, held or rejected."""
         key = entry.order_key
-        self._on_their_way[key] -= 1
-        if not self._on_their_way[key]:
+        left = self._on_their_way[key] - 1
+        if left:
+            self._on_their_way[key] = left
+        else:
             del self._on_their_way[key]
 
     def on_their_way(self, entry: StreamEntry) -> int:
         """Return how many entries with its key are on their way to the writer."""
-        return self._on_their_way[entry.order_key]
+        return self._on_their_way.get(entry.order_key, 0)

@@ -11,7 +11,7 @@ from write_batcher.activities.drain.bell import Bell
 from write_batcher.activities.drain.clock import ServerClock
 from write_batcher.activities.drain.decode import Decoder
 from write_batcher.activities.drain.hold import Pen
-from write_batcher.activities.drain.items import DecodedEntry, FlushMark, HeldEntry, without_payload
+from write_batcher.activities.drain.items import DecodedEntry, FlushMark, HeldEntry
 from write_batcher.activities.drain.lane import Lane
 from write_batcher.activities.drain.receipt_text import printable
 from write_batcher.activities.drain.take import Taker
@@ -118,6 +118,7 @@ class Reader:
             entries = await self._read(count=self._taker.room, max_bytes=self._taker.room_bytes)
             await self._clock.refresh()
         flushes: list[tuple[StreamEntry, None]] = []
+        oldest_ms = self._age.oldest_ms()
         for entry in entries:
             if entry.entry_id in in_flight:
                 continue
@@ -125,7 +126,7 @@ class Reader:
                 flushes.append((entry, None))
                 self._put_flush_mark(decoding)
             else:
-                await self._admit(entry, decoding)
+                await self._admit(entry, oldest_ms, decoding)
         if flushes:
             await self._queue.acknowledge(flushes)
 
@@ -159,17 +160,17 @@ class Reader:
         await self._look_for_orders()  # those given while no drain was there: before anything is written
         self._recovering_after = "0"
 
-    async def _admit(self, entry: StreamEntry, decoding: asyncio.TaskGroup) -> None:
+    async def _admit(self, entry: StreamEntry, oldest_ms: int, decoding: asyncio.TaskGroup) -> None:
         """Take one entry. When this raises, the next recovery takes it again."""
         self._lane.take(entry)
         objection = self._decoder.objection(entry)
         if objection is not None:
             await self._reject(entry, objection)
             return
-        held = self._held_at_once(entry)
+        held = self._held_at_once(entry, oldest_ms)
         if not self._lane.on_their_way(entry):
             if held is None and self._pen.blocks(entry.order_key):
-                held = HeldEntry(entry=without_payload(entry))
+                held = HeldEntry(entry=entry.without_fields())
             if held is not None:
                 self._pen.add(held)
                 return
@@ -179,12 +180,14 @@ class Reader:
         else:
             self._decode_in_turn(entry, held, decoding)
 
-    def _held_at_once(self, entry: StreamEntry) -> HeldEntry | None:
-        refused = self._pen.refusals.get(entry.entry_id) or self._age.refusal(entry)
+    def _held_at_once(self, entry: StreamEntry, oldest_ms: int) -> HeldEntry | None:
+        refused = self._pen.refusals.get(entry.entry_id)
+        if refused is None and entry.first_ms < oldest_ms:
+            refused = self._age.refusal(entry)
         suspect = entry.deliveries >= ALONE_AFTER_DELIVERIES
         if refused is None and not suspect:
             return None
-        return HeldEntry(entry=without_payload(entry), refused=refused, alone=suspect)
+        return HeldEntry(entry=entry.without_fields(), refused=refused, alone=suspect)
 
     async def _decoded(self, entry: StreamEntry) -> DecodedEntry | HeldEntry | None:
         """The entry with its request; held when it cannot be decoded now, None when it has been rejected."""
@@ -192,11 +195,11 @@ class Reader:
             request = await self._decoder.decode(entry)
         except CodecUnavailable as error:
             logger.warning("entry %s of %s is held: %s", entry.entry_id, self._queue.stream_key, error)
-            return HeldEntry(entry=without_payload(entry), reason=printable(str(error)), failures=1)
+            return HeldEntry(entry=entry.without_fields(), reason=printable(str(error)), failures=1)
         except InvalidEntry as error:
             await self._reject(entry, str(error))
             return None
-        return DecodedEntry(entry=without_payload(entry), request=request)
+        return DecodedEntry(entry=entry.without_fields(), request=request)
 
     def _put(self, item: DecodedEntry | HeldEntry | None, entry: StreamEntry) -> None:
         if isinstance(item, HeldEntry) and self._lane.on_their_way(entry) == 1:

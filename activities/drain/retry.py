@@ -16,7 +16,6 @@ from write_batcher.activities.drain.items import (
     HeldEntry,
     Retry,
     RetryBatch,
-    without_payload,
 )
 from write_batcher.activities.drain.lane import Lane
 from write_batcher.activities.drain.receipt_text import printable
@@ -146,7 +145,7 @@ class Retrier:
             unsettled = str(error)
         else:
             if held.refused is None or not self._age.is_forgotten(entry):
-                return DecodedEntry(entry=without_payload(entry), request=request)
+                return DecodedEntry(entry=entry.without_fields(), request=request)
             unsettled = held.refused
         # The ledger cannot be asked about it, or may have forgotten it.
         self._pen.remove(held)

@@ -98,11 +98,13 @@ class Writer:
         part: list[Item] = []
         to_write: list[DecodedEntry] = []
         held_keys: set[bytes] = set()
+        oldest_ms = self._age.oldest_ms()
         while batch.items and len(to_write) < limit:
             item = batch.items.popleft()
             part.append(item)
             key = item.entry.order_key
-            if isinstance(item, DecodedEntry) and self._refusal(item) is None and not self._must_wait(key, held_keys):
+            may_be_written = item.entry.first_ms >= oldest_ms and item.entry.entry_id not in self._pen.refusals
+            if may_be_written and isinstance(item, DecodedEntry) and not self._must_wait(key, held_keys):
                 to_write.append(item)
             else:
                 held_keys.add(key)

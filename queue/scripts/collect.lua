@@ -1,5 +1,7 @@
 local LONGEST_FIELD = 8192  -- of a huge entry's fields that are kept: a reply address fits
 local MOST_FIELDS = 50  -- of those that are kept
+local SMALL = 8192  -- bytes of an entry, in the mean
+local MOST_AT_ONCE = 32  -- of small entries
 
 local function short(fields)
   local kept = {}
@@ -15,26 +17,31 @@ end
 -- Collects up to `count` entries behind `after`, fewer once they have `bytes` together, each as {id, fields, size}. Of an
 -- entry larger than `largest`, only its short fields: whoever reads need not have room for it.
 --
--- One by one, because the next entry may be huge; that takes no more than twice the time. `next_entry` gets the id of the
--- one before.
-local function collect(next_entry, after, count, bytes, largest)
-  local found, total = {}, 0
-  while #found < tonumber(count) and total < tonumber(bytes) do
-    local entry = next_entry(after)
-    if not entry then break end
-    local fields, size = entry[2], 0
-    for _, part in ipairs(fields) do size = size + #part end
-    if size > tonumber(largest) then fields = short(fields) end
-    found[#found + 1] = {entry[1], fields, size}
-    total = total + size  -- also of what is left out: it occupies the server
-    after = entry[1]
+-- `next_entries` gets the id of the one before, and how many: one while entries are large, because the next one may be
+-- huge and has to fit into this server twice. What it returns beyond `bytes` is left for the next read.
+local function collect(next_entries, after, count, bytes, largest)
+  count, bytes, largest = tonumber(count), tonumber(bytes), tonumber(largest)
+  local found, total, at_once = {}, 0, 1
+  while #found < count and total < bytes do
+    local entries = next_entries(after, math.min(at_once, count - #found))
+    if #entries == 0 then break end
+    for _, entry in ipairs(entries) do
+      if total >= bytes then break end
+      local fields, size = entry[2], 0
+      for i = 1, #fields do size = size + #fields[i] end
+      if size > largest then fields = short(fields) end
+      found[#found + 1] = {entry[1], fields, size}
+      total = total + size  -- also of what is left out: it occupies the server
+      after = entry[1]
+    end
+    at_once = total < SMALL * #found and math.min(2 * at_once, MOST_AT_ONCE) or 1
   end
   return found
 end
 
 local function behind(after) return after == '0' and '-' or '(' .. after end
 
--- The first entry behind `after`, but not behind `last`.
+-- The first entries behind `after`, but not behind `last`.
 local function next_until(last)
-  return function(after) return redis.call('XRANGE', KEYS[1], behind(after), last, 'COUNT', 1)[1] end
+  return function(after, count) return redis.call('XRANGE', KEYS[1], behind(after), last, 'COUNT', count) end
 end

@@ -4,12 +4,12 @@
 local about = group_info(KEYS[1], ARGV[1])
 local delivered = about and next_until(about['last-delivered-id'])
 
-local function next_entry(after)
-  local entry = delivered and delivered(after)
-  if entry then return entry end
+local function next_entries(after, count)
+  local entries = delivered and delivered(after, count) or {}
+  if #entries > 0 then return entries end
   delivered = nil
-  local reply = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', 1, 'STREAMS', KEYS[1], '>')
-  return reply and reply[1][2][1]
+  local reply = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', count, 'STREAMS', KEYS[1], '>')
+  return reply and reply[1][2] or {}
 end
 
-return collect(next_entry, unpack(ARGV, 3))
+return collect(next_entries, unpack(ARGV, 3))

@@ -25,7 +25,7 @@ MAX_LOCKED_IDS = 10  # while nothing could be written: then the ledger itself is
 FAULTS_OF_ONE_ROW = frozenset({Fault.RECORD, Fault.BUSY, Fault.TIMEOUT})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Item:
     """A request on its way into the database; exactly one of `record`, `refused`, `held` is set."""
 
@@ -115,11 +115,14 @@ class BatchWrite:
             requests, records, queue=self._queue, batch_id=self._batch_id, budget=self._budget
         ):
             return False
-        self._keep(items, {item.id: self._receipt(item, Outcome.WRITTEN, None) for item in items})
+        self._answers |= {item.id: self._receipt(item, Outcome.WRITTEN, None) for item in items}
+        self._evidence.add_accepted(records)
         return True
 
     def _not_waiting(self, items: Iterable[Item]) -> list[Item]:
         """The items whose keys wait for nobody. What follows a held one is held."""
+        if not self._heads and not self._refused:
+            return list(items)
         undecided_keys = {item.key for item, _ in self._refused.values()}
         free = []
         for item in items:

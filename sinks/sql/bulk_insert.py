@@ -2,9 +2,10 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -71,10 +72,9 @@ class Executemany(BulkInsert):
         """Return the statement and its parameters, as the driver's `executemany` takes them."""
         if not self._sql:
             self._prepare(dialect)
-        return self._sql, [
-            tuple([row[key] if process is None else process(row[key]) for key, process in self._processors])
-            for row in rows
-        ]
+        # Column by column: most need no processing, and what is the same in all rows is processed once.
+        columns = [_processed(process, map(itemgetter(key), rows)) for key, process in self._processors]
+        return self._sql, list(zip(*columns, strict=True))
 
     def _prepare(self, dialect: SqlAlchemyDialect) -> None:
         compiled = self._insert.compile(dialect=dialect, column_keys=list(self._columns))
@@ -103,6 +103,18 @@ class JsonRecordset(BulkInsert):
         parameters = {"rows": json.dumps(rows, default=_as_json)}
         inserted: int = (await connection.execute(self._statement, parameters)).scalar_one()
         return inserted
+
+
+def _processed(process: Callable[[Any], Any] | None, values: Iterable[Any]) -> Iterable[Any]:
+    if process is None:
+        return values
+    processed = []
+    latest = result = None
+    for value in values:
+        if value is not latest:
+            latest, result = value, process(value)
+        processed.append(result)
+    return processed
 
 
 def in_few_statements(insert: Any) -> Any:

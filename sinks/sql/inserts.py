@@ -101,16 +101,20 @@ def groups_of(records: Iterable[CheckedRecord]) -> list[Group]:
     latest: dict[str, tuple[int, Hashable]] = {}
     row_turns: dict[Hashable, int] = {}
     for record in records:
-        turn = 0
+        turn, shape = 0, record.shape
         if record.order_key in latest:
-            turn, shape = latest[record.order_key]
-            if record.target.upsert or shape != record.shape:
+            turn, earlier_shape = latest[record.order_key]
+            if record.target.upsert or earlier_shape != shape:
                 turn += 1
         if record.target.upsert:
-            turn = max(turn, row_turns.get(record.row, -1) + 1)
-            row_turns[record.row] = turn
-        latest[record.order_key] = (turn, record.shape)
-        groups.setdefault((turn, record.shape), []).append(record)
+            row = record.row
+            turn = max(turn, row_turns.get(row, -1) + 1)
+            row_turns[row] = turn
+        latest[record.order_key] = name = turn, shape
+        if name in groups:
+            groups[name].append(record)
+        else:
+            groups[name] = [record]
     # The sort is stable: tables stay in the order of their first records.
     return [groups[name] for name in sorted(groups, key=lambda name: name[0])]
 

@@ -9,10 +9,10 @@ from typing import Any
 from sqlalchemy import case, delete, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from write_batcher.models import Outcome
+from write_batcher.models import Outcome, WriteRequest
 from write_batcher.sinks.sql.bulk_insert import BulkInsert
 from write_batcher.sinks.sql.dialect import Dialect
-from write_batcher.sinks.sql.ledger_row import Decision, LedgerRow
+from write_batcher.sinks.sql.ledger_row import Decision, LedgerRow, storable_ms
 from write_batcher.sinks.sql.schema import LEDGER
 
 # Per statement: SQLITE_MAX_VARIABLE_NUMBER, sqlite.org/limits.html. PostgreSQL's protocol allows 65,535. SQLAlchemy
@@ -22,6 +22,7 @@ PRUNE_ROWS = 1_000  # deleted in one transaction: a batch that has to wait for i
 
 READ_COLUMNS = [column for column in LEDGER.columns if column.name not in ("returned", "expires_at")]
 KEY = [LEDGER.c.queue, LEDGER.c.request_id]
+WRITTEN = Outcome.WRITTEN.value
 
 
 class Ledger:
@@ -100,6 +101,28 @@ def values_of(rows: Iterable[LedgerRow], expires_at: datetime) -> list[dict[str,
     expires_at = expires_at.astimezone(UTC)  # SQLite stores it without its offset
     in_order = sorted(rows, key=attrgetter("request_id"))
     return [{**_columns_of(row), "expires_at": expires_at} for row in in_order]
+
+
+def values_of_written(
+    requests: Iterable[WriteRequest], *, queue: str, batch_id: str, expires_at: datetime
+) -> list[dict[str, Any]]:
+    """Return the values, for `bulk_claim`, of the rows that `ledger_row.decided` makes of written requests, in the
+    order of `values_of`.
+    """
+    expires_at = expires_at.astimezone(UTC)
+    return [
+        {
+            "queue": queue,
+            "request_id": request.request_id,
+            "record_hash": request.record_hash,
+            "outcome": WRITTEN,
+            "batch_id": batch_id,
+            "attempt": request.attempt,
+            "asked_ms": storable_ms(request.asked_ms),
+            "expires_at": expires_at,
+        }
+        for request in sorted(requests, key=attrgetter("request_id"))
+    ]
 
 
 def bulk_claim(dialect: Dialect) -> BulkInsert:

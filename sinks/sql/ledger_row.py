@@ -140,7 +140,7 @@ def decided(
         outcome=outcome,
         batch_id=batch_id,
         attempt=request.attempt,
-        asked_ms=None if request.asked_ms is None else min(request.asked_ms, LARGEST_INTEGER),
+        asked_ms=storable_ms(request.asked_ms),
         decisions=decisions,
         floor_ms=floor_ms,
     )
@@ -178,6 +178,11 @@ def receipt_for(
         batch_id=batch_id,
         error=error,
     )
+
+
+def storable_ms(asked_ms: int | None) -> int | None:
+    """Return the time as a column of the ledger can hold it."""
+    return None if asked_ms is None else min(asked_ms, LARGEST_INTEGER)
 
 
 def expiry(now: datetime, deduplication_window: timedelta) -> datetime:

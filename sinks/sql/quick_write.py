@@ -3,14 +3,15 @@
 It commits all of a batch or nothing, and decides about no single request: whatever is unusual is left to `BatchWrite`.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from write_batcher.models import Outcome, WriteRequest
+from write_batcher.models import WriteRequest
 from write_batcher.sinks.sql import ledger
-from write_batcher.sinks.sql.bulk_insert import BulkInsert, Statements
+from write_batcher.sinks.sql.bulk_insert import BulkInsert, Row, Statements
 from write_batcher.sinks.sql.dialect import Dialect, Fault
 from write_batcher.sinks.sql.inserts import (
     ROW_LOCK_WAIT,
@@ -19,7 +20,7 @@ from write_batcher.sinks.sql.inserts import (
     insert_statement,
     values_of,
 )
-from write_batcher.sinks.sql.ledger_row import LedgerRow, decided, expiry
+from write_batcher.sinks.sql.ledger_row import expiry
 from write_batcher.sinks.sql.tables import CheckedRecord
 from write_batcher.sinks.sql.time_budget import SEARCH_LIMIT, TimeBudget
 
@@ -49,24 +50,27 @@ class QuickWriter:
 
         Raises `BatchTooLarge` when it takes too long, and the driver's error when the database is away.
         """
-        rows = [decided(request, Outcome.WRITTEN, queue=queue, batch_id=batch_id) for request in requests]
+        claims = partial(self._claims, requests, queue, batch_id)
         inserts = [(self._insert_for(group), values_of(self._dialect, group)) for group in groups_of(records)]
         async with self._engine.connect() as connection:
             if self._dialect.writes_in_one_call:
-                claim = self._claim, ledger.values_of(rows, expiry(datetime.now(UTC), self._window))
+                claim = self._claim, claims(datetime.now(UTC))
                 return await self._dialect.write_in_one_call(connection, [claim, *inserts])
-            return await self._write(connection, rows, inserts, budget)
+            return await self._write(connection, len(requests), claims, inserts, budget)
 
     async def _write(
-        self, connection: AsyncConnection, rows: Sequence[LedgerRow], inserts: Statements, budget: TimeBudget
+        self,
+        connection: AsyncConnection,
+        size: int,
+        claims: Callable[[datetime], list[Row]],
+        inserts: Statements,
+        budget: TimeBudget,
     ) -> bool:
-        size = len(rows)
         try:
             async with connection.begin() as transaction:
                 # A batch with a slower statement would not be pursued anyway.
                 now = await self._dialect.begin(connection, lock_wait=ROW_LOCK_WAIT, statement_timeout=SEARCH_LIMIT)
-                expires_at = expiry(max(now, datetime.now(UTC)), self._window)
-                if await self._claim.run(connection, ledger.values_of(rows, expires_at)) < len(rows):
+                if await self._claim.run(connection, claims(now)) < size:
                     await transaction.rollback()
                     return False
                 budget.check()
@@ -84,6 +88,10 @@ class QuickWriter:
                 budget.restart()
             return False
         return True
+
+    def _claims(self, requests: Sequence[WriteRequest], queue: str, batch_id: str, now: datetime) -> list[Row]:
+        expires_at = expiry(max(now, datetime.now(UTC)), self._window)
+        return ledger.values_of_written(requests, queue=queue, batch_id=batch_id, expires_at=expires_at)
 
     def _insert_for(self, group: Group) -> BulkInsert:
         first = group[0]

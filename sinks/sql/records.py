@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
-from pydantic_core import SchemaValidator, core_schema
+from pydantic_core import SchemaValidator, core_schema, to_json
 from sqlalchemy import Column, Table
 
 from write_batcher.errors import InvalidRequest
@@ -23,10 +24,11 @@ INTEGER_BOUND = 2**63  # the largest integer type of SQLite and PostgreSQL has 6
 # Python types of columns that JSON values are checked for. Columns of other types are checked when values are bound.
 CHECKED_TYPES = frozenset({bool, int, float, str, bytes, Decimal, date, time, timedelta, UUID})
 
+# In JSON: NUL, and numbers that are not finite.
+UNSTORABLE = re.compile(rb"\\u0000|NaN|Infinity")
+
 # Strict, or the string "12" would be written as a number and 1 as a boolean. Bytes are base64 in JSON.
 STRICT = ConfigDict(strict=True, val_json_bytes="base64")
-
-ENCODER = json.JSONEncoder(allow_nan=False)
 
 
 class RecordCheck:
@@ -73,8 +75,8 @@ class RecordCheck:
         if not all(map(record.__contains__, self._required)):
             return None
         try:
-            text = ENCODER.encode(record)
-            if "\\u" in text:
+            text = to_json(record)
+            if UNSTORABLE.search(text):  # or perhaps: the words may stand in a text, too
                 _refuse_unstorable(record)
             values: dict[str, Any] = self._whole.validate_json(text)
         except (ValueError, RecursionError):

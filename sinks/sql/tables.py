@@ -15,7 +15,7 @@ INSERT_RIGHTS = ("INSERT",)
 UPSERT_RIGHTS = ("SELECT", "INSERT", "UPDATE")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TargetTable:
     """A table that records are written to, and how: inserted, or with `upsert` also updated by their primary key."""
 
@@ -36,7 +36,7 @@ class TargetTable:
         return tuple(column.key for column in self.table.primary_key.columns) if self.upsert else ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class CheckedRecord:
     """A record whose values fit the columns of its table."""
 

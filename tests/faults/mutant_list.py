@@ -297,8 +297,8 @@ QUICK_WAY = (
     Mutant(
         name="PostgreSQL's quick way writes what has been written",
         file="sinks/sql/quick_write.py",
-        right="                if await self._claim.run(connection, ledger.values_of(rows, expires_at)) < len(rows):\n",
-        wrong="                if await self._claim.run(connection, ledger.values_of(rows, expires_at)) < 0:\n",
+        right="                if await self._claim.run(connection, claims(now)) < size:\n",
+        wrong="                if await self._claim.run(connection, claims(now)) < 0:\n",
         test=f"{INTEGRATION}/sinks/test_quick_write.py::"
         "test_request_that_was_written_is_not_written_again_where_no_key_forbids_it[postgres]",
         symptom="AssertionError",
