@@ -9,6 +9,7 @@ from write_batcher.bench.cases import TRAITS, Case
 from write_batcher.bench.confirm_plan import ConfirmPlan
 from write_batcher.bench.drain_plan import DrainPlan
 from write_batcher.bench.partition_plan import COUNTS, PartitionPlan
+from write_batcher.cli.bench_capacity_commands import capacity_command
 from write_batcher.cli.bench_options import (
     BOTH,
     EXTRAS,
@@ -157,3 +158,4 @@ bench_app.command("memory")(memory_command)
 bench_app.command("recovery")(recovery_command)
 bench_app.command("latency")(latency_command)
 bench_app.command("end-to-end")(end_to_end_command)
+bench_app.command("capacity")(capacity_command)

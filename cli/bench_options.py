@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import typer
 
@@ -11,10 +11,19 @@ from write_batcher.cli.console import say
 from write_batcher.cli.running import run_to_end
 from write_batcher.errors import ConfigurationError
 
-if TYPE_CHECKING:
-    from write_batcher.bench.bench_results import BenchResults
+
+class Results(Protocol):
+    """What a benchmark returns."""
+
+    def as_json(self) -> str:
+        """Return one line of JSON."""
+
+    def save(self, folder: Path) -> Path:
+        """Write a file into `folder` and return its path. Raises `OSError` when it cannot."""
+
 
 Plan = TypeVar("Plan")
+Found = TypeVar("Found", bound=Results)
 
 EXTRAS = "bench,embedded,postgresql"
 WHAT = "The benchmark"
@@ -31,25 +40,29 @@ OneDatabase = Annotated[str, typer.Option("--database", metavar="NAME", help=f"{
 
 
 def run_benchmark(
-    measure: "Callable[[Plan, Callable[[str], None]], Coroutine[Any, Any, BenchResults]]",
+    measure: Callable[[Plan, Callable[[str], None]], Coroutine[Any, Any, Found]],
     plan: Plan,
     *,
     measurements: int,
     out: Path | None,
     as_json: bool,
-) -> None:
-    """Run a benchmark that makes so many measurements, save its result in `out`, and show it.
+    as_text: Callable[[Found], str] | None = None,
+) -> Found:
+    """Run a benchmark that makes so many measurements, save its result in `out`, show it, and return it.
 
-    `measure` is given the plan, and what it is to call after each measurement.
+    `measure` is given the plan, and what it is to call after each measurement. Without `as_text`, its result is that of
+    a benchmark that compares, `BenchResults`.
     """
     from write_batcher.cli.bench_view import BenchProgress, results_as_text
 
-    _make_folder(out)
+    make_folder(out)
     with BenchProgress(measurements) as progress:
         results = run_to_end(measure(plan, progress.measured))
     if out is not None:
         results.save(out)
-    say(results.as_json() if as_json else results_as_text(results))
+    shown: Callable[[Any], str] = as_text or results_as_text
+    say(results.as_json() if as_json else shown(results))
+    return results
 
 
 def parse_count(option: str, text: str, lowest: int, highest: int) -> int:
@@ -82,8 +95,10 @@ def parse_databases(name: str) -> tuple[TargetDatabase, ...]:
         ) from None
 
 
-def _make_folder(out: Path | None) -> None:
-    """Before the measurement, so that none is made in vain."""
+def make_folder(out: Path | None) -> None:
+    """Make the folder of `--out`: before the measurement, so that none is made in vain. Raises `ConfigurationError`
+    when it cannot be used.
+    """
     if out is None:
         return
     try:

@@ -35,7 +35,9 @@ def results_as_text(results: BenchResults) -> str:
     settings = ", ".join(f"{name.replace('_', ' ')} {number:,}" for name, number in results.settings.items())
     measured = "one round" if results.rounds == 1 else f"median of {results.rounds} rounds (lowest-highest)"
     legend = f"{results.name}: {measured}, {settings}; ratio: ours by its, round by round; other columns: ours / its"
-    return "\n".join([*_aligned([headings, *rows]), legend, *results.notes, _surroundings(results)])
+    return "\n".join(
+        [*aligned([headings, *rows]), legend, *results.notes, surroundings(results.machine, results.versions)]
+    )
 
 
 def _row(group: str, duel: Duel, others: Iterable[str]) -> Sequence[str]:
@@ -55,26 +57,27 @@ def _both(ours: Mapping[str, Spread], its: Mapping[str, Spread], name: str) -> s
 
 
 def _spread(spread: Spread) -> str:
-    return f"{_number(spread.median)} ({_number(spread.min)}-{_number(spread.max)})"
+    return f"{number(spread.median)} ({number(spread.min)}-{number(spread.max)})"
 
 
 def _median(figures: Mapping[str, Spread], name: str) -> str:
-    return _number(figures[name].median) if name in figures else "-"
+    return number(figures[name].median) if name in figures else "-"
 
 
-def _number(value: float) -> str:
-    """Three significant digits or more, whatever the unit."""
+def number(value: float) -> str:
+    """Return three significant digits or more, whatever the unit."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a line for each row, its columns below each other."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _surroundings(results: BenchResults) -> str:
-    machine = results.machine
-    servers = [f"{name} {results.versions[name]}" for name in SERVERS if name in results.versions]
+def surroundings(machine: Mapping[str, str], versions: Mapping[str, str]) -> str:
+    """Return the line that says on what was measured."""
+    servers = [f"{name} {versions[name]}" for name in SERVERS if name in versions]
     return ", ".join(
         [
             f"{machine['cores']} cores ({machine['cpu']})",

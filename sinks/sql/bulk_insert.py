@@ -9,7 +9,21 @@ from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Column, Dialect as SqlAlchemyDialect, Table, column, func, literal_column, select, text, types
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Dialect as SqlAlchemyDialect,
+    Table,
+    bindparam,
+    case,
+    cast,
+    column,
+    func,
+    literal_column,
+    select,
+    text,
+    types,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -98,11 +112,19 @@ class JsonRecordset(BulkInsert):
         # With RETURNING, as the careful way has it: or a table with rules would take here what it refuses there.
         written = inserting.returning(literal_column("1", types.Integer).label("one")).cte("wb_written")
         self._statement = select(func.count()).select_from(written)
+        self._all_or_error = select(_all_or_error(func.count())).select_from(written)
 
     async def run(self, connection: AsyncConnection, rows: Sequence[Row]) -> int:
-        parameters = {"rows": json.dumps(rows, default=_as_json)}
-        inserted: int = (await connection.execute(self._statement, parameters)).scalar_one()
+        inserted: int = (await connection.execute(self._statement, {"rows": _json_of(rows)})).scalar_one()
         return inserted
+
+    def prepared(self, dialect: SqlAlchemyDialect, rows: Sequence[Row], *, all_new: bool) -> tuple[str, Row]:
+        """Return a statement and its parameters, as psycopg takes them. With `all_new` it fails unless all rows are
+        inserted.
+        """
+        statement, size = (self._all_or_error, {"rows_given": len(rows)}) if all_new else (self._statement, {})
+        compiled = statement.compile(dialect=dialect)
+        return str(compiled), {**compiled.params, **size, "rows": _json_of(rows)}
 
 
 def _processed(process: Callable[[Any], Any] | None, values: Iterable[Any]) -> Iterable[Any]:
@@ -115,6 +137,17 @@ def _processed(process: Callable[[Any], Any] | None, values: Iterable[Any]) -> I
             latest, result = value, process(value)
         processed.append(result)
     return processed
+
+
+def _all_or_error(inserted: ColumnElement[int]) -> ColumnElement[int]:
+    """The number of inserted rows if it is that of all. Otherwise an error, whose text ends up in the server's log."""
+    told = func.concat("write-batcher tries one by one, since not all of these requests are new, but only ", inserted)
+    given = bindparam("rows_given", type_=types.Integer)
+    return case((inserted == given, inserted), else_=cast(told, types.BigInteger))
+
+
+def _json_of(rows: Sequence[Row]) -> str:
+    return json.dumps(rows, default=_as_json)
 
 
 def in_few_statements(insert: Any) -> Any:

@@ -1,7 +1,7 @@
 """What differs between databases: connecting, transactions, and which errors are the fault of a record."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, auto
@@ -72,9 +72,6 @@ class Dialect(ABC):
     def create_engine(self, url: URL) -> AsyncEngine:
         """Create the engine. Raises `ConfigurationError` when the driver or the database's folder is missing."""
 
-    writes_in_one_call: ClassVar[bool] = False
-    """Whether `write_in_one_call` is to be used for a batch."""
-
     @abstractmethod
     def insert(self, table: Table) -> Any:
         """Return an insert with `on_conflict_do_nothing`, `on_conflict_do_update` and `excluded`."""
@@ -87,11 +84,25 @@ class Dialect(ABC):
         same as SQLAlchemy's own. `is_reflected`: they are as the database has them.
         """
 
-    async def write_in_one_call(self, connection: AsyncConnection, statements: Statements) -> bool:
-        """Run all statements in one transaction, the first of which has to insert all of its rows. Returns False when
-        anything is in the way: then nothing is written.
+    @abstractmethod
+    def takes_in_one_call(self, insert: BulkInsert) -> bool:
+        """Whether `write_in_one_call` takes such a statement."""
+
+    @abstractmethod
+    async def write_in_one_call(
+        self,
+        connection: AsyncConnection,
+        statements: Callable[[datetime], Statements],
+        *,
+        lock_wait: timedelta,
+        statement_timeout: timedelta,
+    ) -> bool:
+        """Run statements in one transaction, the first of which has to insert all of its rows, in as few exchanges with
+        the database as it takes. `statements` returns them for what `begin` would have returned; limits are as there.
+        Returns False when anything is in the way: then nothing is written, unless the connection was lost.
+
+        Raises `StatementTimedOut`.
         """
-        raise NotImplementedError
 
     @abstractmethod
     def code(self, error: DBAPIError) -> str | None:
@@ -166,6 +177,14 @@ class Dialect(ABC):
             return printable(self.reason(error))
         cause = error.orig if isinstance(error, StatementError) and error.orig is not None else error
         return printable(str(cause) or type(cause).__name__)
+
+
+class StatementTimedOut(Exception):
+    """One of several statements took too long: the one for so many `rows`."""
+
+    def __init__(self, text: str, rows: int) -> None:
+        super().__init__(text)
+        self.rows = rows
 
 
 def redacted(url: URL) -> str:

@@ -1,7 +1,7 @@
 """PostgreSQL, through psycopg 3."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,11 +16,20 @@ from write_batcher.sinks.sql.bulk_insert import (
     AnyValues,
     BulkInsert,
     JsonRecordset,
+    Statements,
     is_same_in_json,
 )
-from write_batcher.sinks.sql.dialect import POOL_WAIT, STATEMENT_TIMEOUT, Dialect, Fault, redacted
+from write_batcher.sinks.sql.dialect import (
+    POOL_WAIT,
+    STATEMENT_TIMEOUT,
+    Dialect,
+    Fault,
+    StatementTimedOut,
+    redacted,
+)
 
 CONNECT_TIMEOUT = timedelta(seconds=5)
+IDLE_TIMEOUT = STATEMENT_TIMEOUT  # of a transaction, whose process is frozen then
 POOL_SIZE = 5  # each partition that this process drains needs a connection now and then
 
 # A server whose machine or network has vanished never closes its connections: they are given up after 25 seconds.
@@ -102,6 +111,41 @@ class PostgresDialect(Dialect):
             return AnyValues(insert)
         return JsonRecordset(insert, NAMES.format_table(table), columns)
 
+    def takes_in_one_call(self, insert: BulkInsert) -> bool:
+        return isinstance(insert, JsonRecordset)
+
+    async def write_in_one_call(
+        self,
+        connection: AsyncConnection,
+        statements: Callable[[datetime], Statements],
+        *,
+        lock_wait: timedelta,
+        statement_timeout: timedelta,
+    ) -> bool:
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        try:
+            # The server gets all statements of a pipeline at once. What follows one that fails is not run.
+            async with driver.pipeline():
+                beginning = await driver.execute(_begin_statement(_limits(lock_wait, statement_timeout)))
+            [*_, now] = await beginning.fetchone()
+        except Exception:  # noqa: BLE001 - whatever it is, the careful way meets it again
+            return False
+        begun = statements(now)
+        cursors: list[Any] = []
+        try:
+            async with driver.pipeline():
+                for insert, rows in begun:
+                    assert isinstance(insert, JsonRecordset)  # noqa: S101 - nothing else is taken in one call
+                    statement = insert.prepared(connection.dialect, rows, all_new=not cursors)
+                    cursors.append(await driver.execute(*statement))
+                await driver.commit()
+        except Exception as error:
+            if getattr(error, "sqlstate", None) != self.STATEMENT_ENDED:
+                return False
+            sizes = [len(rows) for cursor, (_, rows) in zip(cursors, begun, strict=False) if cursor.pgresult is None]
+            raise StatementTimedOut(str(error).partition("\n")[0], sizes[0] if sizes else 0) from error
+        return True
+
     def code(self, error: DBAPIError) -> str | None:
         return getattr(error.orig, "sqlstate", None)
 
@@ -145,11 +189,7 @@ class PostgresDialect(Dialect):
     ) -> datetime:
         # Per transaction: a pooler such as PgBouncer refuses them as start-up parameters, or drops them silently, and
         # what is set for a session goes to whoever uses it next.
-        limits = _limits(lock_wait)
-        if statement_timeout is not None:
-            limits["statement_timeout"] = min(limits["statement_timeout"], _milliseconds(statement_timeout))
-        settings = ", ".join(f"set_config('{name}', '{milliseconds}', true)" for name, milliseconds in limits.items())
-        statement = f"SELECT {settings}, set_config('synchronous_commit', {DURABLE_COMMIT}, true), now()"
+        statement = _begin_statement(_limits(lock_wait, statement_timeout))
         now: datetime = (await connection.exec_driver_sql(statement)).one()[-1]
         return now
 
@@ -207,13 +247,18 @@ def _drop_read_only_connections(context: ExceptionContext) -> None:
         context.is_disconnect = True  # drops all connections of the pool
 
 
-def _limits(lock_wait: timedelta) -> dict[str, int]:
+def _begin_statement(limits: Mapping[str, int]) -> str:
+    settings = ", ".join(f"set_config('{name}', '{milliseconds}', true)" for name, milliseconds in limits.items())
+    return f"SELECT {settings}, set_config('synchronous_commit', {DURABLE_COMMIT}, true), now()"
+
+
+def _limits(lock_wait: timedelta, statement_timeout: timedelta | None = None) -> dict[str, int]:
     """Settings of a transaction, in milliseconds."""
     return {
-        "statement_timeout": _milliseconds(STATEMENT_TIMEOUT),
+        "statement_timeout": _milliseconds(min(statement_timeout or STATEMENT_TIMEOUT, STATEMENT_TIMEOUT)),
         "lock_timeout": _milliseconds(lock_wait),
         # A process that is frozen in the middle of a batch must not block its successor.
-        "idle_in_transaction_session_timeout": _milliseconds(STATEMENT_TIMEOUT),
+        "idle_in_transaction_session_timeout": _milliseconds(IDLE_TIMEOUT),
     }
 
 

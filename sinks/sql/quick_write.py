@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from write_batcher.models import WriteRequest
 from write_batcher.sinks.sql import ledger
 from write_batcher.sinks.sql.bulk_insert import BulkInsert, Row, Statements
-from write_batcher.sinks.sql.dialect import Dialect, Fault
+from write_batcher.sinks.sql.dialect import Dialect, Fault, StatementTimedOut
 from write_batcher.sinks.sql.inserts import (
     ROW_LOCK_WAIT,
     Group,
@@ -21,6 +21,7 @@ from write_batcher.sinks.sql.inserts import (
     values_of,
 )
 from write_batcher.sinks.sql.ledger_row import expiry
+from write_batcher.sinks.sql.records import printable
 from write_batcher.sinks.sql.tables import CheckedRecord
 from write_batcher.sinks.sql.time_budget import SEARCH_LIMIT, TimeBudget
 
@@ -53,10 +54,22 @@ class QuickWriter:
         claims = partial(self._claims, requests, queue, batch_id)
         inserts = [(self._insert_for(group), values_of(self._dialect, group)) for group in groups_of(records)]
         async with self._engine.connect() as connection:
-            if self._dialect.writes_in_one_call:
-                claim = self._claim, claims(datetime.now(UTC))
-                return await self._dialect.write_in_one_call(connection, [claim, *inserts])
-            return await self._write(connection, len(requests), claims, inserts, budget)
+            if not all(map(self._dialect.takes_in_one_call, [self._claim, *(insert for insert, _ in inserts)])):
+                return await self._write(connection, len(requests), claims, inserts, budget)
+
+            def statements(now: datetime) -> Statements:
+                budget.check()
+                return [(self._claim, claims(now)), *inserts]
+
+            try:
+                return await self._dialect.write_in_one_call(
+                    connection, statements, lock_wait=ROW_LOCK_WAIT, statement_timeout=SEARCH_LIMIT
+                )
+            except StatementTimedOut as error:
+                if error.rows > 1:
+                    raise budget.exceeded(printable(str(error))) from error
+                budget.restart()
+                return False
 
     async def _write(
         self,

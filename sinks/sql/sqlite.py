@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,6 @@ class SqliteDialect(Dialect):
     # The cursor of a cancelled statement would keep the write lock until it is garbage-collected.
     cancellable = False
     locks_rows = False
-    writes_in_one_call = True
 
     def create_engine(self, url: URL) -> AsyncEngine:
         folder = Path(url.database or ".").parent
@@ -72,13 +71,22 @@ class SqliteDialect(Dialect):
     ) -> BulkInsert:
         return AnyValues(insert) if has_default_of_sqlalchemy(table, columns) else Executemany(insert, columns)
 
-    async def write_in_one_call(self, connection: AsyncConnection, statements: Statements) -> bool:
+    def takes_in_one_call(self, insert: BulkInsert) -> bool:
+        return isinstance(insert, Executemany)
+
+    async def write_in_one_call(
+        self,
+        connection: AsyncConnection,
+        statements: Callable[[datetime], Statements],
+        *,
+        lock_wait: timedelta,
+        statement_timeout: timedelta,
+    ) -> bool:
+        begun = statements(_now())
         try:
-            prepared = []
-            for insert, rows in statements:
-                if not isinstance(insert, Executemany):
-                    return False
-                prepared.append(insert.prepared(connection.dialect, rows))
+            prepared = [
+                insert.prepared(connection.dialect, rows) for insert, rows in begun if isinstance(insert, Executemany)
+            ]
             driver: Any = (await connection.get_raw_connection()).driver_connection
             # Each call of aiosqlite is handed to its thread and back, which takes longer than a statement. It has no
             # public way to run several in one.
@@ -109,11 +117,15 @@ class SqliteDialect(Dialect):
     async def begin(
         self, connection: AsyncConnection, *, lock_wait: timedelta, statement_timeout: timedelta | None = None
     ) -> datetime:
-        return datetime.now(UTC)  # SQLite has no clock but this machine's
+        return _now()
 
     def has_ended_transaction(self, error: DBAPIError) -> bool:
         # There is no such savepoint any more: a trigger has raised ROLLBACK.
         return self.code(error) == GENERIC_ERROR
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)  # SQLite has no clock but this machine's
 
 
 def _write_all(connection: sqlite3.Connection, statements: list[tuple[str, list[tuple[Any, ...]]]]) -> bool:

@@ -7,7 +7,7 @@ The tests' own worker process wraps them around the product's methods, so the pr
 | `before_append`  | requests are about to be appended                                              |
 | `after_append`   | they are in the stream; their activity has not returned yet                    |
 | `before_write`   | a batch has been read and closed; nothing of it is in the database             |
-| `before_commit`  | all statements of a batch's transaction have been executed                     |
+| `before_commit`  | all statements of a batch's transaction have been executed, or are being sent  |
 | `after_commit`   | the batch is in the database; no caller has been confirmed                     |
 | `mid_confirm`    | one caller of the batch has been confirmed, others have not                    |
 | `before_ack`     | all callers of the batch have been confirmed; its entries are still pending    |
@@ -26,10 +26,12 @@ from signal import SIGKILL, Signals
 from typing import Any, Self
 
 import aiosqlite
+import psycopg
 from sqlalchemy import Engine, event
 
 from write_batcher.activities.drain.receipt_sender import ReceiptSender
 from write_batcher.queue.stream import WriteQueue
+from write_batcher.sinks.sql.postgresql import PostgresDialect
 from write_batcher.sinks.sql.sink import SqlSink
 from write_batcher.sinks.sql.sqlite import SqliteDialect
 
@@ -97,9 +99,11 @@ def _before_commit_of_a_batch(reached: Callable[[], None]) -> None:
 
 
 def _before_commit_in_one_call(reached: Callable[[], None]) -> None:
-    # SQLAlchemy does not see what SQLite gets in one call, which runs in a thread of its own.
+    # SQLAlchemy does not see what a database gets in one call. That of SQLite runs in a thread of its own.
     in_call = threading.Event()
-    _wrap(SqliteDialect, "write_in_one_call", before=in_call.set, after=in_call.clear)
+    for dialect in (SqliteDialect, PostgresDialect):
+        _wrap(dialect, "write_in_one_call", before=in_call.set, after=in_call.clear)
+    _wrap(psycopg.AsyncConnection, "commit", before=lambda: reached() if in_call.is_set() else None)
 
     def note(statement: str) -> None:
         if statement == "COMMIT" and in_call.is_set():

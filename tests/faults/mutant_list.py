@@ -145,7 +145,7 @@ CONFIRMING = (
     Mutant(
         name="acknowledge by MULTI instead of a script",
         file="queue/stream.py",
-        right="            return int(await self._acknowledge(keys=self.keys, args=args))\n",
+        right="            return int(await self._acknowledge(keys=self.keys, args=[GROUP, json.dumps(held)]))\n",
         wrong="            pipeline = self._redis.pipeline(transaction=True)\n"
         "            for entry, _outcome in entries:\n"
         "                pipeline.xack(self.stream_key, GROUP, entry.entry_id)\n"
@@ -296,9 +296,9 @@ QUICK_WAY = (
     ),
     Mutant(
         name="PostgreSQL's quick way writes what has been written",
-        file="sinks/sql/quick_write.py",
-        right="                if await self._claim.run(connection, claims(now)) < size:\n",
-        wrong="                if await self._claim.run(connection, claims(now)) < 0:\n",
+        file="sinks/sql/postgresql.py",
+        right="all_new=not cursors)",
+        wrong="all_new=False)",
         test=f"{INTEGRATION}/sinks/test_quick_write.py::"
         "test_request_that_was_written_is_not_written_again_where_no_key_forbids_it[postgres]",
         symptom="AssertionError",

@@ -259,3 +259,17 @@ async def held_after(statement_part: str) -> AsyncIterator[HeldTransaction]:
     finally:
         held.released.set()
         event.remove(Engine, "after_cursor_execute", hold)
+
+
+def break_inserts(
+    postgres: PostgresDatabase, *, when: str = "true", raises: str = "P0001", table: str = "orders", does: str = ""
+) -> None:
+    statement = does or f"RAISE EXCEPTION 'not today' USING ERRCODE = '{raises}'"
+    postgres.execute(
+        f"CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN {statement}; RETURN new; END$$;"
+        f"CREATE TRIGGER stop BEFORE INSERT ON {table} FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION stop()"
+    )
+
+
+def slow_down(postgres: PostgresDatabase, table: str, seconds: float) -> None:
+    break_inserts(postgres, table=table, when="true", does=f"PERFORM pg_sleep({seconds})")

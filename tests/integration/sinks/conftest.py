@@ -3,6 +3,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.support.target_databases import Database
+from write_batcher.sinks.sql.postgresql import PostgresDialect
 from write_batcher.sinks.sql.sink import SqlSink
 from write_batcher.sinks.sql.sqlite import SqliteDialect
 
@@ -15,5 +16,6 @@ async def sink(database: Database) -> AsyncIterator[SqlSink]:
 
 @pytest.fixture
 def through_sqlalchemy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let SQLAlchemy, which can be watched, run every statement, also those that SQLite gets in one call."""
-    monkeypatch.setattr(SqliteDialect, "writes_in_one_call", False)
+    """Let SQLAlchemy, which can be watched, run every statement, also those that a database gets in one call."""
+    for dialect in (SqliteDialect, PostgresDialect):
+        monkeypatch.setattr(dialect, "takes_in_one_call", lambda *_: False)

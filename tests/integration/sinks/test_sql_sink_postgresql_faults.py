@@ -14,10 +14,12 @@ from tests.support.target_databases import (
     TABLES,
     PostgresDatabase,
     batch,
+    break_inserts,
     order,
     outcomes,
     reason,
     record,
+    slow_down,
 )
 from write_batcher.errors import BatchTooLarge, SinkUnavailable
 from write_batcher.models import Outcome, WriteRequest
@@ -37,16 +39,6 @@ async def sink(postgres: PostgresDatabase) -> AsyncIterator[SqlSink]:
 
 def stock(number: int) -> WriteRequest:
     return record(f"stock-{number:03}", "stock", shop="here", sku=f"{number:03}", pieces=1)
-
-
-def break_inserts(
-    postgres: PostgresDatabase, *, when: str = "true", raises: str = "P0001", table: str = "orders", does: str = ""
-) -> None:
-    statement = does or f"RAISE EXCEPTION 'not today' USING ERRCODE = '{raises}'"
-    postgres.execute(
-        f"CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN {statement}; RETURN new; END$$;"
-        f"CREATE TRIGGER stop BEFORE INSERT ON {table} FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION stop()"
-    )
 
 
 @pytest.mark.parametrize(
@@ -265,10 +257,6 @@ async def test_lock_that_goes_while_it_is_looked_for_holds_nobody(
         other.close()
 
     assert outcomes(answers) == [WRITTEN] * 64
-
-
-def slow_down(postgres: PostgresDatabase, table: str, seconds: float) -> None:
-    break_inserts(postgres, table=table, when="true", does=f"PERFORM pg_sleep({seconds})")
 
 
 async def test_batch_that_exceeds_the_statement_timeout_is_too_large(

@@ -12,7 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.target_databases import NO_SYNC, QUEUE, PostgresDatabase, batch, held_after, order, outcomes, reason
+from tests.support.target_databases import (
+    NO_SYNC,
+    QUEUE,
+    PostgresDatabase,
+    batch,
+    held_after,
+    order,
+    outcomes,
+    reason,
+    slow_down,
+)
+from tests.support.waiting import eventually
 from write_batcher.errors import BatchTooLarge, SinkUnavailable
 from write_batcher.models import Outcome
 from write_batcher.sinks.sql import batch_write, postgresql as dialect, sink as sql
@@ -65,6 +76,7 @@ async def test_connections_to_a_server_that_became_read_only_are_dropped(postgre
         assert outcomes(await sink.write(batch(order(1)))) == [Outcome.WRITTEN]
 
 
+@pytest.mark.usefixtures("through_sqlalchemy")
 async def test_server_killed_in_the_middle_of_a_batch_has_written_nothing(own_server: PostgresServer) -> None:
     postgres = PostgresDatabase.fresh(own_server)
     async with postgres.sink() as sink, held_after("INTO orders") as transaction:
@@ -79,6 +91,20 @@ async def test_server_killed_in_the_middle_of_a_batch_has_written_nothing(own_se
 
         assert outcomes(await sink.write(batch(order(1), order(2)))) == [Outcome.WRITTEN] * 2
     assert postgres.count("orders") == 2
+
+
+async def test_server_killed_while_it_has_a_whole_batch_has_written_nothing(own_server: PostgresServer) -> None:
+    postgres = PostgresDatabase.fresh(own_server)
+    async with postgres.sink() as sink:
+        slow_down(postgres, "orders", 60)
+        write = asyncio.create_task(sink.write(batch(order(1), order(2))))
+        running = "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%INTO orders%wb_rows%' AND pid <> pg_backend_pid()"
+        await eventually(lambda: len(postgres.query(running)))
+        await own_server.kill()
+        with pytest.raises(SinkUnavailable):
+            await write
+        await own_server.start()
+        assert (postgres.count("orders"), postgres.count("write_batcher_ledger")) == (0, 0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a frozen process of another user can be woken up only by root")
