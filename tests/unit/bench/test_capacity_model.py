@@ -180,5 +180,7 @@ def test_drain_is_bound_by_redis_where_that_is_busiest() -> None:
 
 
 def test_quiet_rounds_count_whatever_was_measured_in_them() -> None:
-    rounds = [{"rows": rows, "other_cores": cores} for rows, cores in ((9.0, 0.5), (1.0, 0.05), (3.0, 0.14), (8.0, 0.2))]
+    rounds = [
+        {"rows": rows, "other_cores": cores} for rows, cores in ((9.0, 0.5), (1.0, 0.05), (3.0, 0.14), (8.0, 0.2))
+    ]
     assert quiet_median(rounds, "rows") == 2.0
