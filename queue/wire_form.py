@@ -42,7 +42,8 @@ MAX_KEY_BYTES = 512
 MAX_REPLY_BYTES = 8192  # enough for the longest ids that Temporal allows, as JSON
 JSON_ENCODING = b"json/plain"  # of a payload whose data is JSON
 # What a payload with that encoding and no other metadata begins with, before the length of its data.
-USUAL_PREFIX = Payload(metadata={"encoding": JSON_ENCODING}).SerializeToString() + b"\x12"
+USUAL_METADATA = {"encoding": JSON_ENCODING}
+USUAL_PREFIX = Payload(metadata=USUAL_METADATA).SerializeToString() + b"\x12"
 
 Fields = dict[bytes, bytes]
 Decoded = tuple[str, dict[str, Any], str]
@@ -68,7 +69,12 @@ class Codec:
         # A converter of one's own: that of the DataConverter is wrapped and does not tell its encodings.
         converter = data_converter.payload_converter_class()
         self._encodings = converter.converters.keys() if isinstance(converter, CompositePayloadConverter) else None
-        self._is_default = data_converter.payload_converter_class is DefaultPayloadConverter and self.decodes_at_once
+        # A subclass of DataConverter may convert in ways of its own.
+        self._is_usual = (
+            type(data_converter) is DataConverter
+            and data_converter.payload_converter_class is DefaultPayloadConverter
+            and data_converter.external_storage is None
+        )
 
     @property
     def decodes_at_once(self) -> bool:
@@ -120,8 +126,7 @@ class Codec:
         """
         _check(fields)
         reply = decode_reply(fields)
-        usual = _usual_body(fields[b"payload"]) if self._is_default else None
-        table, record, digest = usual or self._decoded_body(await self._unwrapped(_parsed(fields)))
+        table, record, digest = await self._decoded(fields)
         if reply and not reply.attempt:
             # With the hash, or two records under one request id would be taken for the same try.
             reply = replace(reply, attempt=f"{reply.run_id}/{digest}")
@@ -136,12 +141,27 @@ class Codec:
             replayed=b"replayed" in fields,
         )
 
+    async def _decoded(self, fields: Fields) -> "Decoded":
+        if self._is_usual and self.decodes_at_once:
+            usual = _usual_body(_usual_data_of(fields[b"payload"]))
+            if usual:
+                return usual
+        payload = await self._unwrapped(_parsed(fields))
+        if self._is_usual and payload.metadata == USUAL_METADATA:
+            usual = _usual_body(payload.data)
+            if usual:
+                return usual
+        return self._decoded_body(payload)
+
     async def _unwrapped(self, payload: Payload) -> Payload:
         try:
-            [raw] = await self._unwrapper.decode([payload], [RawValue])
+            if self._is_usual and self._converter.payload_codec:
+                [unwrapped] = await self._converter.payload_codec.decode([payload])
+            else:
+                [raw] = await self._unwrapper.decode([payload], [RawValue])
+                unwrapped = raw.payload
         except Exception as error:
             raise CodecUnavailable(f"The payload codec cannot decode the entry now: {error!r}.") from error
-        unwrapped: Payload = raw.payload
         return unwrapped
 
     def _decoded_body(self, payload: Payload) -> "Decoded":
@@ -162,11 +182,10 @@ class Codec:
             raise InvalidEntry(f"The record is not JSON: {error}.") from error
 
 
-def _usual_body(payload: bytes) -> Decoded | None:
-    """The body of a payload as Temporal's default converter would decode it, with its hash, but quickly; None for any
-    payload that is the least bit unusual.
+def _usual_body(data: bytes | None) -> Decoded | None:
+    """The body in the JSON of a payload as Temporal's default converter would decode it, with its hash, but quickly.
+    None for any that is the least bit unusual.
     """
-    data = _usual_data(payload)
     if data is None:
         return None
     try:
@@ -178,7 +197,7 @@ def _usual_body(payload: bytes) -> Decoded | None:
     return None
 
 
-def _usual_data(payload: bytes) -> bytes | None:
+def _usual_data_of(payload: bytes) -> bytes | None:
     """The data of a serialized payload that has nothing but JSON in it; None for any other."""
     if not payload.startswith(USUAL_PREFIX):
         return None

@@ -9,7 +9,7 @@ from write_batcher.activities.drain.age import AgeLimit
 from write_batcher.activities.drain.backoff import Backoff
 from write_batcher.activities.drain.bell import Bell
 from write_batcher.activities.drain.clock import ServerClock
-from write_batcher.activities.drain.decode import Decoder
+from write_batcher.activities.drain.decode import Decoded, Decoder
 from write_batcher.activities.drain.hold import Pen
 from write_batcher.activities.drain.items import DecodedEntry, FlushMark, HeldEntry
 from write_batcher.activities.drain.lane import Lane
@@ -119,14 +119,14 @@ class Reader:
             await self._clock.refresh()
         flushes: list[tuple[StreamEntry, None]] = []
         oldest_ms = self._age.oldest_ms()
-        for entry in entries:
-            if entry.entry_id in in_flight:
-                continue
+        taken = [entry for entry in entries if entry.entry_id not in in_flight]
+        decoded = await self._decoded_at_once(taken, oldest_ms)
+        for entry in taken:
             if entry.fields == FLUSH_FIELDS:
                 flushes.append((entry, None))
                 self._put_flush_mark(decoding)
             else:
-                await self._admit(entry, oldest_ms, decoding)
+                await self._admit(entry, oldest_ms, decoded.get(entry.entry_id), decoding)
         if flushes:
             await self._queue.acknowledge(flushes)
 
@@ -160,8 +160,20 @@ class Reader:
         await self._look_for_orders()  # those given while no drain was there: before anything is written
         self._recovering_after = "0"
 
-    async def _admit(self, entry: StreamEntry, oldest_ms: int, decoding: asyncio.TaskGroup) -> None:
-        """Take one entry. When this raises, the next recovery takes it again."""
+    async def _decoded_at_once(self, entries: list[StreamEntry], oldest_ms: int) -> dict[str, Decoded]:
+        """What a payload codec can decode at once, by entry id; nothing while others are still being decoded."""
+        if self._decoder.is_instant or self._decoding:
+            return {}
+        return await self._decoder.decode_at_once(
+            entry
+            for entry in entries
+            if self._held_at_once(entry, oldest_ms) is None and self._decoder.objection(entry) is None
+        )
+
+    async def _admit(
+        self, entry: StreamEntry, oldest_ms: int, decoded: Decoded | None, decoding: asyncio.TaskGroup
+    ) -> None:
+        """Take one entry, which may have been `decoded`. When this raises, the next recovery takes it again."""
         self._lane.take(entry)
         objection = self._decoder.objection(entry)
         if objection is not None:
@@ -175,8 +187,8 @@ class Reader:
                 self._pen.add(held)
                 return
         self._lane.enter(entry)
-        if self._decoder.is_instant:
-            self._put(held or await self._decoded(entry), entry)
+        if decoded is not None or self._decoder.is_instant:
+            self._put(held or await self._decoded(entry, decoded), entry)
         else:
             self._decode_in_turn(entry, held, decoding)
 
@@ -189,10 +201,12 @@ class Reader:
             return None
         return HeldEntry(entry=entry.without_fields(), refused=refused, alone=suspect)
 
-    async def _decoded(self, entry: StreamEntry) -> DecodedEntry | HeldEntry | None:
+    async def _decoded(self, entry: StreamEntry, decoded: Decoded | None = None) -> DecodedEntry | HeldEntry | None:
         """The entry with its request; held when it cannot be decoded now, None when it has been rejected."""
         try:
-            request = await self._decoder.decode(entry)
+            if isinstance(decoded, Exception):
+                raise decoded
+            request = decoded or await self._decoder.decode(entry)
         except CodecUnavailable as error:
             logger.warning("entry %s of %s is held: %s", entry.entry_id, self._queue.stream_key, error)
             return HeldEntry(entry=entry.without_fields(), reason=printable(str(error)), failures=1)

@@ -113,6 +113,7 @@ class JsonRecordset(BulkInsert):
         written = inserting.returning(literal_column("1", types.Integer).label("one")).cte("wb_written")
         self._statement = select(func.count()).select_from(written)
         self._all_or_error = select(_all_or_error(func.count())).select_from(written)
+        self._compiled: dict[bool, tuple[str, Row]] = {}
 
     async def run(self, connection: AsyncConnection, rows: Sequence[Row]) -> int:
         inserted: int = (await connection.execute(self._statement, {"rows": _json_of(rows)})).scalar_one()
@@ -122,9 +123,11 @@ class JsonRecordset(BulkInsert):
         """Return a statement and its parameters, as psycopg takes them. With `all_new` it fails unless all rows are
         inserted.
         """
-        statement, size = (self._all_or_error, {"rows_given": len(rows)}) if all_new else (self._statement, {})
-        compiled = statement.compile(dialect=dialect)
-        return str(compiled), {**compiled.params, **size, "rows": _json_of(rows)}
+        if all_new not in self._compiled:
+            compiled = (self._all_or_error if all_new else self._statement).compile(dialect=dialect)
+            self._compiled[all_new] = str(compiled), compiled.params
+        sql, parameters = self._compiled[all_new]
+        return sql, {**parameters, "rows": _json_of(rows), **({"rows_given": len(rows)} if all_new else {})}
 
 
 def _processed(process: Callable[[Any], Any] | None, values: Iterable[Any]) -> Iterable[Any]:

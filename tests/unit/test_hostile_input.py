@@ -4,14 +4,15 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from temporalio.api.common.v1 import Payload
-from temporalio.converter import DataConverter
+from temporalio.converter import DataConverter, PayloadCodec
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -127,6 +128,16 @@ json_texts = st.sampled_from(
 )
 
 
+class SamePayloads(PayloadCodec):
+    """A payload codec that changes nothing."""
+
+    async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        return list(payloads)
+
+    async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        return list(payloads)
+
+
 @given(json_texts.map(lambda text: text.encode(errors="surrogatepass")) | st.binary(max_size=20))
 def test_both_ways_of_decoding_agree(data: bytes) -> None:
     payload = Payload(metadata={"encoding": b"json/plain"}, data=data)
@@ -139,8 +150,9 @@ def test_both_ways_of_decoding_agree(data: bytes) -> None:
             return type(error), str(error)
 
     careful = Codec(DataConverter.default)
-    careful._is_default = False
-    assert decoded(CODEC) == decoded(careful)
+    careful._is_usual = False
+    with_payload_codec = Codec(replace(DataConverter.default, payload_codec=SamePayloads()))
+    assert decoded(CODEC) == decoded(careful) == decoded(with_payload_codec)
 
 
 marks = json_values | st.dictionaries(st.sampled_from(["request_id", "reason", "since_ms", "order"]), json_values)

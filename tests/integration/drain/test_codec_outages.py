@@ -1,6 +1,8 @@
 """Entries that the payload codec cannot decode right now wait, and hold up nobody."""
 
+import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 
 import pytest
 from temporalio.api.common.v1 import Payload
@@ -8,7 +10,7 @@ from temporalio.converter import PayloadCodec
 
 from tests.support.drain_stage import NEVER, Stage
 from tests.support.waiting import eventually
-from write_batcher.activities.drain import hold
+from write_batcher.activities.drain import decode, hold
 from write_batcher.activities.drain.backoff import Backoff
 from write_batcher.activities.drain.read import ALONE_AFTER_DELIVERIES
 
@@ -80,3 +82,36 @@ async def test_codec_that_stays_away_is_not_asked_repeatedly(stage: Stage, monke
         await eventually(lambda: stage.sink.row_ids == ["b"])
     assert keys.failures == 1
     assert (await stage.statistics()).pending == 1
+
+
+class SlowKeyServer(PayloadCodec):
+    """A codec that asks a server for each payload, and notes how many questions are open at a time."""
+
+    def __init__(self) -> None:
+        self._open = 0
+        self.most_open = 0
+
+    async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        return list(payloads)
+
+    async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        self._open += 1
+        self.most_open = max(self.most_open, self._open)
+        await asyncio.sleep(0.02)
+        self._open -= 1
+        return list(payloads)
+
+
+async def test_codec_that_asks_a_server_is_asked_for_many_entries_at_a_time(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode, "AT_ONCE_WITHIN", timedelta(seconds=0.05))
+    keys = SlowKeyServer()
+    stage.decode_with(keys)
+    names = [f"{number:02}" for number in range(40)]
+    for name in names:
+        await stage.append(name)
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    assert stage.sink.row_ids == names
+    assert keys.most_open > 10

@@ -98,7 +98,10 @@ async def test_server_killed_while_it_has_a_whole_batch_has_written_nothing(own_
     async with postgres.sink() as sink:
         slow_down(postgres, "orders", 60)
         write = asyncio.create_task(sink.write(batch(order(1), order(2))))
-        running = "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%INTO orders%wb_rows%' AND pid <> pg_backend_pid()"
+        running = (
+            "SELECT 1 FROM pg_stat_activity "
+            "WHERE state = 'active' AND query LIKE '%INTO orders%wb_rows%' AND pid <> pg_backend_pid()"
+        )
         await eventually(lambda: len(postgres.query(running)))
         await own_server.kill()
         with pytest.raises(SinkUnavailable):
