@@ -20,11 +20,15 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from write_batcher.errors import ConfigurationError
-from write_batcher.models import ConfirmBy, batcher_task_queue, checked_task_queue
+from write_batcher.models import HEARTBEAT_TIMEOUT, ConfirmBy, batcher_task_queue, checked_task_queue
 from write_batcher.queue.redis_url import parse_redis_url
 
 ENV_PREFIX = "WRITE_BATCHER_"
 LONGEST_TIMEOUT = timedelta(days=3)  # of a caller, so that all of them together stay below MAX_REQUEST_AGE
+# The drain beats every second, and the SDK sends one heartbeat to the server per 80 % of the timeout.
+SHORTEST_HEARTBEAT_TIMEOUT = timedelta(seconds=2)
+# A pause reaches the drain with a heartbeat, and `write-batcher queue pause` waits for it for 30 s.
+LONGEST_HEARTBEAT_TIMEOUT = timedelta(seconds=30)
 MIN_SIGNING_KEY = 16  # characters
 NEAR_MISS = 0.8  # likeness of an unknown variable to a setting, from 0 to 1, from which on it is a typing error
 
@@ -109,6 +113,13 @@ class Settings(BaseSettings):
 
     deduplication_window: Duration = Field(
         timedelta(days=7), description="for how long after its write a request with the same id is not written again"
+    )
+
+    heartbeat_timeout: Duration = Field(
+        HEARTBEAT_TIMEOUT,
+        ge=SHORTEST_HEARTBEAT_TIMEOUT,
+        le=LONGEST_HEARTBEAT_TIMEOUT,
+        description="silence of a drain, from 2s to 30s, after which Temporal starts it again elsewhere",
     )
 
     confirm_by: ConfirmBy = Field(

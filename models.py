@@ -9,6 +9,7 @@ from typing import Any
 CONFIRMATION_SIGNAL = "write_confirmation"
 MAX_REQUEST_ID_BYTES = 512  # of UTF-8
 MAX_REQUEST_AGE = timedelta(days=7)  # a request that was appended longer ago is not written any more
+HEARTBEAT_TIMEOUT = timedelta(seconds=10)  # of a drain, unless a batcher is given another
 
 MAX_TASK_QUEUE_CHARS = 500  # Temporal takes 1,000, of which it uses some for its sticky queues
 TASK_QUEUE = re.compile(rf"(?! )[ -~]{{1,{MAX_TASK_QUEUE_CHARS}}}(?<! )")
@@ -253,6 +254,8 @@ class DrainInput:
     partition: PartitionRef
     sink_id: str = ""
     """The sink that the partition's batcher was started for. A drain with another one ends. Empty: any."""
+    heartbeat_timeout_ms: int | None = None
+    """The heartbeat timeout of this drain. If its worker has another, the drain returns at once. None: it stays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,6 +289,8 @@ class DrainEnd(StrEnum):
     """Its time was over, so that the workflow can continue as new."""
     RETIRED = "retired"
     """The queue has fewer partitions now, and this one is empty."""
+    RECONFIGURED = "reconfigured"
+    """Its worker has another heartbeat timeout; it has drained nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,3 +299,5 @@ class DrainResult:
 
     end: DrainEnd
     progress: DrainProgress
+    heartbeat_timeout_ms: int | None = None
+    """The heartbeat timeout of its worker; set exactly when `end` is `DrainEnd.RECONFIGURED`."""

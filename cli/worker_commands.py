@@ -30,6 +30,7 @@ def worker_main_command(*, settings: Settings) -> None:
     *REQUESTS,
     "deduplication_window",
     *DEAD_LETTERS,
+    "heartbeat_timeout",
     "batcher_task_queue",
     "log_format",
 )

@@ -10,10 +10,8 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, is_cancelled_exception
 from temporalio.workflow import ActivityCancellationType
 
-from write_batcher.models import DrainEnd, DrainInput, DrainResult, PartitionRef
+from write_batcher.models import HEARTBEAT_TIMEOUT, DrainEnd, DrainInput, DrainResult, PartitionRef
 
-# A crashed drain is replaced within this time plus the second of its retry. Longer than any event loop should hang.
-HEARTBEAT_TIMEOUT = timedelta(seconds=10)
 DRAIN_TIMEOUT = timedelta(hours=2)  # the drain returns by itself after an hour; this ends an attempt that does not
 # A coefficient above 1 would add up over the life of an activity that is retried for ever: minutes of silence after a
 # crash.
@@ -44,6 +42,10 @@ class BatcherInput:
     """The sink that the batcher was started for; empty for a sink without an identity. Redis may forget the contract of
     a queue; this batcher does not: a drain with another sink ends.
     """
+    heartbeat_timeout_ms: int = HEARTBEAT_TIMEOUT // timedelta(milliseconds=1)
+    """A crashed drain is replaced within this time plus the second of its retry. Longer than any event loop should
+    hang. At first that of the worker that started this batcher, then that of the worker that takes a drain.
+    """
     drains: int = 0
     """How many drains have returned."""
 
@@ -67,6 +69,8 @@ class BatcherWorkflow:
     def __init__(self, batcher: BatcherInput) -> None:
         self._partition = batcher.partition
         self._sink_id = batcher.sink_id
+        self._heartbeat_timeout_ms = batcher.heartbeat_timeout_ms
+        self._reconfigured = False
         self._paused = False
         self._stopping = False
         self._drains = batcher.drains
@@ -88,19 +92,28 @@ class BatcherWorkflow:
                 raise asyncio.CancelledError
             # Before the state is looked at again: a pause or a stop may come while a flush is being finished.
             await workflow.wait_condition(workflow.all_handlers_finished)
-            if self._state() is BatcherState.DRAINING:
-                workflow.continue_as_new(replace(batcher, drains=self._drains))
+            if self._state() is BatcherState.DRAINING and not self._reconfigured:
+                workflow.continue_as_new(
+                    replace(batcher, drains=self._drains, heartbeat_timeout_ms=self._heartbeat_timeout_ms)
+                )
         await workflow.wait_condition(workflow.all_handlers_finished)
         return DrainEnd.STOPPED
 
     async def _drain_once(self) -> DrainEnd:
         self._drain_is_to_end = False
+        # Not twice in a row: workers with different settings would send the drain to and fro.
+        may_return_for_another = not self._reconfigured
+        self._reconfigured = False
         self._drain = workflow.start_activity(
             "drain",
-            DrainInput(partition=self._partition, sink_id=self._sink_id),
+            DrainInput(
+                partition=self._partition,
+                sink_id=self._sink_id,
+                heartbeat_timeout_ms=self._heartbeat_timeout_ms if may_return_for_another else None,
+            ),
             result_type=DrainResult,
             start_to_close_timeout=DRAIN_TIMEOUT,
-            heartbeat_timeout=HEARTBEAT_TIMEOUT,
+            heartbeat_timeout=timedelta(milliseconds=self._heartbeat_timeout_ms),
             retry_policy=DRAIN_RETRY,
             # A second drain must not start while the first one is finishing what is in flight.
             cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
@@ -116,6 +129,9 @@ class BatcherWorkflow:
         finally:
             self._drain = None
             self._drains += 1
+        if result.heartbeat_timeout_ms is not None:
+            self._heartbeat_timeout_ms = result.heartbeat_timeout_ms
+            self._reconfigured = True
         return result.end
 
     @workflow.signal

@@ -10,13 +10,22 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from write_batcher.activities.drain.batching import BatchLimits
+from write_batcher.activities.drain.contract_check import check_contract
 from write_batcher.activities.drain.decode import RESERVED_BYTES
 from write_batcher.activities.drain.loop import Drain
 from write_batcher.activities.drain.read import LONGEST_BLOCK
 from write_batcher.activities.drain.target import GIVE_UP_WITHIN
 from write_batcher.activities.queue_guard import check_queue
 from write_batcher.errors import StageStalled, TablesUnknown, WrongSink
-from write_batcher.models import DrainInput, DrainResult, PartitionRef, QueueRef
+from write_batcher.models import (
+    HEARTBEAT_TIMEOUT,
+    DrainEnd,
+    DrainInput,
+    DrainProgress,
+    DrainResult,
+    PartitionRef,
+    QueueRef,
+)
 from write_batcher.queue.contract import Contract
 from write_batcher.queue.redis_client import connect
 from write_batcher.queue.signing import Signer
@@ -33,7 +42,8 @@ logger = logging.getLogger(__name__)
 
 class DrainActivities:
     """The batcher's activities for one queue. `contract` returns the latest contract of the queue that is known; with
-    `signer` only entries that it accepts are written.
+    `signer` only entries that it accepts are written. `heartbeat_timeout` is what the drains of this worker are to
+    have, in whole milliseconds.
     """
 
     def __init__(
@@ -46,6 +56,7 @@ class DrainActivities:
         limits: BatchLimits,
         contract: Callable[[], Contract],
         signer: Signer | None = None,
+        heartbeat_timeout: timedelta = HEARTBEAT_TIMEOUT,
     ) -> None:
         self._queue = queue
         self._redis_url = redis_url
@@ -54,6 +65,7 @@ class DrainActivities:
         self._limits = limits
         self._contract = contract
         self._signer = signer
+        self._heartbeat_timeout_ms = heartbeat_timeout // timedelta(milliseconds=1)
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:

@@ -304,6 +304,15 @@ QUICK_WAY = (
         symptom="AssertionError",
     ),
     Mutant(
+        name="the quick way through SQLAlchemy writes what has been written",
+        file="sinks/sql/quick_write.py",
+        right="                if await self._claim.run(connection, claims(now)) < size:\n",
+        wrong="                if await self._claim.run(connection, claims(now)) < 0:\n",
+        test=f"{INTEGRATION}/sinks/test_quick_write.py::"
+        "test_table_with_defaults_that_only_python_knows_is_written_quickly_and_once[sqlite]",
+        symptom="AssertionError",
+    ),
+    Mutant(
         name="the quick way leaves a part of a batch behind",
         file="sinks/sql/sqlite.py",
         right='        if connection.in_transaction:\n            connection.execute("ROLLBACK")\n',

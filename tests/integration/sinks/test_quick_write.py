@@ -234,6 +234,18 @@ async def test_table_that_the_user_describes_is_taken_at_its_word(
     assert database.query("SELECT * FROM described ORDER BY id") == [(n, stored) for n in range(3)]
 
 
+async def test_table_with_defaults_that_only_python_knows_is_written_quickly_and_once(database: Database) -> None:
+    described = Table("described", MetaData(), Column("id", Integer), Column("c", Text, default="from Python"))
+    requests = [record(f"r{number}", "described", id=number) for number in range(5)]
+    async with database.sink([described], create=[described]) as sink:
+        with quickly() as written:
+            await sink.write(batch(*requests[:3]))
+            await sink.write(batch(*requests[2:], batch_id="batch-2"))
+
+    assert written == [True, False]
+    assert database.query("SELECT * FROM described ORDER BY id") == [(number, "from Python") for number in range(5)]
+
+
 async def test_table_with_rules_is_held_whether_there_are_many_records_or_one(postgres: PostgresDatabase) -> None:
     postgres.execute("CREATE TABLE ruled (id INT); CREATE RULE nothing AS ON INSERT TO ruled DO INSTEAD NOTHING")
     async with postgres.sink(["ruled"]) as sink:
