@@ -112,7 +112,10 @@ class Producer:
                 return refused
             return signer.signed(fields) if signer else fields
 
-        outcomes = await _in_time(encode, requests)
+        if self._codec.asks_nobody:
+            outcomes = [await encode(request) for request in requests]
+        else:
+            outcomes = await _in_time(encode, requests)
         answers: list[Fields | Appended] = []
         for outcome in outcomes:
             if not isinstance(outcome, CodecUnavailable):

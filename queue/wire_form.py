@@ -22,7 +22,7 @@ record that is submitted (default: the run id and the record's hash); a rejectio
 
 import json
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -77,8 +77,8 @@ class Codec:
         )
 
     @property
-    def decodes_at_once(self) -> bool:
-        """Whether decoding asks nobody: there is no payload codec and no external storage."""
+    def asks_nobody(self) -> bool:
+        """Whether encoding and decoding are done at once: there is no payload codec and no external storage."""
         return self._converter.payload_codec is None and self._converter.external_storage is None
 
     async def encode(self, request: WriteRequest) -> Fields:
@@ -104,17 +104,29 @@ class Codec:
                 f"The record of request {request.request_id!r} cannot be encoded ({error}): use JSON values."
             ) from error
         try:
-            [plain] = self._converter.payload_converter.to_payloads(
-                [WriteBody(table=request.table, record=request.record)]
-            )
-            if plain.metadata.get("encoding") == JSON_ENCODING:
-                plain.data = canonical  # converters differ in spaces and in the order of keys
-            [payload] = await self._unwrapper.encode([RawValue(plain)])
+            payload = await self._wrapped(self._plain(request, canonical))
         except Exception as error:
             raise CodecUnavailable(
                 f"The record of request {request.request_id!r} cannot be encoded now: {error!r}."
             ) from error
         return payload.SerializeToString()
+
+    def _plain(self, request: WriteRequest, canonical: bytes) -> Payload:
+        if self._is_usual:
+            return Payload(metadata=USUAL_METADATA, data=canonical)
+        [plain] = self._converter.payload_converter.to_payloads([WriteBody(table=request.table, record=request.record)])
+        if plain.metadata.get("encoding") == JSON_ENCODING:
+            plain.data = canonical  # converters differ in spaces and in the order of keys
+        return plain
+
+    async def _wrapped(self, plain: Payload) -> Payload:
+        if not self._is_usual:
+            [wrapped] = await self._unwrapper.encode([RawValue(plain)])
+            return wrapped
+        if self._converter.payload_codec is None:
+            return plain
+        [wrapped] = await self._converter.payload_codec.encode([plain])
+        return wrapped
 
     async def decode(self, fields: Fields) -> WriteRequest:
         """Return the write request of an entry.
@@ -142,7 +154,7 @@ class Codec:
         )
 
     async def _decoded(self, fields: Fields) -> "Decoded":
-        if self._is_usual and self.decodes_at_once:
+        if self._is_usual and self.asks_nobody:
             usual = _usual_body(_usual_data_of(fields[b"payload"]))
             if usual:
                 return usual
@@ -281,7 +293,16 @@ def decode_reply(fields: Fields) -> ReplyAddress | None:
 def _encode_reply(reply: ReplyAddress | None) -> bytes:
     if reply is None:
         return b""
-    present = {name: value for name, value in asdict(reply).items() if value not in (None, False)}
+    present: dict[str, Any] = {
+        "attempt": reply.attempt,
+        "mode": reply.mode.value,
+        "run_id": reply.run_id,
+        "workflow_id": reply.workflow_id,
+    }
+    if reply.activity_id is not None:
+        present["activity_id"] = reply.activity_id
+    if reply.awaits_replay:
+        present["awaits_replay"] = True
     return json.dumps(present, sort_keys=True).encode()
 
 

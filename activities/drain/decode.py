@@ -33,7 +33,7 @@ class Decoder:
     @property
     def is_instant(self) -> bool:
         """Whether decoding asks nobody, and so needs no task of its own."""
-        return self._codec.decodes_at_once
+        return self._codec.asks_nobody
 
     def objection(self, entry: StreamEntry) -> str | None:
         """Why the entry cannot be a request whatever it contains: it is too large or not rightly signed. None when

@@ -202,8 +202,8 @@ async def test_payload_codec_that_fails_makes_no_request_invalid(error: Exceptio
 
 
 def test_codec_that_may_ask_somebody_is_known() -> None:
-    assert PLAIN.decodes_at_once
-    assert not codec_with(Scrambler()).decodes_at_once
+    assert PLAIN.asks_nobody
+    assert not codec_with(Scrambler()).asks_nobody
 
 
 @pytest.mark.parametrize(
