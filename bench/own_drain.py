@@ -26,6 +26,7 @@ from write_batcher.queue.keys import PartitionKeys
 from write_batcher.queue.redis_client import connect
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.sinks.sql.sink import SqlSink
+from write_batcher.workers.serving import spare_garbage_collector
 
 # The end of the drain is looked for after a quarter of the time that is probably left, so that looking takes no CPU
 # time to speak of and the end is noticed soon.
@@ -57,6 +58,7 @@ class OwnDrain:
         does not become empty.
         """
         temporal = InstantTemporal(self._converter)
+        spare_garbage_collector()  # as in a worker's process
         async with contextlib.AsyncExitStack() as stack:
             redis = await stack.enter_async_context(connect(self._redis_url))
             sink = await stack.enter_async_context(SqlSink.open(database_url, tables=[table]))

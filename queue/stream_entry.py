@@ -76,7 +76,8 @@ def position(entry_id: str) -> tuple[int, int]:
 def _first_ms(fields: Fields, entry_ms: int) -> int:
     first = entry_ms
     for name in (b"first", b"counted", b"asked"):
-        ms = milliseconds(fields.get(name, b""))
+        value = fields.get(name)
+        ms = milliseconds(value) if value else None
         if ms is not None and ms < first:
             first = ms
     return first

@@ -45,6 +45,8 @@ JSON_ENCODING = b"json/plain"  # of a payload whose data is JSON
 USUAL_METADATA = {"encoding": JSON_ENCODING}
 USUAL_PREFIX = Payload(metadata=USUAL_METADATA).SerializeToString() + b"\x12"
 
+MODES = {mode.value: mode for mode in ConfirmBy}
+
 Fields = dict[bytes, bytes]
 Decoded = tuple[str, dict[str, Any], str]
 """A table, the record for it, and the hash of both."""
@@ -69,17 +71,14 @@ class Codec:
         # A converter of one's own: that of the DataConverter is wrapped and does not tell its encodings.
         converter = data_converter.payload_converter_class()
         self._encodings = converter.converters.keys() if isinstance(converter, CompositePayloadConverter) else None
+        self.asks_nobody = data_converter.payload_codec is None and data_converter.external_storage is None
+        """Whether encoding and decoding are done at once: there is no payload codec and no external storage."""
         # A subclass of DataConverter may convert in ways of its own.
         self._is_usual = (
             type(data_converter) is DataConverter
             and data_converter.payload_converter_class is DefaultPayloadConverter
             and data_converter.external_storage is None
         )
-
-    @property
-    def asks_nobody(self) -> bool:
-        """Whether encoding and decoding are done at once: there is no payload codec and no external storage."""
-        return self._converter.payload_codec is None and self._converter.external_storage is None
 
     async def encode(self, request: WriteRequest) -> Fields:
         """Return the fields of the request's stream entry.
@@ -274,7 +273,7 @@ def decode_reply(fields: Fields) -> ReplyAddress | None:
         raise InvalidEntry(f"The reply address has {len(text)} bytes, the limit is {MAX_REPLY_BYTES}.")
     try:
         reply = from_json(text)
-        mode = ConfirmBy(reply["mode"])
+        mode = MODES[reply["mode"]]
         address = ReplyAddress(
             workflow_id=str(reply.get("workflow_id", "")),
             run_id=str(reply.get("run_id", "")),

@@ -204,6 +204,9 @@ def _conflict(request: WriteRequest) -> str:
 def check_storable(request: WriteRequest, queue: str) -> None:
     """Raise `InvalidRequest` when the ledger cannot hold the request."""
     reply = request.reply
+    texts = f"{request.request_id}{reply.workflow_id}{reply.attempt}" if reply else request.request_id
+    if texts.isascii() and len(texts) + len(queue.encode()) <= MAX_ID_BYTES and "\0" not in texts:
+        return
     for name, value, limit in (
         ("request id", request.request_id, MAX_ID_BYTES - len(queue.encode())),
         ("workflow id", reply.workflow_id if reply else "", MAX_ID_BYTES),

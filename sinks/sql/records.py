@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -24,8 +23,8 @@ INTEGER_BOUND = 2**63  # the largest integer type of SQLite and PostgreSQL has 6
 # Python types of columns that JSON values are checked for. Columns of other types are checked when values are bound.
 CHECKED_TYPES = frozenset({bool, int, float, str, bytes, Decimal, date, time, timedelta, UUID})
 
-# In JSON: NUL, and numbers that are not finite.
-UNSTORABLE = re.compile(rb"\\u0000|NaN|Infinity")
+# What NUL and numbers that are not finite look like in JSON. The words may stand in a text, too.
+PERHAPS_UNSTORABLE = (b"\\u0000", b"NaN", b"Infinity")
 
 # Strict, or the string "12" would be written as a number and 1 as a boolean. Bytes are base64 in JSON.
 STRICT = ConfigDict(strict=True, val_json_bytes="base64")
@@ -76,7 +75,7 @@ class RecordCheck:
             return None
         try:
             text = to_json(record)
-            if UNSTORABLE.search(text):  # or perhaps: the words may stand in a text, too
+            if any(map(text.__contains__, PERHAPS_UNSTORABLE)):
                 _refuse_unstorable(record)
             values: dict[str, Any] = self._whole.validate_json(text)
         except (ValueError, RecursionError):
