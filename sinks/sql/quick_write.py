@@ -27,6 +27,9 @@ from write_batcher.sinks.sql.time_budget import SEARCH_LIMIT, TimeBudget
 
 MAX_STATEMENTS = 1_000  # that are kept: one for each set of columns that records of a table have
 
+Claims = Callable[[datetime], list[Row]]
+"""Returns the rows that claim the ids of a batch, at this time by the database's clock."""
+
 
 class QuickWriter:
     """Writes whole batches for one queue's sink. It keeps its statements from batch to batch."""
@@ -54,30 +57,29 @@ class QuickWriter:
         claims = partial(self._claims, requests, queue, batch_id)
         inserts = [(self._insert_for(group), values_of(self._dialect, group)) for group in groups_of(records)]
         async with self._engine.connect() as connection:
-            if not all(map(self._dialect.takes_in_one_call, [self._claim, *(insert for insert, _ in inserts)])):
-                return await self._write(connection, len(requests), claims, inserts, budget)
+            if all(map(self._dialect.takes_in_one_call, [self._claim, *(insert for insert, _ in inserts)])):
+                return await self._write_in_one_call(connection, claims, inserts, budget)
+            return await self._write(connection, len(requests), claims, inserts, budget)
 
-            def statements(now: datetime) -> Statements:
-                budget.check()
-                return [(self._claim, claims(now)), *inserts]
+    async def _write_in_one_call(
+        self, connection: AsyncConnection, claims: Claims, inserts: Statements, budget: TimeBudget
+    ) -> bool:
+        def statements(now: datetime) -> Statements:
+            budget.check()
+            return [(self._claim, claims(now)), *inserts]
 
-            try:
-                return await self._dialect.write_in_one_call(
-                    connection, statements, lock_wait=ROW_LOCK_WAIT, statement_timeout=SEARCH_LIMIT
-                )
-            except StatementTimedOut as error:
-                if error.rows > 1:
-                    raise budget.exceeded(printable(str(error))) from error
-                budget.restart()
-                return False
+        try:
+            return await self._dialect.write_in_one_call(
+                connection, statements, lock_wait=ROW_LOCK_WAIT, statement_timeout=SEARCH_LIMIT
+            )
+        except StatementTimedOut as error:
+            if error.rows > 1:
+                raise budget.exceeded(printable(str(error))) from error
+            budget.restart()
+            return False
 
     async def _write(
-        self,
-        connection: AsyncConnection,
-        size: int,
-        claims: Callable[[datetime], list[Row]],
-        inserts: Statements,
-        budget: TimeBudget,
+        self, connection: AsyncConnection, size: int, claims: Claims, inserts: Statements, budget: TimeBudget
     ) -> bool:
         try:
             async with connection.begin() as transaction:
