@@ -36,6 +36,7 @@ bench: setup ## how fast all this is beside the least code that could do the sam
 	for case in wide receipts codec one-bad duplicates; do \
 	  .venv/bin/write-batcher bench drain --case $$case --requests 5000 --rounds 2 --out $(OUT) $(ARGS) || exit 1; \
 	done
+	.venv/bin/write-batcher bench drain --batch-size 1000 --requests 20000 --rounds 2 --out $(OUT)/batch-1000 $(ARGS)
 	.venv/bin/write-batcher bench append --out $(OUT) $(ARGS)
 	.venv/bin/write-batcher bench confirm --callers 100 --rounds 2 --out $(OUT) $(ARGS)
 	.venv/bin/write-batcher bench partitions --requests 8000 --out $(OUT) $(ARGS)
@@ -43,6 +44,7 @@ bench: setup ## how fast all this is beside the least code that could do the sam
 	.venv/bin/write-batcher bench recovery --out $(OUT) $(ARGS)
 	.venv/bin/write-batcher bench latency --workflows 40 --rounds 2 --database sqlite --out $(OUT) $(ARGS)
 	.venv/bin/write-batcher bench end-to-end --workflows 60 --rounds 2 --out $(OUT) $(ARGS)
+	.venv/bin/write-batcher bench picture $(OUT) $(addprefix --before ,$(wildcard bench/before.json))
 
 test: setup ## unit and integration tests, the quicker fault tests (one test: ARGS="-k name")
 	$(PYTHON) -m pytest -n $(JOBS) $(ARGS)

@@ -5,9 +5,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from write_batcher.bench.duel_figures import Duel
+from write_batcher.errors import ConfigurationError
 
 VERSION = 2
+SERVERS = ("Temporal server", "Valkey", "Redis", "SQLite", "PostgreSQL")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,3 +51,43 @@ class BenchResults:
         path = folder / f"{self.name}.json"
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
         return path
+
+
+def load_results(file: Path) -> BenchResults:
+    """Read what `save` has written. Raises `ConfigurationError` when it cannot be read, is of another version, or lacks
+    a figure.
+    """
+    cure = "measure again with `write-batcher bench`, or give another folder"
+    try:
+        found = json.loads(file.read_text("utf-8"))
+        if not isinstance(found, dict) or found.get("version") != VERSION:
+            version = found.get("version") if isinstance(found, dict) else None
+            raise ConfigurationError(f"Results {file} have version {version!r}, not {VERSION}: {cure}.")
+        return TypeAdapter(BenchResults).validate_python(found)
+    except OSError as error:
+        raise ConfigurationError(f"Results {file} cannot be read ({error.strerror}): {cure}.") from error
+    except ValidationError as error:
+        raise ConfigurationError(f"Results {file} are broken ({first_mistake(error)}): {cure}.") from None
+    except ValueError:
+        raise ConfigurationError(f"Results {file} are broken (no JSON): {cure}.") from None
+
+
+def first_mistake(error: ValidationError) -> str:
+    """Return which value of a file is wrong, and why."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    place = ".".join(map(str, first["loc"])) or "the whole file"
+    return f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+
+
+def surroundings(machine: Mapping[str, str], versions: Mapping[str, str]) -> str:
+    """Return the line that says on what was measured."""
+    servers = [f"{name} {versions[name]}" for name in SERVERS if name in versions]
+    return ", ".join(
+        [
+            f"{machine['cores']} cores ({machine['cpu']})",
+            machine["os"],
+            f"fsync {machine['fsync']}",
+            f"Python {machine['python']}",
+            *servers,
+        ]
+    )

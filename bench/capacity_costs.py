@@ -9,6 +9,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from write_batcher.bench.bench_results import first_mistake
 from write_batcher.errors import ConfigurationError
 from write_batcher.models import ConfirmBy
 
@@ -137,18 +138,12 @@ def load_costs(file: Path | None) -> CapacityCosts:
         reason = getattr(error, "strerror", None) or "it is no UTF-8"
         raise ConfigurationError(f"Costs file {shown} cannot be read ({reason}): {MEASURE_AGAIN}.") from error
     except ValidationError as error:
-        raise ConfigurationError(f"Costs file {shown}: {_first_of(error)}: {MEASURE_AGAIN}.") from None
+        raise ConfigurationError(f"Costs file {shown}: {first_mistake(error)}: {MEASURE_AGAIN}.") from None
     if costs.version != VERSION:
         raise ConfigurationError(f"Costs file {shown} has version {costs.version}, not {VERSION}: {MEASURE_AGAIN}.")
     if missing := _lacking(costs.temporal):
         raise ConfigurationError(f"Costs file {shown} lacks temporal.{missing[0]}: {MEASURE_AGAIN}.")
     return costs
-
-
-def _first_of(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_context=False)[0]
-    place = ".".join(map(str, first["loc"])) or "the whole file"
-    return f"{place} is wrong ({first['msg'][:1].lower()}{first['msg'][1:]})"
 
 
 def _lacking(temporal: Mapping[ConfirmBy, TemporalCosts]) -> Sequence[ConfirmBy]:

@@ -26,6 +26,7 @@ from write_batcher.cli.bench_options import (
     parse_rounds,
     run_benchmark,
 )
+from write_batcher.cli.bench_picture_commands import picture_command
 from write_batcher.cli.bench_process_commands import (
     end_to_end_command,
     latency_command,
@@ -159,3 +160,4 @@ bench_app.command("recovery")(recovery_command)
 bench_app.command("latency")(latency_command)
 bench_app.command("end-to-end")(end_to_end_command)
 bench_app.command("capacity")(capacity_command)
+bench_app.command("picture")(picture_command)

@@ -4,12 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 
-from write_batcher.bench.bench_results import BenchResults
+from write_batcher.bench.bench_results import BenchResults, surroundings as surroundings
 from write_batcher.bench.duel_figures import Duel, Spread
 from write_batcher.bench.turns import label
 from write_batcher.cli.console import ProgressScreen
-
-SERVERS = ("Temporal server", "Valkey", "Redis", "SQLite", "PostgreSQL")
 
 
 class BenchProgress(ProgressScreen):
@@ -73,17 +71,3 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return a line for each row, its columns below each other."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def surroundings(machine: Mapping[str, str], versions: Mapping[str, str]) -> str:
-    """Return the line that says on what was measured."""
-    servers = [f"{name} {versions[name]}" for name in SERVERS if name in versions]
-    return ", ".join(
-        [
-            f"{machine['cores']} cores ({machine['cpu']})",
-            machine["os"],
-            f"fsync {machine['fsync']}",
-            f"Python {machine['python']}",
-            *servers,
-        ]
-    )

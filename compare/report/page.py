@@ -18,6 +18,7 @@ from write_batcher.compare.report.formatting import ABSENT, CONTENDERS, SCENARIO
 from write_batcher.compare.report.prices import LIST_PRICE, Price
 from write_batcher.compare.report.rendering import RenderedChart, render
 from write_batcher.compare.report.summary import summarize
+from write_batcher.compare.report.theme import colours_css
 from write_batcher.compare.report.vega_lite import NARROW_PX, WIDE_PX
 from write_batcher.compare.report.verdict import judge
 from write_batcher.compare.results import FILE_NAME, Contender, Results, Run
@@ -88,7 +89,7 @@ def _page(results: Results, charts: list[tuple[ChartSection, dict[str, RenderedC
     columns, sections = summarize(results, price)
     figures = Figures(results)
     return environment.from_string(here.joinpath("template.html").read_text(encoding="utf-8")).render(
-        style=Markup(here.joinpath("style.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
+        style=Markup(colours_css() + here.joinpath("style.css").read_text(encoding="utf-8")),  # noqa: S704 - our own
         results=results,
         started=_moment(results.started_at),
         took=_duration(results.seconds),

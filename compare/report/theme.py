@@ -1,9 +1,10 @@
 """The look of the charts: colours and type.
 
 A chart is rendered with the colours of the light scheme. On the page each of them becomes the CSS variable of its role,
-which `style.css` also defines for the dark scheme. So no two roles may share a colour.
+which `colours.css` also defines for the dark scheme. So no two roles may share a colour.
 """
 
+from importlib.resources import files
 from typing import Any
 
 from write_batcher.compare.results import Contender
@@ -60,3 +61,8 @@ VEGA_CONFIG: dict[str, Any] = {
         "offset": 14,
     },
 }
+
+
+def colours_css() -> str:
+    """Return the CSS variables of the roles, for the light and the dark scheme: for a page, or inside an SVG."""
+    return files("write_batcher.compare.report").joinpath("colours.css").read_text(encoding="utf-8")

@@ -98,9 +98,9 @@ def test_costs_are_read_as_they_were_saved(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text[:-3], "the whole file is wrong"),
-        (lambda text: text.replace('"ledger_bytes"', '"ledger"'), r"ledger_bytes is wrong \(field required"),
-        (lambda text: text.replace('"per_row": ', '"per_row": -', 1), r"drain\.batcher_cpu_us\.per_row is wrong"),
+        (lambda text: text[:-3], "the whole file: invalid JSON"),
+        (lambda text: text.replace('"ledger_bytes"', '"ledger"'), r"ledger_bytes: field required"),
+        (lambda text: text.replace('"per_row": ', '"per_row": -', 1), r"drain\.batcher_cpu_us\.per_row: input should"),
         (lambda text: text.replace('"version": 1', '"version": 2'), "has version 2, not 1"),
         (lambda text: text.replace('"completion"', '"fax"'), "temporal.fax"),
     ],
