@@ -11,9 +11,8 @@ from pathlib import Path
 from write_batcher.bench.capacity_costs import CapacityCosts, DrainCosts
 from write_batcher.bench.capacity_plan import CapacityDemand
 from write_batcher.config import Settings
-from write_batcher.models import MAX_REQUEST_AGE
+from write_batcher.models import HEARTBEAT_TIMEOUT, MAX_REQUEST_AGE
 from write_batcher.sinks.sql.ledger_row import EXPIRY_MARGIN
-from write_batcher.workflows.batcher import HEARTBEAT_TIMEOUT
 
 FILE_NAME = "capacity.json"
 MICROSECONDS, MILLISECONDS = 1_000_000, 1_000  # in a second

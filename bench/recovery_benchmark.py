@@ -22,7 +22,7 @@ from write_batcher.bench.turns import Measure, Measured, take_turns
 from write_batcher.compare.servers import create_table
 from write_batcher.config import Settings
 from write_batcher.errors import WrongWork
-from write_batcher.models import batcher_task_queue
+from write_batcher.models import HEARTBEAT_TIMEOUT, batcher_task_queue
 from write_batcher.queue.redis_client import connect
 from write_batcher.workers.embedded.local_stack import LocalStack, local_stack
 from write_batcher.workers.embedded.temporal_server import NAMESPACE
@@ -34,7 +34,8 @@ STARTED_WITHIN = timedelta(seconds=60)
 NOTE = (
     "A new worker process is started right after the kill. The floor is a bare activity with the same heartbeat "
     "timeout and retry: from the kill to the start of its next attempt. The kill comes a random time, up to "
-    "that timeout, after the first row or the start. A batcher's heartbeat timeout is 10 s, and is no setting."
+    "that timeout, after the first row or the start. A batcher has a heartbeat timeout of 10 s unless "
+    "--heartbeat-timeout gives it another."
 )
 
 
@@ -92,15 +93,15 @@ class _Scene:
 
     async def kill_batcher(self, heartbeat_s: int, delay_s: float) -> float:
         """Return the seconds from the kill to the first row that was not there before."""
-        settings = self._settings(f"heartbeat-{heartbeat_s}")
+        settings = self._settings(f"heartbeat-{heartbeat_s}", timedelta(seconds=heartbeat_s))
         appends = SteadyAppends(self.redis, settings)
-        async with self._batcher(settings, heartbeat_s) as first, appends.running():
+        async with self._batcher(settings) as first, appends.running():
             await appends.wait_for_rows(1)
             await asyncio.sleep(delay_s)
             await first.kill()
             killed_at = time.perf_counter()
             rows = await appends.rows()
-            async with self._batcher(settings, heartbeat_s):
+            async with self._batcher(settings):
                 await appends.wait_for_rows(rows + 1)
                 recovery_s = time.perf_counter() - killed_at
                 await appends.stop()
@@ -127,15 +128,10 @@ class _Scene:
                 await second.kill()
         return recovery_s
 
-    def _batcher(self, settings: Settings, heartbeat_s: int) -> WorkerProcess:
+    def _batcher(self, settings: Settings) -> WorkerProcess:
         async def ignore(role: str, record: Record) -> None: ...
 
-        return WorkerProcess(
-            "batcher",
-            environment_of(settings, self.stack.temporal_address),
-            ignore,
-            command=("-m", "write_batcher.bench.recovery_worker", str(heartbeat_s)),
-        )
+        return WorkerProcess("batcher", environment_of(settings, self.stack.temporal_address), ignore)
 
     def _host(self, attempts: "asyncio.Queue[int]") -> WorkerProcess:
         async def note(role: str, record: Record) -> None:
@@ -149,7 +145,7 @@ class _Scene:
             command=("-m", "write_batcher.bench.floors.plain_heartbeat"),
         )
 
-    def _settings(self, queue: str) -> Settings:
+    def _settings(self, queue: str, heartbeat_timeout: timedelta = HEARTBEAT_TIMEOUT) -> Settings:
         # The defaults, without looking at the environment.
         return Settings.model_construct(
             queue=queue,
@@ -157,6 +153,7 @@ class _Scene:
             redis_url=self.stack.redis_url,
             database_url=self.stack.database_url,
             max_wait=MAX_WAIT,
+            heartbeat_timeout=heartbeat_timeout,
             log_format="json",
         )
 

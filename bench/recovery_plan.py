@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 HEARTBEATS_S = (10, 3)
-"""Heartbeat timeouts in seconds: that of a batcher, and a shorter one, to show what that would be worth."""
+"""Values of `heartbeat_timeout` in seconds: the default, and a shorter one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -108,6 +108,7 @@ def make_batcher_worker(
         ),
         contract=contract,
         signer=Signer(settings.signing_key.get_secret_value(), queue) if settings.signing_key else None,
+        heartbeat_timeout=settings.heartbeat_timeout,
     )
     settling = SettleActivities(queue, sink, contract)
     return BatcherWorker(client, settings, drains, settling, partitions or settings.partitions)
@@ -122,7 +123,11 @@ async def start_batchers(
     One that an operator stopped is started only with `restart_stopped`.
     """
     for number in range(partitions):
-        batcher = BatcherInput(partition=PartitionRef(queue=settings.queue, partition=number), sink_id=sink_id)
+        batcher = BatcherInput(
+            partition=PartitionRef(queue=settings.queue, partition=number),
+            sink_id=sink_id,
+            heartbeat_timeout_ms=settings.heartbeat_timeout // timedelta(milliseconds=1),
+        )
         if restart_stopped:
             await _start_batcher(client, settings, batcher, WorkflowIDReusePolicy.ALLOW_DUPLICATE)
             continue

@@ -79,11 +79,34 @@ class DrainActivities:
         """Drain the partition for an hour, or until the worker stops or the activity is cancelled. Then finish what is
         in flight and return normally, so that the next drain can start at once.
 
+        Returns at once when this worker has another heartbeat timeout than `drain_input`: the next drain gets that one.
+
         Fails with type `WrongSink` or `TablesUnknown`, and is retried, until a worker takes it that has the sink and
         the tables of the queue.
         """
+        check_queue(drain_input.partition.queue, served=self._queue.name)
+        try:
+            check_contract(self._contract(), self._sink, started_for=drain_input.sink_id)
+            # A worker that is stopping drains nothing any more: its setting is not for the next one.
+            if drain_input.heartbeat_timeout_ms in (None, self._heartbeat_timeout_ms) or self._stopping.is_set():
+                return await self._drain(drain_input)
+        except (WrongSink, TablesUnknown) as error:
+            # Benign: each try of this worker would log a traceback.
+            raise ApplicationError(
+                str(error), type=type(error).__name__, category=ApplicationErrorCategory.BENIGN
+            ) from None
+        logger.info(
+            "drain of %s starts again, with a heartbeat timeout of %d ms instead of %d ms",
+            drain_input.partition,
+            self._heartbeat_timeout_ms,
+            drain_input.heartbeat_timeout_ms,
+        )
+        return DrainResult(
+            end=DrainEnd.RECONFIGURED, progress=DrainProgress(), heartbeat_timeout_ms=self._heartbeat_timeout_ms
+        )
+
+    async def _drain(self, drain_input: DrainInput) -> DrainResult:
         partition = drain_input.partition
-        check_queue(partition.queue, served=self._queue.name)
         async with connect(self._redis_url, longest_block=LONGEST_BLOCK) as reader:
             queue = WriteQueue(
                 self._redis,
@@ -103,13 +126,7 @@ class DrainActivities:
                 client=activity.client(),
                 signer=self._signer,
             )
-            try:
-                return await _run_until_stopped(drain, self._stopping)
-            except (WrongSink, TablesUnknown) as error:
-                # Benign: each try of this worker would log a traceback.
-                raise ApplicationError(
-                    str(error), type=type(error).__name__, category=ApplicationErrorCategory.BENIGN
-                ) from None
+            return await _run_until_stopped(drain, self._stopping)
 
     @activity.defn
     async def flush(self, partition: PartitionRef) -> None:

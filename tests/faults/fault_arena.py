@@ -43,6 +43,8 @@ OTHER_NAMESPACE = "staging"  # of the Temporal server that fault tests share
 # Values of `confirm_timeout`, halfway through which a caller submits again.
 NO_RESUBMISSION = timedelta(minutes=20)  # longer than any test: resubmission would hide what the drain has lost
 RESUBMITTING = timedelta(seconds=30)  # for tests in which Redis itself loses data
+# Shorter than the default, so that a test need not wait long until a drain that died with its worker is started again.
+HEARTBEAT_TIMEOUT = timedelta(seconds=3)
 STOP_GRACE = timedelta(seconds=40)
 WAIT_S = 60  # for one step of a test
 
@@ -356,6 +358,7 @@ async def arena(
                     "max_wait": timedelta(milliseconds=300),
                     "confirm_timeout": NO_RESUBMISSION,
                     "confirm_by": ConfirmBy.SIGNAL,
+                    "heartbeat_timeout": HEARTBEAT_TIMEOUT,
                     **settings,
                 }
             ),

@@ -23,11 +23,10 @@ from write_batcher.cli.app import main as run_command
 from write_batcher.models import Batch, Held, WriteReceipt
 from write_batcher.sinks.sql.sink import SqlSink
 from write_batcher.workers import batcher_worker
-from write_batcher.workflows import batcher, main as main_workflow
+from write_batcher.workflows import main as main_workflow
 from write_batcher.workflows.shared import Shared
 
 # Shorter than the product's, so that a test need not wait long until what died with a worker is started again.
-HEARTBEAT_TIMEOUT_S = 3.0  # of a drain
 STEP_TIMEOUT = timedelta(seconds=15)  # of a business step
 ENSURE_EVERY = timedelta(seconds=2)  # for batcher workflows
 
@@ -46,9 +45,7 @@ def main() -> None:
     parser.add_argument("--cancel-heartbeat", action="store_true", help="cancel the heartbeat after the first batch")
     parser.add_argument("--encodes", type=int, metavar="N", help="let the payload codec fail after N records")
     parser.add_argument("--hang-at", metavar="TEXT", help="let the payload codec hang at records with this text")
-    parser.add_argument("--heartbeat-timeout-s", type=float, default=HEARTBEAT_TIMEOUT_S)
     arguments = parser.parse_args()
-    batcher.HEARTBEAT_TIMEOUT = timedelta(seconds=arguments.heartbeat_timeout_s)
     main_workflow.STEP_TIMEOUT = STEP_TIMEOUT
     # Without end, so that an outage of a minute does not fail callers before they write.
     main_workflow.STEP_RETRY = RetryPolicy()

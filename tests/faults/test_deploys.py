@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -19,20 +20,20 @@ from write_batcher.queue.stream import CONSUMER, GROUP
 
 CALLERS = 12
 START_EVERY_S = 0.2
-LONG_HEARTBEAT = ("--heartbeat-timeout-s", "30")
+LONG_HEARTBEAT = timedelta(seconds=30)
 HANDED_OVER_WITHIN_MS = 15_000  # half of the heartbeat timeout, which a successor of a killed drain waits for
 
 
 async def test_rolling_deploy_under_load_fails_no_caller_and_hands_over_at_once(
     open_arena: OpenArena, target: Database, confirm_by: ConfirmBy
 ) -> None:
-    async with open_arena(target, confirm_by=confirm_by, partitions=2) as arena:
-        _, old = await arena.start_workers(*LONG_HEARTBEAT)
+    async with open_arena(target, confirm_by=confirm_by, partitions=2, heartbeat_timeout=LONG_HEARTBEAT) as arena:
+        _, old = await arena.start_workers()
         # Otherwise the first callers would wait for its start, and their latency would not be that of a hand-over.
         await eventually(partial(_polls, arena, old), within_s=60)
         async with _load(arena):
             for _ in range(3):
-                new = await arena.start_worker("batcher", *LONG_HEARTBEAT)
+                new = await arena.start_worker("batcher")
                 await eventually(partial(_polls, arena, new), within_s=60)
                 await eventually(arena.backlog, within_s=60)
                 await old.stop()

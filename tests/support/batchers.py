@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 from redis.asyncio import Redis
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
@@ -83,6 +84,20 @@ async def append(client: Client, redis: Redis, queue: str, partition: int, reque
 def batcher_of(client: Client, settings: Settings, partition: int = 0) -> WorkflowHandle[BatcherWorkflow, DrainEnd]:
     workflow_id = batcher_workflow_id(PartitionRef(queue=settings.queue, partition=partition))
     return client.get_workflow_handle_for(BatcherWorkflow.run, workflow_id)
+
+
+async def heartbeat_timeout_of(client: Client, settings: Settings, partition: int = 0) -> timedelta | None:
+    """Of the drain that a worker has taken and drains with; None when there is none."""
+    handle = batcher_of(client, settings, partition)
+    pending = (await handle.describe()).raw_description.pending_activities
+    ids = [
+        one.activity_id for one in pending if one.activity_type.name == "drain" and one.HasField("last_started_time")
+    ]
+    async for event in handle.fetch_history_events():
+        scheduled = event.activity_task_scheduled_event_attributes
+        if scheduled.activity_id in ids:
+            return scheduled.heartbeat_timeout.ToTimedelta()
+    return None
 
 
 async def status_of(client: Client, settings: Settings, partition: int) -> WorkflowExecutionStatus | None:

@@ -83,6 +83,9 @@ def test_flag_that_is_not_given_leaves_the_environment_in_effect(monkeypatch: py
         ({"max_wait": "20"}, ["MAX_WAIT", "'20'", "20s"]),
         ({"max_wait": "0s"}, ["MAX_WAIT", "0s", "greater than"]),
         ({"confirm_timeout": "7d"}, ["CONFIRM_TIMEOUT", "7d", "less than or equal to"]),
+        ({"heartbeat_timeout": "1s"}, ["HEARTBEAT_TIMEOUT", "1s", "greater than or equal to 2 seconds"]),
+        ({"heartbeat_timeout": "1m"}, ["HEARTBEAT_TIMEOUT", "1m", "less than or equal to 30 seconds"]),
+        ({"heartbeat_timeout": "3"}, ["HEARTBEAT_TIMEOUT", "'3'", "20s"]),
         ({"max_items": -1}, ["MAX_ITEMS", "-1", "greater than or equal to 1"]),
         ({"max_bytes": "-1"}, ["MAX_BYTES", "-1"]),
         ({"partitions": 0}, ["PARTITIONS", "0", "greater than or equal to 1"]),
@@ -160,6 +163,13 @@ def test_application_may_set_what_does_not_concern_its_callers(monkeypatch: pyte
     monkeypatch.setenv("WRITE_BATCHER_MAX_WAIT", "5m")
     monkeypatch.setenv("WRITE_BATCHER_DEDUPLICATION_WINDOW", "13m")
     assert load_settings().max_wait == timedelta(minutes=5)
+
+
+@pytest.mark.parametrize(("text", "timeout"), [(None, 10), ("2s", 2), ("3s", 3), ("30s", 30)])
+def test_heartbeat_timeout_is_ten_seconds_or_as_given(text: str | None, timeout: int) -> None:
+    settings = load_settings(heartbeat_timeout=text)
+    assert settings.heartbeat_timeout == timedelta(seconds=timeout)
+    assert as_environment(settings)["WRITE_BATCHER_HEARTBEAT_TIMEOUT"] == f"{timeout}s"
 
 
 @pytest.mark.parametrize("key", ["", "short"])

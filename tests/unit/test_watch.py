@@ -5,7 +5,8 @@ import pytest
 from temporalio.testing import ActivityEnvironment
 
 from write_batcher.activities.drain import watch as watch_module
-from write_batcher.activities.drain.watch import Watch
+from write_batcher.activities.drain.watch import BEAT_EVERY, Watch
+from write_batcher.config import SHORTEST_HEARTBEAT_TIMEOUT
 from write_batcher.errors import StageStalled
 
 WITHIN_S = 5
@@ -82,3 +83,7 @@ async def test_heartbeats_end_when_a_step_stalls() -> None:
         async with asyncio.timeout(WITHIN_S):
             await environment.run(watch.beat, lambda: "alive")
     assert beats == []
+
+
+def test_shortest_heartbeat_timeout_leaves_time_for_a_beat_before_each_heartbeat_of_the_sdk() -> None:
+    assert BEAT_EVERY < SHORTEST_HEARTBEAT_TIMEOUT * 0.8

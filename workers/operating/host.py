@@ -59,7 +59,7 @@ class HostView:
     attempt: int | None = None
     """Attempt of the pending drain, from 1."""
     progress: DrainProgress | None = None
-    """As of the last heartbeat that reached the server, at most some 10 s ago."""
+    """As of the last heartbeat that reached the server, at most a heartbeat timeout ago."""
     last_failure: str | None = None
     """Message of the attempt before this one."""
 

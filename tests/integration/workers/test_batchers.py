@@ -11,6 +11,7 @@ from tests.support.batchers import (
     append,
     batcher_of,
     batching,
+    heartbeat_timeout_of,
     queue_ref,
     some_terms,
     start_batching,
@@ -18,10 +19,11 @@ from tests.support.batchers import (
 )
 from tests.support.fakes import MemorySink
 from tests.support.waiting import eventually
-from write_batcher.activities.drain import housekeeping
+from write_batcher.activities.drain import housekeeping, loop
 from write_batcher.config import Settings
 from write_batcher.queue import contract_keeper
 from write_batcher.queue.contract import ContractStore
+from write_batcher.workers.embedded.temporal_server import TemporalServer
 from write_batcher.workflows.batcher import BatcherWorkflow
 
 QUICK = timedelta(milliseconds=100)
@@ -114,3 +116,53 @@ async def test_terminated_batcher_workflow_is_restarted(client: Client, redis: R
     await batcher_of(client, settings).terminate()
     await start_batching(client, redis, settings, restart_stopped=False)
     assert await status_of(client, settings, 0) is WorkflowExecutionStatus.RUNNING
+
+
+async def has_heartbeat_timeout(client: Client, settings: Settings) -> bool:
+    return await heartbeat_timeout_of(client, settings) == settings.heartbeat_timeout
+
+
+@pytest.mark.usefixtures("quick_reads")
+async def test_drain_has_the_heartbeat_timeout_of_the_worker_also_in_later_runs(
+    client: Client, redis: Redis, settings: Settings, sink: MemorySink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "DRAIN_FOR", timedelta(seconds=1))
+    settings = settings.model_copy(update={"heartbeat_timeout": timedelta(seconds=3)})
+    await start_batching(client, redis, settings)
+    first_run = (await batcher_of(client, settings).describe()).run_id
+    async with batching(client, redis, settings, sink):
+        await eventually(lambda: has_heartbeat_timeout(client, settings))
+
+        async def in_a_later_run() -> bool:
+            later = (await batcher_of(client, settings).describe()).run_id != first_run
+            return later and await has_heartbeat_timeout(client, settings)
+
+        await eventually(in_a_later_run)
+
+
+@pytest.mark.usefixtures("quick_reads")
+async def test_running_batcher_takes_the_heartbeat_timeout_of_the_worker_that_drains_next(
+    client: Client, redis: Redis, settings: Settings, sink: MemorySink
+) -> None:
+    await start_batching(client, redis, settings)
+    async with batching(client, redis, settings, sink):
+        await eventually(lambda: has_heartbeat_timeout(client, settings))
+    changed = settings.model_copy(update={"heartbeat_timeout": timedelta(seconds=2.5)})
+    await start_batching(client, redis, changed)
+    async with batching(client, redis, changed, sink):
+        await eventually(lambda: has_heartbeat_timeout(client, changed))
+        await append(client, redis, settings.queue, 0, "later")
+        await eventually(lambda: len(sink.rows) == 1)
+
+
+@pytest.mark.usefixtures("quick_reads")
+async def test_workers_with_different_heartbeat_timeouts_restart_a_drain_at_most_once(
+    temporal_server: TemporalServer, client: Client, redis: Redis, settings: Settings, sink: MemorySink
+) -> None:
+    other_client = await Client.connect(temporal_server.address)  # one client cannot have two workers of a task queue
+    others = settings.model_copy(update={"heartbeat_timeout": timedelta(seconds=3)})
+    await start_batching(client, redis, settings)
+    async with batching(client, redis, settings, sink), batching(other_client, redis, others, sink):
+        await append(client, redis, settings.queue, 0, "a")
+        await eventually(lambda: len(sink.rows) == 1)
+        assert (await batcher_of(client, settings).query(BatcherWorkflow.status)).drains <= 1

@@ -174,6 +174,21 @@ async def batcher_continued_as_new(client: Client) -> WorkflowHandle[Any, Any]:
         return first_run
 
 
+async def batcher_reconfigured(client: Client) -> WorkflowHandle[Any, Any]:
+    @activity.defn
+    async def drain(drain_input: DrainInput) -> DrainResult:
+        if drain_input.heartbeat_timeout_ms == 10_000:
+            return DrainResult(end=DrainEnd.RECONFIGURED, progress=DrainProgress(), heartbeat_timeout_ms=3_000)
+        return DrainResult(end=DrainEnd.EXPIRED, progress=DrainProgress())
+
+    async with worker(client, drain):
+        handle = await start_batcher(client)
+        first_run = client.get_workflow_handle(handle.id, run_id=handle.result_run_id)
+        await eventually(lambda: has_ended(first_run))
+        await handle.terminate()
+        return first_run
+
+
 async def batcher_paused_resumed_flushed_stopped(client: Client) -> WorkflowHandle[Any, Any]:
     async with worker(client, drain_until_cancelled, flush):
         handle = await start_batcher(client)
@@ -222,6 +237,7 @@ SCENARIOS: list[Scenario] = [
     orders_rejected_then_reset,
     orders_several_at_once,
     batcher_continued_as_new,
+    batcher_reconfigured,
     batcher_paused_resumed_flushed_stopped,
     batcher_cancelled,
     batcher_retired,

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +14,8 @@ from temporalio import activity
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import PauseActivityRequest, UnpauseActivityRequest
 from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
 
 from tests.support.fakes import MemorySink, contract_of
 from tests.support.hosted_partition import (
@@ -251,7 +253,73 @@ async def test_batcher_tells_every_drain_which_sink_it_was_started_for(
         )
         async with asyncio.timeout(20):
             await handle.result()
-    assert inputs == [DrainInput(partition=partition.ref, sink_id="sink-7")] * 3
+    assert inputs == [DrainInput(partition=partition.ref, sink_id="sink-7", heartbeat_timeout_ms=10_000)] * 3
+
+
+@dataclass(slots=True)
+class NotedDrain:
+    """A drain whose worker has a heartbeat timeout of 3 s; its third run retires the partition."""
+
+    inputs: list[DrainInput] = field(default_factory=list)
+    timeouts: list[timedelta | None] = field(default_factory=list)
+
+    @activity.defn
+    async def drain(self, drain_input: DrainInput) -> DrainResult:
+        self.inputs.append(drain_input)
+        self.timeouts.append(activity.info().heartbeat_timeout)
+        if drain_input.heartbeat_timeout_ms not in (None, 3_000):
+            return DrainResult(end=DrainEnd.RECONFIGURED, progress=DrainProgress(), heartbeat_timeout_ms=3_000)
+        end = DrainEnd.EXPIRED if len(self.inputs) < 3 else DrainEnd.RETIRED
+        return DrainResult(end=end, progress=DrainProgress())
+
+
+@pytest.mark.parametrize(
+    ("started_with_ms", "told_ms", "timeouts_s"),
+    [
+        (3_000, [3_000, 3_000, 3_000], [3, 3, 3]),
+        # Right after a drain that returned for another heartbeat timeout, the next one must not do so.
+        (10_000, [10_000, None, 3_000], [10, 3, 3]),
+    ],
+)
+async def test_batcher_gives_every_drain_the_heartbeat_timeout_of_its_worker(
+    client: Client,
+    partition: HostedPartition,
+    started_with_ms: int,
+    told_ms: list[int | None],
+    timeouts_s: list[int],
+) -> None:
+    noted = NotedDrain()
+    async with host_worker(client, partition.ref.queue, noted.drain):
+        handle = await client.start_workflow(
+            BatcherWorkflow.run,
+            BatcherInput(partition=partition.ref, heartbeat_timeout_ms=started_with_ms),
+            id=batcher_workflow_id(partition.ref),
+            task_queue=partition.ref.queue,
+        )
+        async with asyncio.timeout(20):
+            await handle.result()
+    assert [one.heartbeat_timeout_ms for one in noted.inputs] == told_ms
+    assert noted.timeouts == [timedelta(seconds=seconds) for seconds in timeouts_s]
+
+
+async def test_drain_whose_worker_has_another_sink_does_not_decide_on_the_heartbeat_timeout(
+    client: Client, redis: Redis, redis_server: AnyRedis, name: str, sink: MemorySink
+) -> None:
+    drains = drains_of(client, redis, redis_server, name, sink, max_wait=SHORT_WAIT)
+    asked = DrainInput(partition=PartitionRef(queue=name, partition=0), sink_id="sink-7", heartbeat_timeout_ms=3_000)
+    with pytest.raises(ApplicationError) as refused:
+        await ActivityEnvironment(client=client).run(drains.drain, asked)
+    assert refused.value.type == "WrongSink"
+
+
+async def test_drain_whose_worker_is_stopping_does_not_decide_on_the_heartbeat_timeout(
+    client: Client, redis: Redis, redis_server: AnyRedis, name: str, sink: MemorySink
+) -> None:
+    drains = drains_of(client, redis, redis_server, name, sink, max_wait=SHORT_WAIT)
+    drains.stop()
+    asked = DrainInput(partition=PartitionRef(queue=name, partition=0), heartbeat_timeout_ms=3_000)
+    result = await ActivityEnvironment(client=client).run(drains.drain, asked)
+    assert (result.end, result.heartbeat_timeout_ms) == (DrainEnd.STOPPED, None)
 
 
 async def test_batcher_continues_as_new_when_its_drain_expires(

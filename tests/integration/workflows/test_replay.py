@@ -34,6 +34,7 @@ END_OF = {
     "orders_several_at_once": "WORKFLOW_EXECUTION_COMPLETED",
     "batcher_cancelled": "WORKFLOW_EXECUTION_CANCELED",
     "batcher_continued_as_new": "WORKFLOW_EXECUTION_CONTINUED_AS_NEW",
+    "batcher_reconfigured": "WORKFLOW_EXECUTION_CONTINUED_AS_NEW",
     "batcher_paused_resumed_flushed_stopped": "WORKFLOW_EXECUTION_COMPLETED",
     "batcher_retired": "WORKFLOW_EXECUTION_COMPLETED",
 }
