@@ -42,6 +42,7 @@ MAX_KEY_BYTES = 512
 MAX_REPLY_BYTES = 8192  # enough for the longest ids that Temporal allows, as JSON
 JSON_ENCODING = b"json/plain"  # of a payload whose data is JSON
 # What a payload with that encoding and no other metadata begins with, before the length of its data.
+LENGTH_BYTES = 5  # at most, of a payload's data
 USUAL_METADATA = {"encoding": JSON_ENCODING}
 USUAL_PREFIX = Payload(metadata=USUAL_METADATA).SerializeToString() + b"\x12"
 
@@ -167,12 +168,14 @@ class Codec:
     async def _unwrapped(self, payload: Payload) -> Payload:
         try:
             if self._is_usual and self._converter.payload_codec:
-                [unwrapped] = await self._converter.payload_codec.decode([payload])
+                unwrapped, *_ = await self._converter.payload_codec.decode([payload])
             else:
                 [raw] = await self._unwrapper.decode([payload], [RawValue])
                 unwrapped = raw.payload
         except Exception as error:
             raise CodecUnavailable(f"The payload codec cannot decode the entry now: {error!r}.") from error
+        if not isinstance(unwrapped, Payload):
+            raise CodecUnavailable(f"The payload codec returned {type(unwrapped).__name__} instead of a payload.")
         return unwrapped
 
     def _decoded_body(self, payload: Payload) -> "Decoded":
@@ -212,14 +215,13 @@ def _usual_data_of(payload: bytes) -> bytes | None:
     """The data of a serialized payload that has nothing but JSON in it; None for any other."""
     if not payload.startswith(USUAL_PREFIX):
         return None
-    length = shift = 0
-    for begin in range(len(USUAL_PREFIX), len(payload)):  # a number as protobuf writes it, in groups of seven bits
-        byte = payload[begin]
-        length |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            data = payload[begin + 1 :]
-            return data if len(data) == length else None
+    length = 0
+    for number in range(LENGTH_BYTES):  # a length as protobuf writes it, in groups of seven bits
+        end = len(USUAL_PREFIX) + number + 1
+        group = payload[end - 1] if end <= len(payload) else 0x80
+        length |= (group & 0x7F) << 7 * number
+        if group < 0x80:
+            return payload[end:] if len(payload) - end == length else None
     return None
 
 

@@ -11,7 +11,7 @@ from write_batcher.activities.drain.bell import Bell
 from write_batcher.activities.drain.clock import ServerClock
 from write_batcher.activities.drain.decode import Decoded, Decoder
 from write_batcher.activities.drain.hold import Pen
-from write_batcher.activities.drain.items import DecodedEntry, FlushMark, HeldEntry
+from write_batcher.activities.drain.items import DecodedEntry, FlushMark, HeldEntry, Item
 from write_batcher.activities.drain.lane import Lane
 from write_batcher.activities.drain.receipt_text import printable
 from write_batcher.activities.drain.take import Taker
@@ -187,10 +187,14 @@ class Reader:
                 self._pen.add(held)
                 return
         self._lane.enter(entry)
-        if decoded is not None or self._decoder.is_instant:
-            self._put(held or await self._decoded(entry, decoded), entry)
+        if held is None and decoded is None and not self._decoder.is_instant:
+            self._decode_in_turn(entry, None, decoding)
+            return
+        item = held or await self._decoded(entry, decoded)
+        if item is not None and entry.order_key in self._latest_of_key:
+            self._decode_in_turn(entry, item, decoding)
         else:
-            self._decode_in_turn(entry, held, decoding)
+            self._put(item, entry)
 
     def _held_at_once(self, entry: StreamEntry, oldest_ms: int) -> HeldEntry | None:
         refused = self._pen.refusals.get(entry.entry_id)
@@ -201,7 +205,7 @@ class Reader:
             return None
         return HeldEntry(entry=entry.without_fields(), refused=refused, alone=suspect)
 
-    async def _decoded(self, entry: StreamEntry, decoded: Decoded | None = None) -> DecodedEntry | HeldEntry | None:
+    async def _decoded(self, entry: StreamEntry, decoded: Decoded | None = None) -> Item | None:
         """The entry with its request; held when it cannot be decoded now, None when it has been rejected."""
         try:
             if isinstance(decoded, Exception):
@@ -215,7 +219,7 @@ class Reader:
             return None
         return DecodedEntry(entry=entry.without_fields(), request=request)
 
-    def _put(self, item: DecodedEntry | HeldEntry | None, entry: StreamEntry) -> None:
+    def _put(self, item: Item | None, entry: StreamEntry) -> None:
         if isinstance(item, HeldEntry) and self._lane.on_their_way(entry) == 1:
             self._pen.add(item)
             item = None
@@ -224,13 +228,15 @@ class Reader:
         else:
             self._taker.put(item)
 
-    def _decode_in_turn(self, entry: StreamEntry, held: HeldEntry | None, decoding: asyncio.TaskGroup) -> None:
-        """Decode an entry in a task of its own, and put it behind those with its key that are being decoded."""
+    def _decode_in_turn(self, entry: StreamEntry, item: Item | None, decoding: asyncio.TaskGroup) -> None:
+        """Decode an entry in a task of its own, unless its `item` is known. It is put behind those with its key that
+        are being decoded.
+        """
         key = entry.order_key
         before = self._latest_of_key.get(key)
-        task = decoding.create_task(self._decode_behind(before, entry, held), name="decode in turn")
+        task = decoding.create_task(self._decode_behind(before, entry, item), name="decode in turn")
         self._latest_of_key[key] = task
-        self._decoding[task] = 0 if held else entry.size_bytes
+        self._decoding[task] = 0 if item else entry.size_bytes
 
         def ended(task: "asyncio.Task[None]") -> None:
             del self._decoding[task]
@@ -240,11 +246,8 @@ class Reader:
 
         task.add_done_callback(ended)
 
-    async def _decode_behind(
-        self, before: "asyncio.Task[None] | None", entry: StreamEntry, held: HeldEntry | None
-    ) -> None:
-        item: DecodedEntry | HeldEntry | None = held
-        if held is None:
+    async def _decode_behind(self, before: "asyncio.Task[None] | None", entry: StreamEntry, item: Item | None) -> None:
+        if item is None:
             self._recently_begun.add(entry.entry_id)
             slow = asyncio.get_running_loop().call_later(
                 USUALLY_DECODED_IN.total_seconds(), self._expect_no_more_from, entry

@@ -1,7 +1,7 @@
 local LONGEST_FIELD = 8192  -- of a huge entry's fields that are kept: a reply address fits
 local MOST_FIELDS = 50  -- of those that are kept
 local SMALL = 8192  -- bytes of an entry, in the mean
-local MOST_AT_ONCE = 32  -- of small entries
+local MOST_AT_ONCE = 8  -- of small entries; the next ones may be huge, and must fit into this server twice
 
 local function short(fields)
   local kept = {}
@@ -17,8 +17,8 @@ end
 -- Collects up to `count` entries behind `after`, fewer once they have `bytes` together, each as {id, fields, size}. Of an
 -- entry larger than `largest`, only its short fields: whoever reads need not have room for it.
 --
--- `next_entries` gets the id of the one before, and how many: one while entries are large, because the next one may be
--- huge and has to fit into this server twice. What it returns beyond `bytes` is left for the next read.
+-- `next_entries` gets the id of the one before, and how many: one while entries are large. What it returns beyond `bytes`
+-- is left for the next read.
 local function collect(next_entries, after, count, bytes, largest)
   count, bytes, largest = tonumber(count), tonumber(bytes), tonumber(largest)
   local found, total, at_once = {}, 0, 1

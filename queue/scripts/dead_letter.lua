@@ -2,7 +2,7 @@
 -- there, else 0.
 local MOST_TRIMMED = 100  -- at once, when fewer are to be kept than before
 local entry, counted = ARGV[2], ARGV[5]
-local fields = reader()(entry)
+local fields = reader({entry})(1)
 if fields then
   if not are_those_of(fields, ARGV[3], counted) then return 0 end
   redis.call('HDEL', live, '')  -- a first write that needs no memory

@@ -1,35 +1,37 @@
-local MOST_AHEAD = 32  -- entries in one command
+local READ_AT_ONCE = 8  -- entries
 
--- Returns a function that returns the fields of an entry in the stream; nil when it is gone. Most that are asked for follow
--- each other: after those that were wanted it reads as many again at once, and after one that was not, one by one.
-local function reader()
-  local read, wanted, ahead = {}, 0, 1
-  return function(entry)
-    local fields = read[entry]
-    if not fields then
-      if #read > 0 then ahead = wanted == #read and math.min(2 * ahead, MOST_AHEAD) or 1 end
-      read, wanted = {}, 0
-      for i, found in ipairs(redis.call('XRANGE', stream, entry, '+', 'COUNT', ahead)) do
-        read[i], read[found[1]] = true, found[2]
+-- Returns a function that returns the fields of the entry with the given number in `ids`; nil when it is gone. Most follow
+-- each other in the stream as they do in `ids`, so several are read at a time.
+local function reader(ids)
+  local read = {}
+  return function(number)
+    local entry = ids[number]
+    if not read[entry] then
+      read = {}
+      local last = ids[math.min(number + READ_AT_ONCE - 1, #ids)]
+      for _, found in ipairs(redis.call('XRANGE', stream, entry, last, 'COUNT', READ_AT_ONCE)) do
+        read[found[1]] = found[2]
       end
-      fields = read[entry]
     end
-    if fields then wanted = wanted + 1 end
-    return fields
+    if not read[entry] then  -- gone, or `ids` are not in order
+      local found = redis.call('XRANGE', stream, entry, entry)[1]
+      read[entry] = found and found[2]
+    end
+    return read[entry]
   end
+end
+
+local function has(fields, name, value)
+  for i = 1, #fields, 2 do
+    if fields[i] == name and fields[i + 1] == value then return true end
+  end
+  return value == ''
 end
 
 -- Whether these are the fields of the entry that a drain holds, and not of another one that has got its id: ids that a
 -- failover lost are given again while the clock is behind them. What the drain does not hold ('') may be any: of a huge
--- entry it lacks some.
-local function are_those_of(fields, id, counted)
-  local its_id, its_counted = '', ''
-  for i = 1, #fields, 2 do
-    if fields[i] == 'id' then its_id = fields[i + 1]
-    elseif fields[i] == 'counted' then its_counted = fields[i + 1] end
-  end
-  return (id == '' or id == its_id) and (counted == '' or counted == its_counted)
-end
+-- entry it lacks some, also of several with one name.
+local function are_those_of(fields, id, counted) return has(fields, 'id', id) and has(fields, 'counted', counted) end
 
 local AT_ONCE = 1000  -- ids in one command: Lua's unpack takes at most 8,000 values
 

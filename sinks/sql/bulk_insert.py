@@ -134,7 +134,7 @@ def _processed(process: Callable[[Any], Any] | None, values: Iterable[Any]) -> I
     if process is None:
         return values
     processed = []
-    latest = result = None
+    latest = result = object()
     for value in values:
         if value is not latest:
             latest, result = value, process(value)

@@ -143,16 +143,27 @@ def test_both_ways_of_decoding_agree(data: bytes) -> None:
     payload = Payload(metadata={"encoding": b"json/plain"}, data=data)
     fields = VALID | {b"payload": payload.SerializeToString()}
 
-    def decoded(codec: Codec) -> object:
-        try:
-            return asyncio.run(codec.decode(fields))
-        except (InvalidEntry, CodecUnavailable) as error:
-            return type(error), str(error)
-
     careful = Codec(DataConverter.default)
     careful._is_usual = False
     with_payload_codec = Codec(replace(DataConverter.default, payload_codec=SamePayloads()))
-    assert decoded(CODEC) == decoded(careful) == decoded(with_payload_codec)
+    assert _decoded(CODEC, fields) == _decoded(careful, fields) == _decoded(with_payload_codec, fields)
+
+
+def _decoded(codec: Codec, fields: dict[bytes, bytes]) -> object:
+    try:
+        return asyncio.run(codec.decode(fields))
+    except (InvalidEntry, CodecUnavailable) as error:
+        return type(error), str(error)
+
+
+@given(st.binary(max_size=12), st.binary(max_size=12))
+def test_payloads_that_only_begin_as_usual_are_decoded_alike(length: bytes, data: bytes) -> None:
+    begin = Payload(metadata={"encoding": b"json/plain"}).SerializeToString() + b"\x12"
+    for payload in (begin + length + data, begin + b"\xff" * 300_000):
+        fields = VALID | {b"payload": payload}
+        careful = Codec(DataConverter.default)
+        careful._is_usual = False
+        assert _decoded(CODEC, fields) == _decoded(careful, fields)
 
 
 marks = json_values | st.dictionaries(st.sampled_from(["request_id", "reason", "since_ms", "order"]), json_values)

@@ -1,8 +1,9 @@
 """Entries that the payload codec cannot decode right now wait, and hold up nobody."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from temporalio.api.common.v1 import Payload
@@ -13,6 +14,7 @@ from tests.support.waiting import eventually
 from write_batcher.activities.drain import decode, hold
 from write_batcher.activities.drain.backoff import Backoff
 from write_batcher.activities.drain.read import ALONE_AFTER_DELIVERIES
+from write_batcher.queue.stream import CONSUMER, GROUP
 
 CODEC_ERRORS = [FileNotFoundError("no key"), Exception("as of a foreign HTTP client")]
 
@@ -82,6 +84,52 @@ async def test_codec_that_stays_away_is_not_asked_repeatedly(stage: Stage, monke
         await eventually(lambda: stage.sink.row_ids == ["b"])
     assert keys.failures == 1
     assert (await stage.statistics()).pending == 1
+
+
+class OwnPayloads(PayloadCodec):
+    """A codec that returns what `decoded` makes of a payload."""
+
+    def __init__(self, decoded: Callable[[Payload], list[Payload]]) -> None:
+        self._decoded = decoded
+
+    async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        return list(payloads)
+
+    async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        return [one for payload in payloads for one in self._decoded(payload)]
+
+
+async def test_order_within_a_key_is_kept_when_only_one_of_its_entries_is_suspect(stage: Stage) -> None:
+    stage.decode_with(OwnPayloads(lambda payload: [payload]))
+    for name in ("a1", "a2", "a3"):
+        await stage.append_foreign(name, changes={b"key": b"k"})
+    await stage.deliver_without_writing(1)
+    suspect = (await stage.pending())[1]
+    await stage.redis.xclaim(
+        stage.queue.stream_key, GROUP, CONSUMER, 0, [suspect.entry_id], retrycount=ALONE_AFTER_DELIVERIES + 1
+    )
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    assert stage.sink.row_ids == ["a1", "a2", "a3"]
+
+
+async def test_codec_that_returns_no_payload_holds_up_nobody(stage: Stage) -> None:
+    nothing: Any = None
+    stage.decode_with(OwnPayloads(lambda payload: [nothing if b"foreign" in payload.data else payload]))
+    await stage.append("a")
+    await stage.append_to("foreign", "f")
+    await stage.append("b")
+    async with stage.draining():
+        await eventually(lambda: stage.sink.row_ids == ["a", "b"])
+        await eventually(lambda: stage.holds(1))
+
+
+async def test_what_a_codec_returns_beyond_one_payload_is_ignored(stage: Stage) -> None:
+    stage.decode_with(OwnPayloads(lambda payload: [payload, payload]))
+    await stage.append("a")
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    assert stage.sink.row_ids == ["a"]
 
 
 class SlowKeyServer(PayloadCodec):

@@ -149,3 +149,23 @@ async def test_entry_without_a_right_signature_is_a_dead_letter_untold(stage: St
     assert stage.sink.row_ids == ["good"]
     assert [caller for caller, _receipts in stage.temporal.signals] == ["good"]
     assert (await stage.statistics()).dead == 1
+
+
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        (b"id", b"short", b"id", b"x" * 9000),
+        (b"id", b"short", *(part for number in range(60) for part in (b"f%d" % number, b"z")), b"id", b"late"),
+        (b"id", b"short", b"counted", b"1", b"counted", b"x" * 9000),
+    ],
+    ids=["too long", "one too many", "counted"],
+)
+async def test_huge_entry_with_a_field_of_which_only_one_value_is_kept_is_a_dead_letter(
+    stage: Stage, repeated: tuple[bytes, ...]
+) -> None:
+    payload = b"x" * (MAX_REQUEST_BYTES + 2048)
+    add: tuple[str | bytes, ...] = ("XADD", stage.queue.stream_key, "*", "v", "1", *repeated, "payload", payload)
+    await stage.redis.execute_command(*add)  # type: ignore[no-untyped-call]
+    async with stage.draining():
+        await eventually(stage.is_empty)
+    assert len(await stage.dead_letters()) == 1

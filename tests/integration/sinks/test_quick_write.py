@@ -246,6 +246,24 @@ async def test_table_with_defaults_that_only_python_knows_is_written_quickly_and
     assert database.query("SELECT * FROM described ORDER BY id") == [(number, "from Python") for number in range(5)]
 
 
+class Spelled(TypeDecorator[str]):
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str:
+        return "nothing" if value is None else value
+
+
+async def test_what_a_type_makes_of_none_is_stored_in_every_row(database: Database) -> None:
+    described = Table("described", MetaData(), Column("id", Integer), Column("c", Spelled()))
+    rows = [(0, None), (1, None), (2, "x"), (3, None)]
+    async with database.sink([described], create=[described]) as sink:
+        await sink.write(batch(*(record(f"r{number}", "described", id=number, c=c) for number, c in rows)))
+
+    stored = database.query("SELECT c FROM described ORDER BY id")
+    assert stored == [("nothing",), ("nothing",), ("x",), ("nothing",)]
+
+
 async def test_table_with_rules_is_held_whether_there_are_many_records_or_one(postgres: PostgresDatabase) -> None:
     postgres.execute("CREATE TABLE ruled (id INT); CREATE RULE nothing AS ON INSERT TO ruled DO INSTEAD NOTHING")
     async with postgres.sink(["ruled"]) as sink:
