@@ -113,6 +113,9 @@ class Producer:
             return signer.signed(fields) if signer else fields
 
         if self._codec.asks_nobody:
+            # Others first: who appends again and again without a pause would always get the connection that it has just
+            # given back, and who waits for one would get none.
+            await asyncio.sleep(0)
             outcomes = [await encode(request) for request in requests]
         else:
             outcomes = await _in_time(encode, requests)
