@@ -10,7 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 from write_batcher.bench.duel_figures import Duel
 from write_batcher.errors import ConfigurationError
 
-VERSION = 2
+VERSION = 3
+GROUPS_IN_JSON = {"database": "databases"}  # what `groups` are called there, by `grouped_by`
 SERVERS = ("Temporal server", "Valkey", "Redis", "SQLite", "PostgreSQL")
 
 
@@ -42,14 +43,20 @@ class BenchResults:
     def name(self) -> str:
         return f"{self.benchmark}-{self.case}" if self.case else self.benchmark
 
-    def as_json(self) -> str:
-        """Return one line of JSON."""
-        return json.dumps(asdict(self))
+    def as_json(self, *, indent: int | None = None) -> str:
+        """Return the members as JSON, in one line unless there is an `indent`. Groups that are databases have that name
+        there: `databases`.
+        """
+        members = asdict(self)
+        name = GROUPS_IN_JSON.get(self.grouped_by, "groups")
+        return json.dumps(
+            {name if member == "groups" else member: value for member, value in members.items()}, indent=indent
+        )
 
     def save(self, folder: Path) -> Path:
         """Write `<benchmark>-<case>.json` into `folder` and return its path. Raises `OSError` when it cannot."""
         path = folder / f"{self.name}.json"
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        path.write_text(self.as_json(indent=1) + "\n")
         return path
 
 
@@ -63,6 +70,8 @@ def load_results(file: Path) -> BenchResults:
         if not isinstance(found, dict) or found.get("version") != VERSION:
             version = found.get("version") if isinstance(found, dict) else None
             raise ConfigurationError(f"Results {file} have version {version!r}, not {VERSION}: {cure}.")
+        for name in found.keys() & set(GROUPS_IN_JSON.values()):
+            found["groups"] = found.pop(name)
         return TypeAdapter(BenchResults).validate_python(found)
     except OSError as error:
         raise ConfigurationError(f"Results {file} cannot be read ({error.strerror}): {cure}.") from error

@@ -194,6 +194,8 @@ def _parse_seconds(option: str, text: str, lowest: timedelta, highest: timedelta
 
 def _parse_size(option: str, text: str) -> int:
     try:
+        if text.strip().isdigit():
+            raise ValueError("a size without a unit would be one in bytes")
         size = int(TypeAdapter(ByteSize).validate_python(text))
     except (ValidationError, ValueError):
         raise ConfigurationError(

@@ -32,7 +32,7 @@ ONE = {
     Part.LEDGER: "database server with {disk}",
 }
 CURES = {
-    Part.TEMPORAL: "a larger Temporal, or several; --confirm-by completion; writes submitted at once share actions",
+    Part.TEMPORAL: "a larger Temporal, or several; many writes submitted at once, which share actions",
     Part.PARTITIONS: "several queues",
     Part.REDIS: "Redis Cluster: partitions spread over its servers",
     Part.REDIS_MEMORY: "more memory, or Redis Cluster; a shorter outage",
@@ -174,7 +174,7 @@ def _measured(costs: CapacityCosts) -> tuple[str, str]:
     of_bytes = (
         f"Bytes per write: {number(append.entry_bytes + append.marker_bytes)} in Redis while it waits, "
         f"{number(wal.at(costs.batch_sizes[0]))} of write-ahead log, {number(costs.ledger_bytes)} in the ledger, with "
-        f"records of {costs.record_bytes:,} bytes. What a record has more is added to the first two."
+        f"records of {costs.record_bytes:,} bytes. For larger records the first two grow by what they have more."
     )
     return of_bytes, f"Costs measured on {costs.measured_at[:10]}, in batches of {sizes}, everything on one machine:"
 

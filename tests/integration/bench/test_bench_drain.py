@@ -34,7 +34,7 @@ async def test_bench_drain_prints_one_json_object_only(case: Case, tmp_path: Pat
     assert status == 0, errors
     results = json.loads(output)
     assert json.loads((tmp_path / "out" / f"drain-{case}.json").read_text()) == results
-    duel = results["groups"]["sqlite"]
+    duel = results["databases"]["sqlite"]
     assert duel["ratio"] > 0
     assert duel["floor"] in duel["floors"]
     assert len(duel["ours"]["rows_per_s"]["rounds"]) == 2

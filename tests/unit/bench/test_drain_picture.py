@@ -148,9 +148,9 @@ def test_folder_that_is_missing_or_has_no_results_is_refused(tmp_path: Path) -> 
     ("change", "message"),
     [
         (lambda text: text[:-5], "no JSON"),
-        (lambda text: "[]", "have version None, not 2"),
-        (lambda text: text.replace('"version": 2', '"version": 1'), "have version 1, not 2"),
-        (lambda text: text.replace('"groups"', '"group"'), "groups: field required"),
+        (lambda text: "[]", "have version None, not 3"),
+        (lambda text: text.replace('"version": 3', '"version": 1'), "have version 1, not 3"),
+        (lambda text: text.replace('"databases"', '"bases"'), "groups: field required"),
         (lambda text: text.replace('"batch_size"', '"size"'), "no batch_size"),
         (lambda text: text.replace('"cores"', '"core"'), "no 'cores' of the machine"),
         (lambda text: text.replace('"max": 6000', '"max": NaN'), "rows_per_s of ours"),
