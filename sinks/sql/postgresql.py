@@ -124,8 +124,7 @@ class PostgresDialect(Dialect):
     ) -> bool:
         driver: Any = (await connection.get_raw_connection()).driver_connection
         try:
-            # The server gets all statements of a pipeline at once. What follows one that fails is not run.
-            async with driver.pipeline():
+            async with driver.pipeline():  # what it is given is sent at once, without waiting for answers
                 beginning = await driver.execute(_begin_statement(_limits(lock_wait, statement_timeout)))
             [*_, now] = await beginning.fetchone()
         except Exception:  # noqa: BLE001 - whatever it is, the careful way meets it again
@@ -133,11 +132,14 @@ class PostgresDialect(Dialect):
         begun = statements(now)
         cursors: list[Any] = []
         try:
-            async with driver.pipeline():
+            async with driver.pipeline() as pipeline:
                 for insert, rows in begun:
                     assert isinstance(insert, JsonRecordset)  # noqa: S101 - nothing else is taken in one call
                     statement = insert.prepared(connection.dialect, rows, all_new=not cursors)
                     cursors.append(await driver.execute(*statement))
+                    # After a failure the transaction takes nothing more, and its COMMIT is a rollback. Without this, a
+                    # process that is frozen here would not have the timeout of idle transactions.
+                    await pipeline.sync()
                 await driver.commit()
         except Exception as error:
             if getattr(error, "sqlstate", None) != self.STATEMENT_ENDED:
