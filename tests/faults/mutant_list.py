@@ -304,6 +304,14 @@ QUICK_WAY = (
         symptom="AssertionError",
     ),
     Mutant(
+        name="PostgreSQL's quick way is synchronized only at its end",
+        file="sinks/sql/postgresql.py",
+        right="                    await pipeline.sync()\n",
+        wrong="",
+        test=f"{FAULTS}/test_zombies.py::test_batcher_frozen_in_a_transaction_does_no_harm_when_it_thaws[it commits]",
+        symptom="ValueError",
+    ),
+    Mutant(
         name="the quick way through SQLAlchemy writes what has been written",
         file="sinks/sql/quick_write.py",
         right="                if await self._claim.run(connection, claims(now)) < size:\n",
