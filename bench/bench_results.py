@@ -4,10 +4,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from write_batcher.bench.duel_figures import Duel
+from write_batcher.bench.json_result import JsonResult
 from write_batcher.errors import ConfigurationError
 
 VERSION = 3
@@ -16,7 +18,7 @@ SERVERS = ("Temporal server", "Valkey", "Redis", "SQLite", "PostgreSQL")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BenchResults:
+class BenchResults(JsonResult):
     """One benchmark with everything that is needed to read its figures."""
 
     benchmark: str
@@ -43,21 +45,15 @@ class BenchResults:
     def name(self) -> str:
         return f"{self.benchmark}-{self.case}" if self.case else self.benchmark
 
-    def as_json(self, *, indent: int | None = None) -> str:
-        """Return the members as JSON, in one line unless there is an `indent`. Groups that are databases have that name
-        there: `databases`.
-        """
-        members = asdict(self)
-        name = GROUPS_IN_JSON.get(self.grouped_by, "groups")
-        return json.dumps(
-            {name if member == "groups" else member: value for member, value in members.items()}, indent=indent
-        )
+    @property
+    def file_name(self) -> str:
+        """`<benchmark>-<case>.json`."""
+        return f"{self.name}.json"
 
-    def save(self, folder: Path) -> Path:
-        """Write `<benchmark>-<case>.json` into `folder` and return its path. Raises `OSError` when it cannot."""
-        path = folder / f"{self.name}.json"
-        path.write_text(self.as_json(indent=1) + "\n")
-        return path
+    def members(self) -> dict[str, Any]:
+        """Return what the JSON has. Groups that are databases have that name there: `databases`."""
+        groups = GROUPS_IN_JSON.get(self.grouped_by, "groups")
+        return {groups if name == "groups" else name: value for name, value in asdict(self).items()}
 
 
 def load_results(file: Path) -> BenchResults:

@@ -1,12 +1,10 @@
 """The check of the capacity model: rows per second as computed from one partition's costs, and as measured."""
 
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from write_batcher.bench.capacity_costs import DrainCosts
 from write_batcher.bench.capacity_drains import COMPARED, capacity_drains, drain_costs
@@ -14,6 +12,7 @@ from write_batcher.bench.capacity_model import DrainPrediction, predict_drain
 from write_batcher.bench.capacity_others import OTHER_CORES, quiet_median
 from write_batcher.bench.capacity_plan import COST_BATCH_SIZES, MOST_DEVIATION_PERCENT, PARTITIONS, CheckPlan
 from write_batcher.bench.duel_figures import Readings, Spread
+from write_batcher.bench.json_result import JsonResult
 from write_batcher.bench.occasion import Occasion
 from write_batcher.bench.turns import Measure, Measured, take_turns
 from write_batcher.errors import WrongWork
@@ -42,7 +41,7 @@ class Checked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CapacityCheck:
+class CapacityCheck(JsonResult):
     """All predictions of one check."""
 
     started_at: str
@@ -64,15 +63,9 @@ class CapacityCheck:
         """The prediction that deviates most."""
         return max(self.checked, key=lambda one: abs(one.deviation_percent))
 
-    def as_json(self) -> str:
-        """Return one line of JSON."""
-        return json.dumps(asdict(self))
-
-    def save(self, folder: Path) -> Path:
-        """Write `capacity-check.json` into `folder` and return its path. Raises `OSError` when it cannot."""
-        path = folder / FILE_NAME
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", "utf-8")
-        return path
+    @property
+    def file_name(self) -> str:
+        return FILE_NAME
 
     def raise_if_wrong(self) -> None:
         """Raise `WrongWork` when a prediction deviates by more than `MOST_DEVIATION_PERCENT`."""

@@ -1,8 +1,7 @@
 """What one write costs, as measured on one machine: the file from which a capacity plan is computed."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Self
@@ -10,6 +9,7 @@ from typing import Annotated, Self
 from pydantic import Field, TypeAdapter, ValidationError
 
 from write_batcher.bench.bench_results import first_mistake
+from write_batcher.bench.json_result import JsonResult
 from write_batcher.errors import ConfigurationError
 from write_batcher.models import ConfirmBy
 
@@ -90,7 +90,7 @@ class TemporalCosts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CapacityCosts:
+class CapacityCosts(JsonResult):
     """Everything that a plan is computed from."""
 
     measured_at: str
@@ -110,19 +110,9 @@ class CapacityCosts:
     temporal: Mapping[ConfirmBy, TemporalCosts]
     version: int = VERSION
 
-    def as_json(self) -> str:
-        """Return one line of JSON."""
-        return json.dumps(asdict(self))
-
-    def as_file(self) -> str:
-        """Return the text of a costs file, without the end of its last line."""
-        return json.dumps(asdict(self), indent=1)
-
-    def save(self, folder: Path) -> Path:
-        """Write `capacity_costs.json` into `folder` and return its path. Raises `OSError` when it cannot."""
-        path = folder / FILE_NAME
-        path.write_text(self.as_file() + "\n", "utf-8")
-        return path
+    @property
+    def file_name(self) -> str:
+        return FILE_NAME
 
 
 def load_costs(file: Path | None) -> CapacityCosts:

@@ -1,15 +1,14 @@
 """The arithmetic of capacity: what a demand needs, what is full first, and how fast one process can drain."""
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from pathlib import Path
 
 from write_batcher.bench.capacity_costs import CapacityCosts, DrainCosts
 from write_batcher.bench.capacity_plan import CapacityDemand
+from write_batcher.bench.json_result import JsonResult
 from write_batcher.config import Settings
 from write_batcher.models import HEARTBEAT_TIMEOUT, MAX_REQUEST_AGE
 from write_batcher.sinks.sql.ledger_row import EXPIRY_MARGIN
@@ -94,21 +93,15 @@ class CapacityPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CapacityPlans:
+class CapacityPlans(JsonResult):
     """Plans for several loads, and what they were computed from."""
 
     plans: tuple[CapacityPlan, ...]
     costs: CapacityCosts
 
-    def as_json(self) -> str:
-        """Return one line of JSON."""
-        return json.dumps(asdict(self))
-
-    def save(self, folder: Path) -> Path:
-        """Write `capacity.json` into `folder` and return its path. Raises `OSError` when it cannot."""
-        path = folder / FILE_NAME
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", "utf-8")
-        return path
+    @property
+    def file_name(self) -> str:
+        return FILE_NAME
 
 
 def plan_capacity(demand: CapacityDemand, costs: CapacityCosts) -> CapacityPlan:

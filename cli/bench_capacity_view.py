@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from write_batcher.bench.bench_results import surroundings
 from write_batcher.bench.capacity_costs import BatchCost, CapacityCosts
 from write_batcher.bench.capacity_model import (
     BUSY,
@@ -15,7 +16,7 @@ from write_batcher.bench.capacity_model import (
     default_backlog,
 )
 from write_batcher.bench.capacity_plan import MOST_DEVIATION_PERCENT, CapacityDemand
-from write_batcher.cli.bench_view import aligned, number, surroundings
+from write_batcher.cli.bench_view import aligned, number
 
 if TYPE_CHECKING:  # it needs the packages of extras, and a plan does not
     from write_batcher.bench.capacity_check import CapacityCheck, Checked

@@ -2,28 +2,18 @@
 
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
+from write_batcher.bench.json_result import JsonResult
 from write_batcher.cli.compare_commands import TargetDatabase
 from write_batcher.cli.console import say
 from write_batcher.cli.running import run_to_end
 from write_batcher.errors import ConfigurationError
 
-
-class Results(Protocol):
-    """What a benchmark returns."""
-
-    def as_json(self) -> str:
-        """Return one line of JSON."""
-
-    def save(self, folder: Path) -> Path:
-        """Write a file into `folder` and return its path. Raises `OSError` when it cannot."""
-
-
 Plan = TypeVar("Plan")
-Found = TypeVar("Found", bound=Results)
+Found = TypeVar("Found", bound=JsonResult)
 
 EXTRAS = "bench,embedded,postgresql"
 WHAT = "The benchmark"

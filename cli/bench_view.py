@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 
-from write_batcher.bench.bench_results import BenchResults, surroundings as surroundings
+from write_batcher.bench.bench_results import BenchResults, surroundings
 from write_batcher.bench.duel_figures import Duel, Spread
 from write_batcher.bench.turns import label
 from write_batcher.cli.console import ProgressScreen

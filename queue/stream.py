@@ -220,9 +220,9 @@ class WriteQueue(PartitionKeys):
         in the stream. Another request that has got the id of one, after a failover, is left.
         """
         # One argument: redis-py would take longer to send four for each entry than the server to forget it.
-        held = [_held(entry, outcome) for entry, outcome in entries]
+        told = [_told(entry, outcome) for entry, outcome in entries]
         with translated_errors():
-            return int(await self._acknowledge(keys=self.keys, args=[GROUP, json.dumps(held)]))
+            return int(await self._acknowledge(keys=self.keys, args=[GROUP, json.dumps(told)]))
 
     async def dead_letter(self, entry: StreamEntry, outcome: str, reason: str, *, max_letters: int) -> None:
         """Move an entry that cannot be written to the dead letters, with the reason, in one step. At most 3,500 of its
@@ -326,7 +326,8 @@ def _append_result(code: int, value: bytes) -> AppendResult:
             return AppendResult(backlog=int(value))
 
 
-def _held(entry: StreamEntry, outcome: str | None) -> tuple[str, str, str, str]:
+def _told(entry: StreamEntry, outcome: str | None) -> tuple[str, str, str, str]:
+    """What scripts/acknowledge.lua is told of an entry."""
     return entry.entry_id, _text(entry.request_id), outcome or "", _text(entry.counted)
 
 

@@ -41,15 +41,13 @@ MAX_MILLISECONDS_DIGITS = 18
 MAX_KEY_BYTES = 512
 MAX_REPLY_BYTES = 8192  # enough for the longest ids that Temporal allows, as JSON
 JSON_ENCODING = b"json/plain"  # of a payload whose data is JSON
-# What a payload with that encoding and no other metadata begins with, before the length of its data.
-LENGTH_BYTES = 5  # at most, of a payload's data
 USUAL_METADATA = {"encoding": JSON_ENCODING}
+# What a payload with this metadata begins with, before the length of its data, which has a few bytes.
 USUAL_PREFIX = Payload(metadata=USUAL_METADATA).SerializeToString() + b"\x12"
-
-MODES = {mode.value: mode for mode in ConfirmBy}
+MOST_LENGTH_BYTES = 5
 
 Fields = dict[bytes, bytes]
-Decoded = tuple[str, dict[str, Any], str]
+HashedBody = tuple[str, dict[str, Any], str]
 """A table, the record for it, and the hash of both."""
 
 
@@ -153,7 +151,7 @@ class Codec:
             replayed=b"replayed" in fields,
         )
 
-    async def _decoded(self, fields: Fields) -> "Decoded":
+    async def _decoded(self, fields: Fields) -> HashedBody:
         if self._is_usual and self.asks_nobody:
             usual = _usual_body(_usual_data_of(fields[b"payload"]))
             if usual:
@@ -178,7 +176,7 @@ class Codec:
             raise CodecUnavailable(f"The payload codec returned {type(unwrapped).__name__} instead of a payload.")
         return unwrapped
 
-    def _decoded_body(self, payload: Payload) -> "Decoded":
+    def _decoded_body(self, payload: Payload) -> HashedBody:
         encoding = payload.metadata.get("encoding", b"")
         if self._encodings is not None and encoding not in self._encodings:
             raise CodecUnavailable(f"The data converter does not know the encoding {encoding!r} of the payload.")
@@ -196,7 +194,7 @@ class Codec:
             raise InvalidEntry(f"The record is not JSON: {error}.") from error
 
 
-def _usual_body(data: bytes | None) -> Decoded | None:
+def _usual_body(data: bytes | None) -> HashedBody | None:
     """The body in the JSON of a payload as Temporal's default converter would decode it, with its hash, but quickly.
     None for any that is the least bit unusual.
     """
@@ -216,7 +214,7 @@ def _usual_data_of(payload: bytes) -> bytes | None:
     if not payload.startswith(USUAL_PREFIX):
         return None
     length = 0
-    for number in range(LENGTH_BYTES):  # a length as protobuf writes it, in groups of seven bits
+    for number in range(MOST_LENGTH_BYTES):  # a length as protobuf writes it, in groups of seven bits
         end = len(USUAL_PREFIX) + number + 1
         group = payload[end - 1] if end <= len(payload) else 0x80
         length |= (group & 0x7F) << 7 * number
@@ -239,13 +237,9 @@ def _check(fields: Fields) -> None:
         value = fields.get(name)
         if value is not None and not 1 <= len(value) <= limit:
             raise InvalidEntry(f"The field {name.decode()} has {len(value)} bytes; 1 to {limit} are allowed.")
-        if value is not None and not value.isascii():
-            _check_unicode(value)
-
-
-def _check_unicode(value: bytes) -> None:
     try:
-        value.decode()
+        fields[b"id"].decode()
+        fields.get(b"key", b"").decode()
     except UnicodeDecodeError as error:
         raise InvalidEntry(f"Not a write request: {error}.") from error
 
@@ -275,7 +269,7 @@ def decode_reply(fields: Fields) -> ReplyAddress | None:
         raise InvalidEntry(f"The reply address has {len(text)} bytes, the limit is {MAX_REPLY_BYTES}.")
     try:
         reply = from_json(text)
-        mode = MODES[reply["mode"]]
+        mode = ConfirmBy(reply["mode"])
         address = ReplyAddress(
             workflow_id=str(reply.get("workflow_id", "")),
             run_id=str(reply.get("run_id", "")),

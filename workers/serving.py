@@ -54,7 +54,8 @@ def spare_garbage_collector() -> None:
     """Have Python look for garbage less often, and only among what is made from now on: a batcher makes thousands of
     objects for each batch, and what it has loaded lives as long as its process.
     """
-    gc.freeze()
+    if not gc.get_freeze_count():  # else what is garbage by now would stay, too
+        gc.freeze()
     gc.set_threshold(OBJECTS_PER_COLLECTION)
 
 

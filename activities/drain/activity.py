@@ -86,10 +86,11 @@ class DrainActivities:
         """
         check_queue(drain_input.partition.queue, served=self._queue.name)
         try:
-            check_contract(self._contract(), self._sink, started_for=drain_input.sink_id)
             # A worker that is stopping drains nothing any more: its setting is not for the next one.
             if drain_input.heartbeat_timeout_ms in (None, self._heartbeat_timeout_ms) or self._stopping.is_set():
                 return await self._drain(drain_input)
+            # Nor is that of a worker which must not drain this queue.
+            check_contract(self._contract(), self._sink, started_for=drain_input.sink_id)
         except (WrongSink, TablesUnknown) as error:
             # Benign: each try of this worker would log a traceback.
             raise ApplicationError(

@@ -25,14 +25,13 @@ class AgeLimit:
 
     def __init__(self, max_age: timedelta, clock: ServerClock) -> None:
         self._max_age = max_age
-        self._max_age_ms = max_age // timedelta(milliseconds=1)
         self._clock = clock
 
     def oldest_ms(self) -> int:
         """When the oldest request was made that may be written now, in milliseconds since the epoch: to look at many
         entries at once. For what was made before there is a `refusal`.
         """
-        return max(self._clock.now_ms(), _own_ms()) - self._max_age_ms
+        return max(self._clock.now_ms(), _own_ms()) - self._max_age // timedelta(milliseconds=1)
 
     def refusal(self, entry: StreamEntry) -> str | None:
         """Why an entry must not be written; None when it is young enough."""
@@ -40,8 +39,8 @@ class AgeLimit:
         if age <= self._max_age:
             return None
         return (
-            f"The request was made {age} ago, longer than the ledger remembers ({self._max_age}): look "
-            "whether the record is in the table, and submit it anew if it is not."
+            f"The request was made {age} ago, longer than the ledger remembers ({self._max_age}): look whether the "
+            "record is in the table, and submit it anew if it is not."
         )
 
     def is_forgotten(self, entry: StreamEntry) -> bool:

@@ -28,8 +28,7 @@ class Progress:
 
     def tally_latency(self, name: str, ms: int) -> None:
         """Tally one value in the partition's histogram `name`."""
-        counter = latency_counter(name, ms)
-        self._tallies[counter] = self._tallies.get(counter, 0) + 1
+        self._tallies[latency_counter(name, ms)] += 1
 
     def take_tallies(self) -> dict[str, int]:
         """Return what was tallied since the last call."""

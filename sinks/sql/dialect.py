@@ -180,7 +180,7 @@ class Dialect(ABC):
 
 
 class StatementTimedOut(Exception):
-    """One of several statements took too long: the one for so many `rows`."""
+    """One of several statements took too long: the one for so many `rows`. Its text is printable."""
 
     def __init__(self, text: str, rows: int) -> None:
         super().__init__(text)

@@ -111,10 +111,7 @@ def groups_of(records: Iterable[CheckedRecord]) -> list[Group]:
             turn = max(turn, row_turns.get(row, -1) + 1)
             row_turns[row] = turn
         latest[record.order_key] = name = turn, shape
-        if name in groups:
-            groups[name].append(record)
-        else:
-            groups[name] = [record]
+        groups.setdefault(name, []).append(record)
     # The sort is stable: tables stay in the order of their first records.
     return [groups[name] for name in sorted(groups, key=lambda name: name[0])]
 

@@ -27,6 +27,7 @@ from write_batcher.sinks.sql.dialect import (
     StatementTimedOut,
     redacted,
 )
+from write_batcher.sinks.sql.records import printable
 
 CONNECT_TIMEOUT = timedelta(seconds=5)
 IDLE_TIMEOUT = STATEMENT_TIMEOUT  # of a transaction, whose process is frozen then
@@ -145,7 +146,7 @@ class PostgresDialect(Dialect):
             if getattr(error, "sqlstate", None) != self.STATEMENT_ENDED:
                 return False
             sizes = [len(rows) for cursor, (_, rows) in zip(cursors, begun, strict=False) if cursor.pgresult is None]
-            raise StatementTimedOut(str(error).partition("\n")[0], sizes[0] if sizes else 0) from error
+            raise StatementTimedOut(printable(str(error).partition("\n")[0]), sizes[0] if sizes else 0) from error
         return True
 
     def code(self, error: DBAPIError) -> str | None:

@@ -21,7 +21,6 @@ from write_batcher.sinks.sql.inserts import (
     values_of,
 )
 from write_batcher.sinks.sql.ledger_row import expiry
-from write_batcher.sinks.sql.records import printable
 from write_batcher.sinks.sql.tables import CheckedRecord
 from write_batcher.sinks.sql.time_budget import SEARCH_LIMIT, TimeBudget
 
@@ -57,9 +56,15 @@ class QuickWriter:
         claims = partial(self._claims, requests, queue, batch_id)
         inserts = [(self._insert_for(group), values_of(self._dialect, group)) for group in groups_of(records)]
         async with self._engine.connect() as connection:
-            if all(map(self._dialect.takes_in_one_call, [self._claim, *(insert for insert, _ in inserts)])):
-                return await self._write_in_one_call(connection, claims, inserts, budget)
-            return await self._write(connection, len(requests), claims, inserts, budget)
+            try:
+                if all(map(self._dialect.takes_in_one_call, [self._claim, *(insert for insert, _ in inserts)])):
+                    return await self._write_in_one_call(connection, claims, inserts, budget)
+                return await self._write(connection, len(requests), claims, inserts, budget)
+            except StatementTimedOut as error:
+                if error.rows > 1:
+                    raise budget.exceeded(str(error)) from error
+                budget.restart()
+                return False
 
     async def _write_in_one_call(
         self, connection: AsyncConnection, claims: Claims, inserts: Statements, budget: TimeBudget
@@ -68,15 +73,9 @@ class QuickWriter:
             budget.check()
             return [(self._claim, claims(now)), *inserts]
 
-        try:
-            return await self._dialect.write_in_one_call(
-                connection, statements, lock_wait=ROW_LOCK_WAIT, statement_timeout=SEARCH_LIMIT
-            )
-        except StatementTimedOut as error:
-            if error.rows > 1:
-                raise budget.exceeded(printable(str(error))) from error
-            budget.restart()
-            return False
+        return await self._dialect.write_in_one_call(
+            connection, statements, lock_wait=ROW_LOCK_WAIT, statement_timeout=SEARCH_LIMIT
+        )
 
     async def _write(
         self, connection: AsyncConnection, size: int, claims: Claims, inserts: Statements, budget: TimeBudget
@@ -98,9 +97,7 @@ class QuickWriter:
             if refusal is None:
                 raise
             if refusal.fault is Fault.TIMEOUT:
-                if size > 1:
-                    raise budget.exceeded(refusal.text) from error
-                budget.restart()
+                raise StatementTimedOut(refusal.text, size) from error
             return False
         return True
 

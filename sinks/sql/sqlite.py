@@ -84,9 +84,10 @@ class SqliteDialect(Dialect):
     ) -> bool:
         begun = statements(_now())
         try:
-            prepared = [
-                insert.prepared(connection.dialect, rows) for insert, rows in begun if isinstance(insert, Executemany)
-            ]
+            prepared = []
+            for insert, rows in begun:
+                assert isinstance(insert, Executemany)  # noqa: S101 - nothing else is taken in one call
+                prepared.append(insert.prepared(connection.dialect, rows))
             driver: Any = (await connection.get_raw_connection()).driver_connection
             # Each call of aiosqlite is handed to its thread and back, which takes longer than a statement. It has no
             # public way to run several in one.

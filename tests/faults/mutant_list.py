@@ -145,7 +145,7 @@ CONFIRMING = (
     Mutant(
         name="acknowledge by MULTI instead of a script",
         file="queue/stream.py",
-        right="            return int(await self._acknowledge(keys=self.keys, args=[GROUP, json.dumps(held)]))\n",
+        right="            return int(await self._acknowledge(keys=self.keys, args=[GROUP, json.dumps(told)]))\n",
         wrong="            pipeline = self._redis.pipeline(transaction=True)\n"
         "            for entry, _outcome in entries:\n"
         "                pipeline.xack(self.stream_key, GROUP, entry.entry_id)\n"
