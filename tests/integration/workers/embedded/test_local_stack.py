@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 import redis.asyncio
 import redis.exceptions
@@ -103,21 +104,13 @@ async def test_redis_keeps_every_command_and_never_evicts(stack: LocalStack) -> 
     }
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 async def test_stack_listens_on_the_loopback_only(stack: LocalStack) -> None:
-    addresses = listening_addresses(stack.redis.pid) | listening_addresses(stack.temporal.pid)
-    assert addresses == {"0100007F"}  # 127.0.0.1
+    assert listening_addresses(stack.redis.pid) == listening_addresses(stack.temporal.pid) == {"127.0.0.1"}
 
 
 def listening_addresses(pid: int) -> set[str]:
-    sockets = {str(descriptor.readlink()) for descriptor in Path(f"/proc/{pid}/fd").iterdir()}
-    addresses = set()
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
-            _, local_address, _, state, *rest = line.split()
-            if state == "0A" and f"socket:[{rest[5]}]" in sockets:
-                addresses.add(local_address.partition(":")[0])
-    return addresses
+    connections = psutil.Process(pid).net_connections("inet")
+    return {connection.laddr.ip for connection in connections if connection.status == psutil.CONN_LISTEN}
 
 
 async def test_stack_leaves_neither_processes_nor_a_temporary_folder() -> None:
