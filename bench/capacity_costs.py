@@ -52,6 +52,8 @@ class DrainCosts:
 
     batcher_cpu_us: BatchCost
     """CPU time of the batcher's process, in microseconds."""
+    batcher_wait_us: BatchCost
+    """For how long it was ready to run, and all cores were taken."""
     redis_cpu_us: BatchCost
     database_cpu_us: BatchCost
     redis_commands: BatchCost

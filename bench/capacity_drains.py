@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from temporalio.converter import DataConverter
 
 from write_batcher.bench.capacity_costs import BatchCost, DrainCosts
-from write_batcher.bench.capacity_others import OTHER_CORES, OtherPrograms, quiet_median
+from write_batcher.bench.capacity_others import OTHER_CORES, OtherPrograms, core_wait_s, quiet_median
 from write_batcher.bench.cases import TRAITS, Case
 from write_batcher.bench.contestants import NewDatabase
 from write_batcher.bench.duel_figures import Readings
@@ -19,7 +19,7 @@ from write_batcher.bench.filled_queue import WORK_QUEUE, FilledQueue, fill
 from write_batcher.bench.fresh_databases import FreshDatabase, check_contents, fresh_postgresql, postgresql_version
 from write_batcher.bench.own_drain import OwnDrain
 from write_batcher.bench.record_shapes import PLAIN
-from write_batcher.bench.sample import Servers
+from write_batcher.bench.sample import MICROSECONDS, Servers
 from write_batcher.bench.surroundings import describe_machine, describe_versions
 from write_batcher.errors import WrongWork
 from write_batcher.models import DrainProgress
@@ -30,6 +30,7 @@ from write_batcher.workers.embedded.postgres_server import PostgresServer
 from write_batcher.workers.embedded.redis_server import RedisServer
 
 UNIT, COMPARED = "row", "rows_per_s"
+BATCHER_WAIT = "core_wait_us_per_row"
 BATCHER_CPU, REDIS_CPU, DATABASE_CPU = "cpu_us_per_row", "redis_cpu_us_per_row", "database_cpu_us_per_row"
 COMMANDS, WAL_BYTES, LEDGER_BYTES = "redis_commands_per_row", "wal_bytes_per_row", "ledger_bytes_per_row"
 WARM_UP_REQUESTS = 4_000
@@ -72,14 +73,15 @@ class CapacityDrains:
         )
         with self.new_database(PLAIN) as database:
             wal_before, commands_before = _number(database, WAL_POSITION), await self.commands()
-            others = OtherPrograms.begin(self.servers)
+            others, waited_before = OtherPrograms.begin(self.servers), core_wait_s()
             sample, progress = await drain.run(database.url, PLAIN.table, queue.requests, self.servers)
-            other_cores = others.cores()
+            other_cores, waited_s = others.cores(), core_wait_s() - waited_before
             commands = await self.commands() - commands_before
             wal_bytes = _number(database, WAL_POSITION) - wal_before
             _check(progress, queue, batch_size)
             check_contents(database, PLAIN, queue.requests, with_ledger=True)
             return sample.readings(UNIT) | {
+                BATCHER_WAIT: waited_s / queue.requests * MICROSECONDS,
                 COMMANDS: commands / queue.requests,
                 WAL_BYTES: wal_bytes / queue.requests,
                 LEDGER_BYTES: _number(database, LEDGER_SIZE) / queue.requests,
@@ -125,6 +127,7 @@ def drain_costs(found: Mapping[int, Sequence[Readings]]) -> DrainCosts:
 
     return DrainCosts(
         batcher_cpu_us=line(BATCHER_CPU),
+        batcher_wait_us=line(BATCHER_WAIT),
         redis_cpu_us=line(REDIS_CPU),
         database_cpu_us=line(DATABASE_CPU),
         redis_commands=line(COMMANDS),

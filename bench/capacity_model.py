@@ -249,12 +249,13 @@ def predict_drain(costs: DrainCosts, *, items: float, partitions: int, cores: in
 
     The process and Redis have one core each, the database one per partition, and all of them together those of the
     machine. They work at the same time, on different batches, so the busiest bounds; the fewer batches are in flight,
-    the more they also wait for each other.
+    the more they also wait for each other. The process also waits for a core while the others have all of them.
     """
-    batcher, redis, database = (
-        cost.at(items) for cost in (costs.batcher_cpu_us, costs.redis_cpu_us, costs.database_cpu_us)
+    batcher, waits, redis, database = (
+        cost.at(items)
+        for cost in (costs.batcher_cpu_us, costs.batcher_wait_us, costs.redis_cpu_us, costs.database_cpu_us)
     )
-    us_per_row = {"batcher process": batcher, "Redis": redis, "database": database / min(partitions, cores)}
+    us_per_row = {"batcher process": batcher + waits, "Redis": redis, "database": database / min(partitions, cores)}
     busiest = max(us_per_row, key=lambda name: us_per_row[name])
     in_stages = closed_throughput(list(us_per_row.values()), jobs=partitions * BATCHES_IN_FLIGHT)
     on_machine = cores / (batcher + redis + database)

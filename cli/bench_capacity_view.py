@@ -204,6 +204,7 @@ def _predicted(check: "CapacityCheck") -> str:
     costs = check.costs
     return (
         f"predicted from the CPU time of one partition, per row and per batch: batcher {_line(costs.batcher_cpu_us)}, "
+        f"and {_line(costs.batcher_wait_us)} of waiting for a core, "
         f"Redis {_line(costs.redis_cpu_us)}, PostgreSQL {_line(costs.database_cpu_us)}; and {check.cores} cores"
     )
 

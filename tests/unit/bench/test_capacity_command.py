@@ -16,8 +16,14 @@ from write_batcher.errors import ConfigurationError, WrongWork
 REPOSITORY = Path(__file__).parents[3]
 COST = BatchCost(per_row=100.0, per_batch=0.0)
 CHEAP = BatchCost(per_row=1.0, per_batch=0.0)
+NONE = BatchCost(per_row=0.0, per_batch=0.0)
 COSTS = DrainCosts(
-    batcher_cpu_us=COST, redis_cpu_us=CHEAP, database_cpu_us=CHEAP, redis_commands=CHEAP, wal_bytes=CHEAP
+    batcher_cpu_us=COST,
+    batcher_wait_us=NONE,
+    redis_cpu_us=CHEAP,
+    database_cpu_us=CHEAP,
+    redis_commands=CHEAP,
+    wal_bytes=CHEAP,
 )
 
 

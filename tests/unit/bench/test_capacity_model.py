@@ -1,6 +1,7 @@
 """The arithmetic of capacity: what a load needs, what is full first, and how fast one process drains."""
 
 import math
+import sys
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,7 @@ from write_batcher.bench.capacity_model import (
     plan_capacity,
     predict_drain,
 )
-from write_batcher.bench.capacity_others import quiet_median
+from write_batcher.bench.capacity_others import core_wait_s, quiet_median
 from write_batcher.bench.capacity_plan import CapacityDemand
 from write_batcher.models import ConfirmBy
 
@@ -23,6 +24,7 @@ DAY = 86_400.0
 MILLION = 1_000_000
 DRAIN = DrainCosts(
     batcher_cpu_us=BatchCost(per_row=100.0, per_batch=5_000.0),
+    batcher_wait_us=BatchCost(per_row=0.0, per_batch=0.0),
     redis_cpu_us=BatchCost(per_row=40.0, per_batch=1_000.0),
     database_cpu_us=BatchCost(per_row=10.0, per_batch=1_000.0),
     redis_commands=BatchCost(per_row=4.0, per_batch=12.0),
@@ -168,6 +170,12 @@ def test_drain_is_bound_by_its_process_while_there_are_cores() -> None:
     assert predict_drain(DRAIN, items=1_000, partitions=8, cores=4).rows_per_s > many.rows_per_s
 
 
+def test_process_that_waits_for_a_core_drains_more_slowly() -> None:
+    waiting = replace(DRAIN, batcher_wait_us=BatchCost(per_row=15.0, per_batch=0.0))
+    found = predict_drain(waiting, items=100, partitions=200, cores=4)
+    assert found.rows_per_s == pytest.approx(MILLION / (150 + 15), rel=0.01)
+
+
 def test_drain_is_bound_by_the_machine_that_has_too_few_cores() -> None:
     found = predict_drain(DRAIN, items=100, partitions=8, cores=1)
     assert found.bound_by == "cores of the machine"
@@ -177,6 +185,11 @@ def test_drain_is_bound_by_the_machine_that_has_too_few_cores() -> None:
 def test_drain_is_bound_by_redis_where_that_is_busiest() -> None:
     costs = replace(DRAIN, redis_cpu_us=BatchCost(per_row=400.0, per_batch=0.0))
     assert predict_drain(costs, items=100, partitions=4, cores=4).bound_by == "Redis"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells it")
+def test_waiting_for_a_core_is_counted() -> None:
+    assert 0 < core_wait_s() <= core_wait_s()
 
 
 def test_quiet_rounds_count_whatever_was_measured_in_them() -> None:
