@@ -29,6 +29,7 @@ LONGEST_TIMEOUT = timedelta(days=3)  # of a caller, so that all of them together
 SHORTEST_HEARTBEAT_TIMEOUT = timedelta(seconds=2)
 # A pause reaches the drain with a heartbeat, and `write-batcher queue pause` waits for it for 30 s.
 LONGEST_HEARTBEAT_TIMEOUT = timedelta(seconds=30)
+SLOWEST_RATE, FASTEST_RATE = 1 / 60, 1e6  # per second
 MIN_SIGNING_KEY = 16  # characters
 NEAR_MISS = 0.8  # likeness of an unknown variable to a setting, from 0 to 1, from which on it is a typing error
 
@@ -37,6 +38,8 @@ NEAR_MISS = 0.8  # likeness of an unknown variable to a setting, from 0 to 1, fr
 INJECTED_NAME = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 INJECTED_PORT = re.compile(r"(tcp|udp|sctp)://.*")  # the value of a variable that ends with PORT
 
+_RATE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*/\s*(?P<unit>s|m|h)")
+_SECONDS_PER = {"s": 1, "m": 60, "h": 3600}
 _DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>ms|s|m|h|d)")
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -55,6 +58,35 @@ def parse_duration(text: str) -> timedelta:
         raise ValueError(f"{text!r} is longer than any duration can be") from None
 
 
+def parse_rate(text: str) -> float:
+    """Parse a number per second, minute or hour: `10/s`, `0.5/s`, `30/m`, `100/h`; returns it per second.
+
+    Raises `ValueError` for any other text, a negative number included. Its message fits into a sentence.
+    """
+    match = _RATE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a rate; write a number and s, m or h, such as 10/s, 30/m or 100/h")
+    return float(match["number"]) / _SECONDS_PER[match["unit"]]
+
+
+def rate_as_text(per_second: float) -> str:
+    """Return a rate in the form that `parse_rate` takes, per second if that is at least one."""
+    in_units = {unit: per_second * seconds for unit, seconds in _SECONDS_PER.items()}
+    unit = next((unit for unit, number in in_units.items() if number >= 1), "h")
+    return f"{in_units[unit]:.15g}/{unit}"
+
+
+def _as_rate(value: object) -> object:
+    return parse_rate(value) if isinstance(value, str) else value
+
+
+def _checked_rate(per_second: float) -> float:
+    # Waiting for a turn at a slower one could outlast what a request may wait.
+    if not SLOWEST_RATE <= per_second <= FASTEST_RATE:
+        raise ValueError(f"a rate is from {rate_as_text(SLOWEST_RATE)} to {rate_as_text(FASTEST_RATE)}")
+    return per_second
+
+
 def _as_duration(value: object) -> object:
     return parse_duration(value) if isinstance(value, str) else value
 
@@ -64,6 +96,7 @@ def _as_names(value: object) -> object:
 
 
 Duration = Annotated[timedelta, BeforeValidator(_as_duration), Field(gt=timedelta(0))]
+Rate = Annotated[float, BeforeValidator(_as_rate), AfterValidator(_checked_rate)]
 TaskQueue = Annotated[str, AfterValidator(checked_task_queue)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_names), Field(min_length=1)]
 
@@ -100,6 +133,15 @@ class Settings(BaseSettings):
     max_items: int = Field(100, ge=1, le=10_000, description="most requests in a batch")
     max_bytes: ByteSize = Field(ByteSize(4 * 1024**2), ge=1024, description="most bytes of encoded requests in a batch")
     max_wait: Duration = Field(timedelta(seconds=20), description="age of the oldest request at which a batch closes")
+    pace: Rate | None = Field(
+        None,
+        description="transactions that the database sees at most from all batchers of the queue, such as 10/s; a batch "
+        "closes as soon as it may be written",
+    )
+    max_rate: Rate | None = Field(
+        None,
+        description="rows that all batchers of the queue write at most, such as 2000/s",
+    )
     max_request_bytes: ByteSize = Field(
         ByteSize(256 * 1024), ge=1024, description="most bytes of one encoded request; a larger one is refused"
     )
@@ -219,6 +261,8 @@ def as_text(value: object) -> str:
     match value:
         case None:
             return ""
+        case float():
+            return rate_as_text(value)
         case timedelta():
             return f"{value.total_seconds():.15g}s"
         case tuple():

@@ -59,6 +59,8 @@ class FlushReason(StrEnum):
     """The next request would have exceeded `max_bytes`."""
     WAIT = "wait"
     """Its oldest request had waited for `max_wait`."""
+    IDLE = "idle"
+    """With a pace: the writer was free, and it was this partition's turn."""
     FLUSH = "flush"
     """Somebody asked for a flush."""
     STOP = "stop"

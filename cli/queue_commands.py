@@ -27,6 +27,7 @@ CONCURRENT_STEERS = 32  # partitions
 
 queue_app = typer.Typer(help="Inspect and control the batcher of a queue.", no_args_is_help=True)
 
+Live = Annotated[str | None, typer.Option(metavar="VALUE", help="As of the batcher worker, or none, or default.")]
 Partition = Annotated[str | None, typer.Option(metavar="N", help="Only this partition instead of all.")]
 
 
@@ -93,6 +94,37 @@ def flush_command(*, settings: Settings, partition: Partition = None) -> None:
 def stop_command(*, settings: Settings, partition: Partition = None) -> None:
     """End the batcher workflow once what is in flight is finished. It starts again with the next batcher worker."""
     _steer(settings, "stop", partition)
+
+
+@queue_app.command("set")
+@with_settings("redis_url", "queue")
+def set_command(
+    *,
+    settings: Settings,
+    pace: Live = None,
+    max_rate: Live = None,
+    max_items: Live = None,
+    max_wait: Live = None,
+) -> None:
+    """Set limits of a queue while its batchers run: a value, `none` for no limit, `default` for the batchers' own.
+
+    All batchers of the queue follow within 5 seconds, and those that start later, too.
+    """
+    from write_batcher.cli.queue_view import limits_text
+    from write_batcher.models import QueueRef
+    from write_batcher.workers.operating.live_settings import set_live
+
+    options = {"pace": pace, "max_rate": max_rate, "max_items": max_items, "max_wait": max_wait}
+    given = {name: text for name, text in options.items() if text is not None}
+    if not given:
+        raise ConfigurationError("There is nothing to set: give --pace, --max-rate, --max-items or --max-wait.")
+
+    async def set_all() -> None:
+        async with connected(settings) as (client, redis):
+            queue = QueueRef(namespace=client.namespace, name=settings.queue)
+            say(f"{settings.queue}: {limits_text(await set_live(redis, queue, given))}")
+
+    run_to_end(set_all())
 
 
 @asynccontextmanager

@@ -11,7 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from write_batcher.cli.console import Rows
+from write_batcher.config import rate_as_text
 from write_batcher.escaping import escaped
+from write_batcher.queue.contract import Contract
 from write_batcher.queue.latencies import Latency
 from write_batcher.workers.operating.monitor import PartitionView
 
@@ -111,6 +113,7 @@ def _rows(view: PartitionView) -> Rows:
         ("dead letters", view.dead_letters),
         ("dead letters trimmed", view.dead_letters_trimmed),
         *((f"{BATCHES_BY}{reason}", number) for reason, number in view.batches.items()),
+        *_limits(view),
         ("batch fill", "-" if view.fill is None else f"{view.fill:.0%}"),
         ("queued p50 / p99 below", _latency(view.queued)),
         ("write p50 / p99 below", _latency(view.write)),
@@ -124,6 +127,27 @@ def _rows(view: PartitionView) -> Rows:
         ("confirmed", view.confirmed),
         ("confirmations retried", view.confirmations_retried),
         ("without caller", view.without_caller),
+    ]
+
+
+def limits_text(contract: Contract) -> str:
+    """The limits of a queue in one line: `pace 50/s (set), max rate -, max items 500 (set), max wait 20s`."""
+    return ", ".join(f"{label} {value}" for label, value in _limits(contract))
+
+
+def _limits(found: Contract | PartitionView) -> Rows:
+    texts = {
+        "pace": found.pace and rate_as_text(found.pace),
+        "max_rate": found.max_rate and rate_as_text(found.max_rate),
+        "max_items": found.max_items,
+        "max_wait_ms": found.max_wait_ms and age(found.max_wait_ms / 1000),
+    }
+    return [
+        (
+            name.removesuffix("_ms").replace("_", " "),
+            f"{'-' if text is None else text}{' (set)' if name in found.set_live else ''}",
+        )
+        for name, text in texts.items()
     ]
 
 

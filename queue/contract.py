@@ -1,9 +1,12 @@
 """The contract of a queue: what its batcher workers announce, and what callers and operators rely on."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any, Self, cast
 
 from redis.asyncio import Redis
@@ -12,9 +15,14 @@ from temporalio.converter import value_to_type
 from write_batcher.errors import WrongSink
 from write_batcher.models import QueueRef
 from write_batcher.queue import lua
-from write_batcher.queue.keys import PartitionKeys, key_prefix
+from write_batcher.queue.keys import PartitionKeys, key_prefix, turns_key
 from write_batcher.queue.redis_client import translated_errors
 
+# What an operator can set for a running queue. Those that are no whole number can be None: no limit.
+LIVE_TERMS: Mapping[str, type[int] | type[float]] = MappingProxyType(
+    {"pace": float, "max_rate": float, "max_items": int, "max_wait_ms": int}
+)
+LIVE_PREFIX = b"set:"  # of their fields in the contract; no worker's name begins so
 ANNOUNCE_EVERY = timedelta(seconds=5)
 MAX_PARTITIONS = 1000  # the limit of the setting `partitions`
 SILENT_WORKER_IS_GONE_AFTER = timedelta(seconds=30)
@@ -37,20 +45,29 @@ class Terms:
     """Bytes of an encoded request."""
     max_backlog: int
     """Entries in one stream."""
+    pace: float | None = None
+    """Transactions per second, of all partitions together; None: as many as there are."""
+    max_rate: float | None = None
+    """Rows per second, of all partitions together; None: as many as there are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contract(Terms):
-    """The terms of the worker that started last, with the tables of all."""
+    """The terms of the worker that started last, with the tables of all, and what an operator has set since."""
+
+    set_live: dict[str, float | None] = field(default_factory=dict)
+    """Values of `LIVE_TERMS` that an operator has set for the running queue: they hold for all workers."""
 
     @classmethod
-    def of(cls, announced: Iterable[tuple[int, Terms]]) -> Self | None:
+    def of(
+        cls, announced: Iterable[tuple[int, Terms]], set_live: Mapping[str, float | None] = MappingProxyType({})
+    ) -> Self | None:
         """`announced`: when each worker started, in milliseconds, and its terms. None when nobody has announced any."""
         in_order = [terms for _started, terms in sorted(announced, key=lambda one: one[0])]
         if not in_order:
             return None
         tables = {table: mode for terms in in_order for table, mode in terms.tables.items()}
-        return cls(**{**asdict(in_order[-1]), "tables": tables})
+        return cls(**{**asdict(in_order[-1]), **set_live, "tables": tables, "set_live": dict(set_live)})
 
     @classmethod
     def of_one(cls, terms: Terms) -> Self:
@@ -75,7 +92,7 @@ class ContractStore:
 
     async def read(self) -> Contract | None:
         """Return the contract; None when no batcher has ever announced one, or Redis has lost it."""
-        return Contract.of((one.started_ms, one.terms) for one in (await self._announced()).values())
+        return _contract(await self._stored())
 
     async def announce(self, worker: str, terms: Terms) -> Contract:
         """Announce the terms of a worker, or that it still lives; returns the contract. Raises `WrongSink` when the
@@ -88,8 +105,8 @@ class ContractStore:
             )
         if not accepted:
             raise self._wrong_sink(answer.decode(), terms.sink_id)
-        announced = [one for one in map(_announcement, answer) if one]
-        return Contract.of((one.started_ms, one.terms) for one in announced) or Contract.of_one(terms)
+        fields = iter(answer)
+        return _contract(dict(zip(fields, fields, strict=True))) or Contract.of_one(terms)
 
     def _wrong_sink(self, theirs: str, ours: str) -> WrongSink:
         return WrongSink(
@@ -97,6 +114,18 @@ class ContractStore:
             "give it the database of the queue (--database-url), or another queue (--queue). To move the queue to "
             "this database, stop its batchers and run `write-batcher queue move`."
         )
+
+    async def set_live(self, terms: Mapping[str, float | None], *, unset: Iterable[str] = ()) -> None:
+        """Set some of `LIVE_TERMS` for all workers, until they are set anew or `unset`: then they are again what the
+        workers announce.
+        """
+        removed = [LIVE_PREFIX + name.encode() for name in unset]
+        stored = {LIVE_PREFIX + name.encode(): json.dumps(value) for name, value in terms.items()}
+        with translated_errors():
+            if removed:
+                await self._redis.hdel(self.key, *removed)
+            if stored:
+                await self._redis.hset(self.key, mapping=stored)  # type: ignore[arg-type] # redis-py takes bytes, too
 
     async def leave(self, worker: str) -> None:
         """Take back what a worker announced, when it ends. Of the last one the terms stay, so that the queue is known
@@ -107,7 +136,7 @@ class ContractStore:
 
     async def live_workers(self) -> list[str]:
         """Return the names of the workers that have announced themselves lately and not left."""
-        announced = await self._announced()
+        announced = _announcements(await self._stored())
         with translated_errors():
             now_ms = int(await self._now(keys=[self.key]))
         silent_since = now_ms - SILENT_WORKER_IS_GONE_AFTER // timedelta(milliseconds=1)
@@ -118,7 +147,8 @@ class ContractStore:
         live workers, or requests for the old sink would be written to the new one.
         """
         with translated_errors():
-            await self._redis.delete(self.key)
+            for key in (self.key, turns_key(self._queue)):  # in a cluster on different servers
+                await self._redis.delete(key)
 
     async def known_partitions(self) -> int:
         """Return the number of partitions in the contract plus those beyond it that still hold data: when a queue
@@ -131,11 +161,9 @@ class ContractStore:
                 count += 1
         return count
 
-    async def _announced(self) -> dict[str, "_Announcement"]:
-        """What each worker has announced, by its name."""
+    async def _stored(self) -> dict[bytes, bytes]:
         with translated_errors():
-            stored = cast(dict[bytes, bytes], await self._redis.hgetall(self.key))
-        return {worker.decode(): one for worker, text in stored.items() if (one := _announcement(text))}
+            return cast(dict[bytes, bytes], await self._redis.hgetall(self.key))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +171,31 @@ class _Announcement:
     started_ms: int
     seen_ms: int
     terms: Terms
+
+
+def _contract(stored: Mapping[bytes, bytes]) -> Contract | None:
+    announced = [(one.started_ms, one.terms) for one in _announcements(stored).values()]
+    return Contract.of(announced, _set_live(stored))
+
+
+def _announcements(stored: Mapping[bytes, bytes]) -> dict[str, _Announcement]:
+    """What each worker has announced, by its name."""
+    return {worker.decode(): one for worker, text in stored.items() if (one := _announcement(text))}
+
+
+def _set_live(stored: Mapping[bytes, bytes]) -> dict[str, float | None]:
+    """What an operator has set, without what cannot be that."""
+    found: dict[str, float | None] = {}
+    for name, kind in LIVE_TERMS.items():
+        text = stored.get(LIVE_PREFIX + name.encode())
+        if text == b"null" and kind is float:
+            found[name] = None
+        elif text is not None:
+            with suppress(ValueError):
+                value = kind(text)
+                if 0 < value < math.inf:
+                    found[name] = value
+    return found
 
 
 def _announcement(text: bytes) -> _Announcement | None:

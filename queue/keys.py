@@ -10,6 +10,11 @@ def key_prefix(queue: QueueRef) -> str:
     return f"write-batcher:{_quoted(queue)}"
 
 
+def turns_key(queue: QueueRef) -> str:
+    """Return the key of the turns in which the drains of the queue begin transactions."""
+    return f"{key_prefix(queue)}:turns"
+
+
 class PartitionKeys:
     """The keys of one partition. On a cluster they are in one slot, that of what stands in braces."""
 

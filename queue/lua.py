@@ -64,3 +64,6 @@ NOW = _script("now_ms", "now")
 # Those of the contract of a queue.
 ANNOUNCE = _script("now_ms", "announce")
 LEAVE = _script("leave")
+
+# That of the turns of a queue.
+TURN = _script("turn")

@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 
 from write_batcher.models import QueueRef
 from write_batcher.queue import lua
-from write_batcher.queue.keys import PartitionKeys
+from write_batcher.queue.keys import PartitionKeys, turns_key
 from write_batcher.queue.marks import (
     GivenOrder,
     HeldMark,
@@ -98,6 +98,7 @@ class WriteQueue(PartitionKeys):
         self._mark = lua.Script(redis, lua.MARK)
         self._statistics = lua.Script(redis, lua.STATISTICS)
         self._now = lua.Script(redis, lua.NOW)
+        self._turn = lua.Script(redis, lua.TURN)
 
     async def append(self, fields: Fields, *, max_backlog: int, unless_dead: bool = False) -> AppendResult:
         """Append one request, as `append_all` does."""
@@ -199,6 +200,19 @@ class WriteQueue(PartitionKeys):
         """Return milliseconds since the epoch, by the clock that stamps entry ids."""
         with translated_errors():
             return int(await self._now(keys=[self.stream_key]))
+
+    async def next_turn(self, *, pace: float | None, max_rate: float | None, asks: bool, rows: int) -> float:
+        """Take the next turn to begin a transaction, when this drain `asks` for one; return the seconds until it comes.
+
+        All drains of the queue share `pace` transactions and `max_rate` rows per second (None: as many as there are).
+        `rows` are those of transactions that this drain has begun since the last call. Who has taken a turn must not
+        take another one before it has come.
+        """
+        with translated_errors():
+            wait_us = await self._turn(
+                keys=[turns_key(self.ref)], args=[_micros(pace), _micros(max_rate), int(asks), rows]
+            )
+        return int(wait_us) / 1e6
 
     async def deaths_alone(self, entry: StreamEntry) -> int:
         """Return how many processes in a row died while they wrote a batch of `entry` alone."""
@@ -324,6 +338,11 @@ def _append_result(code: int, value: bytes) -> AppendResult:
             return AppendResult(dead=True)
         case _:
             return AppendResult(backlog=int(value))
+
+
+def _micros(per_second: float | None) -> int:
+    """Microseconds between two, 0 when there is no limit."""
+    return round(1e6 / per_second) if per_second else 0
 
 
 def _told(entry: StreamEntry, outcome: str | None) -> tuple[str, str, str, str]:

@@ -74,6 +74,8 @@ def terms_of(settings: Settings, sink: Sink) -> Terms:
         max_items=settings.max_items,
         max_request_bytes=settings.max_request_bytes,
         max_backlog=settings.max_backlog,
+        pace=settings.pace,
+        max_rate=settings.max_rate,
     )
 
 
@@ -193,7 +195,9 @@ async def run_batcher_worker(settings: Settings) -> None:
             await WriteQueue(redis, queue, number).ensure_group()
         store = ContractStore(redis, queue)
         keeper = ContractKeeper(store, _worker_name(), terms)
-        await keeper.start()
+        contract = await keeper.start()
+        if contract.set_live:
+            logger.info("an operator has set for this queue, whatever its workers have: %s", contract.set_live)
         stack.push_async_callback(keeper.leave)
         # A queue that has shrunk has old partitions as well, which are drained until they are empty.
         partitions = await store.known_partitions()

@@ -2,11 +2,13 @@
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any
 
 from write_batcher.activities.drain.items import DecodedEntry, FlushMark, Item
 from write_batcher.models import MAX_REQUEST_AGE, FlushReason
+from write_batcher.queue.contract import Contract
 from write_batcher.queue.stream_entry import StreamEntry
 
 
@@ -28,6 +30,15 @@ class BatchLimits:
     """How long a dead letter is kept."""
     max_age: timedelta = MAX_REQUEST_AGE
     """A request that was made longer ago is not written, because the ledger may have forgotten its outcome."""
+
+    def with_set_live(self, contract: Contract) -> "BatchLimits":
+        """These limits with what an operator has set for the running queue."""
+        changes: dict[str, Any] = {}
+        if "max_items" in contract.set_live:
+            changes["max_items"] = contract.max_items
+        if "max_wait_ms" in contract.set_live:
+            changes["max_wait"] = contract.max_wait
+        return replace(self, **changes) if changes else self
 
 
 class OpenBatch:

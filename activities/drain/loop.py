@@ -18,6 +18,7 @@ from write_batcher.activities.drain.housekeeping import Housekeeping
 from write_batcher.activities.drain.items import ClosedBatch, RetryBatch
 from write_batcher.activities.drain.lane import Lane
 from write_batcher.activities.drain.operators import Operators
+from write_batcher.activities.drain.pacer import Pacer
 from write_batcher.activities.drain.progress import Progress
 from write_batcher.activities.drain.read import Reader
 from write_batcher.activities.drain.receipt_sender import ReceiptSender
@@ -78,12 +79,17 @@ class Drain:
         self._pen = pen = Pen(asyncio.get_running_loop().time, bell.ring)
         clock = ServerClock(queue)
         age = AgeLimit(limits.max_age, clock)
+
+        def live_limits() -> BatchLimits:
+            return limits.with_set_live(contract())
+
         decoder = Decoder(Codec(client.data_converter), signer, limits, clock)
 
         # The stages.
         stopping = self._stopping
         self._operators = Operators(queue, pen, clock)
-        self._taker = Taker(limits, clock, bell, stopping)
+        self._taker = Taker(live_limits, clock, bell, stopping, self._may_be_written)
+        self._pacer = Pacer(queue, contract, bell, lambda: self._taker.has_items)
         self._reader = Reader(
             queue,
             decoder,
@@ -103,7 +109,7 @@ class Drain:
             decoder,
             pen,
             lane,
-            limits=limits,
+            limits=live_limits,
             age=age,
             clock=clock,
             bell=bell,
@@ -111,9 +117,9 @@ class Drain:
             reject=self._reject,
             carried_out=self._operators.carried_out,
         )
-        target = Target(partition, ref, sink, watch, progress, stopping)
+        target = Target(partition, ref, sink, watch, progress, self._pacer, stopping)
         again = AgainWriter(queue, target, pen, age, self._confirm)
-        self._writer = Writer(target, again, pen, lane, age, self._confirm)
+        self._writer = Writer(target, again, pen, lane, age, self._pacer, self._confirm)
         self._confirmer = Confirmer(queue, ReceiptSender(client), lane, limits, progress, stopping)
         self._housekeeping = Housekeeping(
             partition, queue, sink, limits, contract=contract, started_for=started_for, progress=progress
@@ -135,6 +141,7 @@ class Drain:
                     group.create_task(self._expire(), name="expiry"),
                     group.create_task(self._housekeeping.prune(), name="prune"),
                     group.create_task(self._operators.run(), name="operators"),
+                    group.create_task(self._pacer.run(), name="pace"),
                 ]
                 retrying = group.create_task(self._retrier.run(self._closed), name="retry")
                 stages = [
@@ -158,6 +165,10 @@ class Drain:
             await self._closed.put(batch)
         await asyncio.wait({retrying})
         await self._closed.put(None)
+
+    def _may_be_written(self) -> bool:
+        """Whether a batch that is not full yet may be written at once."""
+        return self._pacer.may_write_early and self._closed.empty()
 
     async def _write(self) -> None:
         await self._writer.run(self._closed)

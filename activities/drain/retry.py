@@ -39,7 +39,7 @@ class Retrier:
         pen: Pen,
         lane: Lane,
         *,
-        limits: BatchLimits,
+        limits: Callable[[], BatchLimits],
         age: AgeLimit,
         clock: ServerClock,
         bell: Bell,
@@ -83,7 +83,8 @@ class Retrier:
         """What to prepare next; empty when nothing is due, or no room for it."""
         if not self._has_room():
             return []
-        held = self._pen.take_due(count=self._limits.max_items, max_bytes=self._limits.max_bytes)
+        limits = self._limits()
+        held = self._pen.take_due(count=limits.max_items, max_bytes=limits.max_bytes)
         if held:
             self._under_way[held[0].entry.order_key] = _bytes_of(held)
         return held
@@ -154,13 +155,14 @@ class Retrier:
 
     def _next_batch(self) -> list[list[Retry]]:
         """Whole lines, as many as fit into a batch; an entry that has to be written alone by itself."""
+        limits = self._limits()
         lines = [self._ready.popleft()]
         items, size_bytes, ids = len(lines[0]), _bytes_in(lines[0]), _ids_in(lines[0])
         while self._ready and not _is_alone(lines[0]):
             line = self._ready[0]
             items += len(line)
             size_bytes += _bytes_in(line)
-            too_much = items > self._limits.max_items or size_bytes > self._limits.max_bytes
+            too_much = items > limits.max_items or size_bytes > limits.max_bytes
             if too_much or _is_alone(line) or ids & _ids_in(line):
                 break
             lines.append(self._ready.popleft())

@@ -1,6 +1,7 @@
 """The second stage of the drain: closes batches of the entries that have been read."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import timedelta
 
 from write_batcher.activities.drain.batching import BatchLimits, OpenBatch
@@ -13,17 +14,33 @@ LINGER_S = 0.5  # that a batch which is due waits at most for entries that are b
 
 
 class Taker:
-    """Collects entries in an open batch, and closes it by items, bytes, age or flush, or when the drain is stopped."""
+    """Collects entries in an open batch, and closes it by items, bytes, age or flush, or when the drain is stopped;
+    with a pace, as soon as it may be written.
+    """
 
-    def __init__(self, limits: BatchLimits, clock: ServerClock, bell: Bell, stopping: asyncio.Event) -> None:
+    def __init__(
+        self,
+        limits: Callable[[], BatchLimits],
+        clock: ServerClock,
+        bell: Bell,
+        stopping: asyncio.Event,
+        may_be_written: Callable[[], bool],
+    ) -> None:
+        """`may_be_written` tells whether the open batch is to be closed before it has to be."""
         self._limits = limits
         self._clock = clock
         self._bell = bell
         self._stopping = stopping
-        self._batch = OpenBatch(limits)
+        self._may_be_written = may_be_written
+        self._batch = OpenBatch(limits())
         self._opened_at: float | None = None
         self._more_at_hand = True
         self._reader_has_ended = False
+
+    @property
+    def has_items(self) -> bool:
+        """Whether there is something for a batch."""
+        return bool(self._batch.items or self._batch.waiting)
 
     @property
     def room(self) -> int:
@@ -66,6 +83,12 @@ class Taker:
                     reason = self._batch.close(FlushReason.STOP)
                 elif seconds_left is not None and seconds_left <= 0:
                     reason = self._batch.close(FlushReason.WAIT)
+                elif self._may_be_written():
+                    lingers = LINGER_S - self._open_for() if self._more_at_hand else 0.0
+                    if lingers <= 0:
+                        reason = self._batch.close(FlushReason.IDLE)
+                    else:
+                        seconds_left = lingers
             if reason is not None:
                 return self._closed(reason)
             if self._reader_has_ended:
@@ -74,7 +97,7 @@ class Taker:
 
     def _closed(self, reason: FlushReason) -> ClosedBatch:
         closed = ClosedBatch(reason=reason, items=self._batch.items, closed_ms=self._clock.now_ms())
-        self._batch = OpenBatch(self._limits, self._batch.waiting)
+        self._batch = OpenBatch(self._limits(), self._batch.waiting)
         self._opened_at = asyncio.get_running_loop().time() if self._batch.waiting else None
         self._bell.ring()
         return closed
@@ -87,8 +110,12 @@ class Taker:
         # The age in the stream counts, so that a restart does not begin the wait anew. A clock that was set back must
         # not add to the wait, and the id of a foreign entry may lie too far ahead for a timedelta.
         age = timedelta(milliseconds=max(self._clock.now_ms() - oldest.entry_ms, 0))
-        open_for = timedelta(seconds=asyncio.get_running_loop().time() - self._opened_at)
-        left = (self._limits.max_wait - max(age, open_for)).total_seconds()
+        open_for = self._open_for()
+        left = (self._limits().max_wait - max(age, timedelta(seconds=open_for))).total_seconds()
         if left > 0 or not self._more_at_hand:
             return left
-        return max(left, -open_for.total_seconds()) + LINGER_S
+        return max(left, -open_for) + LINGER_S
+
+    def _open_for(self) -> float:
+        """Seconds since the first entry was put into the open batch."""
+        return asyncio.get_running_loop().time() - (self._opened_at or 0.0)

@@ -13,6 +13,7 @@ from write_batcher.activities.drain.answers import Answer, Failed, checked_answe
 from write_batcher.activities.drain.backoff import Backoff
 from write_batcher.activities.drain.batch_log import log_batch
 from write_batcher.activities.drain.items import ClosedBatch, DecodedEntry, RetryBatch
+from write_batcher.activities.drain.pacer import Pacer
 from write_batcher.activities.drain.part_size import PartSize
 from write_batcher.activities.drain.progress import Progress
 from write_batcher.activities.drain.receipt_text import printable, reason_of
@@ -31,7 +32,7 @@ T = TypeVar("T")
 
 
 class Stopped(Exception):
-    """The drain was stopped while the sink was away: what is not written stays pending."""
+    """The drain was stopped while the sink was away, or long before its turn: what is not written stays pending."""
 
 
 class Target:
@@ -44,6 +45,7 @@ class Target:
         sink: Sink,
         watch: Watch,
         progress: Progress,
+        pacer: Pacer,
         stopping: asyncio.Event,
     ) -> None:
         self._partition = partition
@@ -51,18 +53,24 @@ class Target:
         self._sink = sink
         self._watch = watch
         self._progress = progress
+        self._pacer = pacer
         self._stopping = stopping
         self._failures = 0
         self._size = PartSize()
 
-    def limit(self, size: int) -> int:
-        """Return how many of so many requests may be written at once."""
-        return self._size.limit(size)
+    async def turn(self, size: int) -> int:
+        """Wait until a transaction may begin; return how many of so many requests may be written in it. Raises
+        `Stopped` when the drain is stopped and that would take too long.
+        """
+        if not await self._pacer.turn(self._stopping):
+            raise Stopped
+        most_rows = self._pacer.most_rows
+        return self._size.limit(size if most_rows is None else min(size, most_rows))
 
     async def write(
         self, items: Sequence[DecodedEntry], closed: ClosedBatch | RetryBatch
     ) -> dict[DecodedEntry, Answer] | None:
-        """Write requests in one transaction; return the answer about each.
+        """Write requests in one transaction, whose `turn` it is; return the answer about each.
 
         Returns None when nothing has been written and what is to be written has to be looked at again: the sink was
         away, and this has waited; or there were too many at once, and the limit is lower now. Raises `Stopped` when
@@ -89,6 +97,7 @@ class Target:
             flush_reason=closed.reason,
             requests=tuple(item.request for item in items),
         )
+        self._pacer.begun(len(items))
         started = asyncio.get_running_loop().time()
         try:
             with self._watch.step("writing a batch", WRITE_LIMIT):
@@ -115,10 +124,12 @@ class Target:
     async def settle(self, item: DecodedEntry, reason: str) -> WriteReceipt | None:
         """Reject a request for that reason, unless it is decided already. Returns None when the sink fails at that.
 
-        Raises `Stopped` when the drain is stopped while the sink is away.
+        Raises `Stopped` as `turn` does, and when the drain is stopped while the sink is away.
         """
         request = item.request
         while True:
+            await self.turn(1)
+            self._pacer.begun(1)
             try:
                 with self._watch.step("settling an entry", WRITE_LIMIT):
                     settling = self._sink.settle(request, queue=str(self._ref), refused=reason)

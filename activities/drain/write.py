@@ -10,6 +10,7 @@ from write_batcher.activities.drain.confirm import Confirmation
 from write_batcher.activities.drain.hold import Pen
 from write_batcher.activities.drain.items import ClosedBatch, DecodedEntry, HeldEntry, Item, RetryBatch
 from write_batcher.activities.drain.lane import Lane
+from write_batcher.activities.drain.pacer import Pacer
 from write_batcher.activities.drain.target import Stopped, Target
 from write_batcher.activities.drain.write_again import AgainWriter
 from write_batcher.models import Held, WriteReceipt
@@ -27,6 +28,7 @@ class Writer:
         pen: Pen,
         lane: Lane,
         age: AgeLimit,
+        pacer: Pacer,
         confirm: Callable[[list[Confirmation]], Awaitable[None]],
     ) -> None:
         self._target = target
@@ -34,6 +36,7 @@ class Writer:
         self._pen = pen
         self._lane = lane
         self._age = age
+        self._pacer = pacer
         self._confirm = confirm
 
     async def run(self, closed: "asyncio.Queue[ClosedBatch | RetryBatch | None]") -> None:
@@ -41,7 +44,7 @@ class Writer:
         it: they may have entries with the same keys.
         """
         stopped = False
-        while batch := await closed.get():
+        while batch := await self._next(closed):
             started = asyncio.get_running_loop().time()
             try:
                 if not stopped:
@@ -52,6 +55,10 @@ class Writer:
             if isinstance(batch, RetryBatch):
                 batch.seconds = asyncio.get_running_loop().time() - started
                 batch.done.set_result(None)
+
+    async def _next(self, closed: "asyncio.Queue[ClosedBatch | RetryBatch | None]") -> ClosedBatch | RetryBatch | None:
+        with self._pacer.writer_waits():
+            return await closed.get()
 
     async def _write(self, batch: ClosedBatch | RetryBatch) -> None:
         if isinstance(batch, RetryBatch):
@@ -65,7 +72,7 @@ class Writer:
 
         What has to be held goes into the pen only after the write: entries before it may have to be held as well.
         """
-        part, to_write = self._next_part(batch)
+        part, to_write = self._next_part(batch, await self._target.turn(len(batch.items)))
         answers = await self._target.write(to_write, batch)
         if answers is None:
             batch.items.extendleft(reversed(part))
@@ -92,9 +99,10 @@ class Writer:
             )
         return confirmations
 
-    def _next_part(self, batch: ClosedBatch) -> tuple[list[Item], list[DecodedEntry]]:
-        """Take the next entries out of the batch: all in their order, and those of them that are to be written."""
-        limit = self._target.limit(len(batch.items))
+    def _next_part(self, batch: ClosedBatch, limit: int) -> tuple[list[Item], list[DecodedEntry]]:
+        """Take the next entries out of the batch: all in their order, and those of them that are to be written, at most
+        `limit`.
+        """
         part: list[Item] = []
         to_write: list[DecodedEntry] = []
         held_keys: set[bytes] = set()

@@ -62,7 +62,7 @@ class AgainWriter:
     async def _write_together(self, batch: RetryBatch, undecided: set[bytes]) -> list[Confirmation]:
         """Write as many entries as may be written at once, without what follows an entry that stays `undecided`."""
         part: list[Retry] = []
-        limit = self._target.limit(len(batch.items))
+        limit = await self._target.turn(len(batch.items))
         while batch.items and len(part) < limit:
             one = batch.items.popleft()
             if refused := self._age.refusal(one.held.entry):
@@ -99,6 +99,7 @@ class AgainWriter:
             return await self._refuse(one, _poison_reason(one.held, tries))
         if refused := self._age.refusal(one.held.entry):
             return await self._refuse(one, refused)
+        await self._target.turn(1)
         await self._queue.begin_alone(one.held.entry)
         started = asyncio.get_running_loop().time()
         try:
@@ -129,6 +130,7 @@ class AgainWriter:
         entry = one.held.entry
         receipt = None
         if await self._queue.deaths_alone(entry) < MAX_TRIES_ALONE + MAX_TRIES_TO_SETTLE:
+            await self._target.turn(1)
             await self._queue.begin_alone(entry)
             try:
                 receipt = await self._target.settle(one.decoded, reason)

@@ -1,5 +1,5 @@
 -- KEYS: the contract. ARGV: worker, its terms as JSON, its sink id, milliseconds after which a silent worker is gone.
--- Returns {1, what each worker has announced}, or {0, sink id} of a worker that has another sink: then nothing is announced.
+-- Returns {1, the contract}, or {0, sink id} of a worker that has another sink: then nothing is announced.
 --
 -- A worker that is gone is forgotten by the others, but the last terms stay: the queue is known without any batcher.
 local worker, terms, sink, silent_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -17,7 +17,9 @@ for i = 1, #stored, 2 do
   if other and other.terms.sink_id ~= sink then return {0, other.terms.sink_id} end
   -- Later than all others, also in the same millisecond and when the clock is set back.
   if other then latest_ms = math.max(latest_ms, other.started_ms + 1) end
-  if other and stored[i] == worker then
+  if string.sub(stored[i], 1, 4) == 'set:' then
+    -- an operator's, not a worker's
+  elseif other and stored[i] == worker then
     started_ms = other.started_ms
   elseif not other or now_ms - other.seen_ms > silent_ms then
     gone[#gone + 1] = stored[i]
@@ -26,4 +28,4 @@ end
 redis.call('HDEL', KEYS[1], '', unpack(gone))  -- a first write that needs no memory, whether one is gone or not
 redis.call('HSET', KEYS[1], worker, string.format(
   '{"version":1,"started_ms":%s,"seen_ms":%s,"terms":%s}', text_of(started_ms or latest_ms), text_of(now_ms), terms))
-return {1, redis.call('HVALS', KEYS[1])}
+return {1, redis.call('HGETALL', KEYS[1])}

@@ -3,6 +3,10 @@
 local stored = redis.call('HGET', KEYS[1], ARGV[1])
 if not stored then return end
 redis.call('HDEL', KEYS[1], ARGV[1])  -- a first write that needs no memory
-if redis.call('EXISTS', KEYS[1]) == 0 then
+local others = false
+for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
+  others = others or string.sub(field, 1, 4) ~= 'set:'
+end
+if not others then
   redis.call('HSET', KEYS[1], ARGV[1], (string.gsub(stored, '"seen_ms":%d+', '"seen_ms":0', 1)))
 end

@@ -24,13 +24,23 @@ class Letter:
     reason: str
 
 
+@dataclass
+class MemoryTurns:
+    """The turns of a queue, for all its partitions."""
+
+    turn_at: float = 0.0
+    rows_at: float = 0.0
+    limits: tuple[float | None, float | None] = (None, None)
+
+
 class MemoryQueue:
     """Set `outage` to have every call fail."""
 
     stream_key = "memory"
 
-    def __init__(self, *, largest_entry: int = UNLIMITED) -> None:
+    def __init__(self, *, largest_entry: int = UNLIMITED, turns: MemoryTurns | None = None) -> None:
         self._largest = largest_entry
+        self._turns = turns or MemoryTurns()
         self._offset_ms = round((time.time() - asyncio.get_running_loop().time()) * 1000)
         self._entries: dict[str, StreamEntry] = {}
         self._pending: Counter[str] = Counter()  # with the number of deliveries
@@ -104,6 +114,20 @@ class MemoryQueue:
     async def now_ms(self) -> int:
         await self._call()
         return self._now_ms()
+
+    async def next_turn(self, *, pace: float | None, max_rate: float | None, asks: bool, rows: int) -> float:
+        await self._call()
+        now, turns = asyncio.get_running_loop().time(), self._turns
+        between = 1 / pace if pace else 0.0
+        if turns.limits != (pace, max_rate):
+            turns.limits = (pace, max_rate)
+            turns.turn_at, turns.rows_at = min(turns.turn_at, now + between), min(turns.rows_at, now + 1)
+        turns.rows_at = max(turns.rows_at, now) + (rows / max_rate if max_rate else 0.0)
+        if not asks:
+            return 0.0
+        turn_at = max(turns.turn_at, turns.rows_at, now)
+        turns.turn_at = turn_at + between
+        return turn_at - now
 
     async def deaths_alone(self, entry: StreamEntry) -> int:
         await self._call()

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from typing import Any
 
 from temporalio.api.common.v1 import Payload
 from temporalio.converter import DataConverter, PayloadCodec
@@ -64,10 +65,13 @@ class TroubledSink(MemorySink):
         self.trouble: Callable[[Batch], float | Exception] = lambda _: 0.0
         """For a batch: how many seconds to take, or what to raise."""
         self.settle_trouble: Callable[[WriteRequest], Exception | None] = lambda _: None
+        self.begun_at: list[float] = []
+        """When each transaction began, by the loop's clock."""
         self.writing = 0
         self.most_at_once = 0
 
     async def write(self, batch: Batch) -> list[WriteReceipt | Held]:
+        self.begun_at.append(asyncio.get_running_loop().time())
         self.writing += 1
         self.most_at_once = max(self.most_at_once, self.writing)
         try:
@@ -95,6 +99,8 @@ class VirtualPartition:
     max_wait: timedelta = timedelta(seconds=1)
     max_request_bytes: int = 100_000
     max_age: timedelta = MAX_REQUEST_AGE
+    terms: dict[str, Any] = field(default_factory=dict)
+    """Of the contract, instead of those that fit the sink; they may change while the drain runs."""
     queue: MemoryQueue = field(default_factory=MemoryQueue)
     sink: TroubledSink = field(default_factory=TroubledSink)
     temporal: FakeTemporal = field(default_factory=FakeTemporal)
@@ -128,7 +134,7 @@ class VirtualPartition:
                 dead_letter_retention=timedelta(days=30),
                 max_age=self.max_age,
             ),
-            contract=lambda: contract_of(self.sink),
+            contract=lambda: replace(contract_of(self.sink), **self.terms),
             client=self.temporal.client,
         )
 

@@ -55,6 +55,34 @@ class ContractScripts:
         assert again.partitions == 2
         assert again.tables == {"orders": "upsert", "audits": "insert", "clicks": "insert"}
 
+    async def test_what_an_operator_sets_holds_for_all_workers_until_it_is_unset(self, store: ContractStore) -> None:
+        await store.announce("one", replace(TERMS, pace=10.0))
+        await store.set_live({"pace": 50.0, "max_items": 500})
+        await store.set_live({"max_rate": None})
+        announced = await store.announce("two", replace(TERMS, pace=20.0, max_rate=5.0))
+        assert announced == await store.read()
+        assert (announced.pace, announced.max_rate, announced.max_items) == (50.0, None, 500)
+        assert announced.set_live == {"pace": 50.0, "max_rate": None, "max_items": 500}
+        await store.set_live({}, unset=["pace", "max_items", "max_wait_ms"])
+        contract = await store.read()
+        assert contract is not None
+        assert (contract.pace, contract.max_items, contract.set_live) == (20.0, TERMS.max_items, {"max_rate": None})
+
+    async def test_what_an_operator_sets_outlives_the_workers(self, store: ContractStore) -> None:
+        await store.announce("one", TERMS)
+        await store.set_live({"max_wait_ms": 500})
+        await store.leave("one")
+        contract = await store.read()
+        assert contract is not None
+        assert (contract.max_wait_ms, await store.live_workers()) == (500, [])
+
+    @pytest.mark.parametrize("text", ["", "x", "0", "-1", "NaN", "Infinity", "1e999", "[]", '"5"', "\ud800"])
+    async def test_what_nobody_can_have_set_is_ignored(self, redis: Redis, store: ContractStore, text: str) -> None:
+        await store.announce("one", TERMS)
+        for name in ("pace", "max_items"):
+            await redis.hset(store.key, f"set:{name}", text.encode(errors="surrogatepass"))
+        assert await store.read() == await store.announce("one", TERMS) == Contract(**asdict(TERMS))
+
     async def test_worker_that_started_last_decides_also_after_the_clock_was_set_back(
         self, redis: Redis, store: ContractStore
     ) -> None:
@@ -147,7 +175,7 @@ class ContractScripts:
         assert await redis.hkeys(store.key) == [b"one"]
 
     async def test_members_that_a_later_version_adds_are_ignored(self, redis: Redis, store: ContractStore) -> None:
-        later = {"version": 2, "started_ms": 1, "seen_ms": 1, "terms": {**asdict(TERMS), "pace": 10}, "since": "v2"}
+        later = {"version": 2, "started_ms": 1, "seen_ms": 1, "terms": {**asdict(TERMS), "colour": 10}, "since": "v2"}
         await redis.hset(store.key, "later", json.dumps(later))
         assert await store.read() == Contract(**asdict(TERMS))
 

@@ -66,7 +66,7 @@ def pending(state: Pending.ValueType, *, name: str = "drain", attempt: int = 1) 
 def test_averages_are_of_all_batches() -> None:
     view = seen(replace(IDLE, counters={"batches_size": 2, "batches_wait": 2, "batched": 260, "write_below_16_ms": 4}))
     assert (view.fill, view.write) == (0.65, Latency(p50_ms=16, p95_ms=16, p99_ms=16))
-    assert view.batches == {"size": 2, "bytes": 0, "wait": 2, "flush": 0, "stop": 0, "retry": 0}
+    assert view.batches == {"size": 2, "bytes": 0, "wait": 2, "idle": 0, "flush": 0, "stop": 0, "retry": 0}
 
 
 def test_averages_of_no_batches_are_unknown() -> None:

@@ -44,6 +44,14 @@ class PartitionView:
     """Dead letters that were deleted because there were too many, or because they were too old."""
     batches: dict[str, int]
     """Batches by flush reason."""
+    pace: float | None
+    """Transactions per second of the whole queue; None without a pace, and, as the next three, without a contract."""
+    max_rate: float | None
+    """Rows per second of the whole queue."""
+    max_items: int | None
+    max_wait_ms: int | None
+    set_live: list[str]
+    """Which of these four an operator has set for the running queue."""
     fill: float | None
     """Average size of a batch, as a fraction of `max_items`; None before the first batch, or without a contract."""
     queued: Latency | None
@@ -90,6 +98,11 @@ def view_partition(
         dead_letters=statistics.dead,
         dead_letters_trimmed=counters.get("dead_trimmed", 0),
         batches=batches,
+        pace=contract.pace if contract else None,
+        max_rate=contract.max_rate if contract else None,
+        max_items=contract.max_items if contract else None,
+        max_wait_ms=contract.max_wait_ms if contract else None,
+        set_live=sorted(contract.set_live) if contract else [],
         fill=counters.get("batched", 0) / total / contract.max_items if total and contract else None,
         queued=latency("queued", counters),
         write=latency("write", counters),

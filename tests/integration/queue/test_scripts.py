@@ -11,6 +11,7 @@ from tests.unit.test_contract import ContractScripts
 from tests.unit.test_dead_letter_scripts import DeadLetterScripts
 from tests.unit.test_mark_scripts import MarkScripts
 from tests.unit.test_stream_scripts import StreamScripts
+from tests.unit.test_turn_script import TurnScript
 from write_batcher.queue.redis_client import connect
 from write_batcher.queue.stream import WriteQueue
 
@@ -50,4 +51,8 @@ class TestMarks(MarkScripts):
 
 
 class TestContract(ContractScripts):
+    pass
+
+
+class TestTurns(TurnScript):
     pass

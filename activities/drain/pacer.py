@@ -1,0 +1,139 @@
+"""Whose turn it is: with a pace, the drains of a queue begin their transactions one after the other."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from write_batcher.activities.drain.bell import Bell
+from write_batcher.errors import QueueUnavailable
+from write_batcher.queue.contract import Contract
+from write_batcher.queue.stream import WriteQueue
+
+STOPPED_WITHIN = timedelta(seconds=1)  # else a drain that is stopped leaves to the next one what waits for its turn
+LOOK_EVERY = timedelta(seconds=1)  # whether the limits are others meanwhile
+EARLY_S = 0.001  # that a timer may be
+
+logger = logging.getLogger(__name__)
+
+Limits = tuple[float | None, float | None]
+
+
+class Pacer:
+    """The turns of one drain. It asks for one when there is something to write, and for the next one after that.
+
+    Without limits in the contract it is always this drain's turn, and nobody is asked.
+    """
+
+    def __init__(
+        self, queue: WriteQueue, contract: Callable[[], Contract], bell: Bell, wanted: Callable[[], bool]
+    ) -> None:
+        """`wanted` tells whether there is something to write. Whoever changes that rings the bell."""
+        self._queue = queue
+        self._contract = contract
+        self._bell = bell
+        self._wanted = wanted
+        self._waiting = False
+        self._writer_waits = False
+        self._turn_at: float | None = None  # by the loop's clock
+        self._asked_with: Limits = (None, None)
+        self._rows = 0  # of transactions since the last exchange with Redis
+        self._redis_is_away = False
+
+    @property
+    def may_write_early(self) -> bool:
+        """Whether a batch may be written now though nothing has closed it: there is a pace, and the writer is free."""
+        return self._contract().pace is not None and self._writer_waits and self.has_turn
+
+    @property
+    def has_turn(self) -> bool:
+        """Whether a transaction may begin."""
+        if not self._is_limited:
+            return True
+        return self._turn_at is not None and self._now() >= self._turn_at - EARLY_S
+
+    @property
+    def most_rows(self) -> int | None:
+        """How many rows a transaction may have: all drains together may write at once what they may in a second."""
+        contract = self._contract()
+        return None if contract.max_rate is None else max(1, int(contract.max_rate / contract.partitions))
+
+    async def turn(self, stopping: asyncio.Event) -> bool:
+        """Wait until a transaction may begin. Returns False when the drain is stopped and that would take too long."""
+        if self.has_turn:
+            return True
+        self._waiting = True
+        self._bell.ring()
+        try:
+            while not self.has_turn:
+                soon = self._turn_at is None or self._turn_at - self._now() < STOPPED_WITHIN.total_seconds()
+                if stopping.is_set() and not soon:
+                    return False
+                await self._bell.wait()
+        finally:
+            self._waiting = False
+        return True
+
+    @contextmanager
+    def writer_waits(self) -> Iterator[None]:
+        """Enclose the writer's waiting for a batch."""
+        self._writer_waits = True
+        if self._is_limited:
+            self._bell.ring()
+        try:
+            yield
+        finally:
+            self._writer_waits = False
+
+    def begun(self, rows: int) -> None:
+        """Note that a transaction with so many rows begins."""
+        if self._is_limited:
+            self._turn_at = None
+            self._rows += rows
+            self._bell.ring()
+
+    async def run(self) -> None:
+        """Ask for turns until cancelled."""
+        while True:
+            while not self._is_limited:  # noqa: ASYNC110 - the contract tells nobody that it has changed
+                await asyncio.sleep(LOOK_EVERY.total_seconds())
+            if self._turn_at is not None and self._asked_with != self._limits():
+                self._turn_at = None
+                self._bell.ring()
+            asks = self._turn_at is None and (self._waiting or self._wanted())
+            if asks or (self._rows and not self._redis_is_away):
+                await self._exchange(asks)
+            else:
+                await self._bell.wait(None if self._turn_at is None else LOOK_EVERY.total_seconds())
+
+    async def _exchange(self, asks: bool) -> None:
+        limits = self._limits()
+        rows, self._rows = self._rows, 0
+        pace, max_rate = limits
+        try:
+            seconds = await self._queue.next_turn(pace=pace, max_rate=max_rate, asks=asks, rows=rows)
+            self._redis_is_away = False
+        except QueueUnavailable as error:
+            if not self._redis_is_away:
+                logger.warning("%s goes on at its share of the pace: %s", self._queue.stream_key, error)
+            self._redis_is_away = True
+            if not asks:
+                self._rows += rows
+                return
+            seconds = self._contract().partitions * max(1 / pace if pace else 0.0, rows / max_rate if max_rate else 0.0)
+        if asks:
+            self._asked_with = limits
+            self._turn_at = self._now() + seconds
+            asyncio.get_running_loop().call_at(self._turn_at, self._bell.ring)
+
+    @property
+    def _is_limited(self) -> bool:
+        return self._limits() != (None, None)
+
+    def _limits(self) -> Limits:
+        contract = self._contract()
+        return contract.pace, contract.max_rate
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
