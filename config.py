@@ -30,6 +30,7 @@ SHORTEST_HEARTBEAT_TIMEOUT = timedelta(seconds=2)
 # A pause reaches the drain with a heartbeat, and `write-batcher queue pause` waits for it for 30 s.
 LONGEST_HEARTBEAT_TIMEOUT = timedelta(seconds=30)
 SLOWEST_RATE, FASTEST_RATE = 1 / 60, 1e6  # per second
+LONGEST_TARGET_LATENCY = timedelta(seconds=10)  # databases give a first try up after 12 s
 MIN_SIGNING_KEY = 16  # characters
 NEAR_MISS = 0.8  # likeness of an unknown variable to a setting, from 0 to 1, from which on it is a typing error
 
@@ -141,6 +142,13 @@ class Settings(BaseSettings):
     max_rate: Rate | None = Field(
         None,
         description="rows that all batchers of the queue write at most, such as 2000/s",
+    )
+    target_latency: Duration | None = Field(
+        None,
+        ge=timedelta(milliseconds=1),
+        le=LONGEST_TARGET_LATENCY,
+        description="how long a transaction should take at most, such as 250ms; when it takes longer, batches become "
+        "smaller and fewer",
     )
     max_request_bytes: ByteSize = Field(
         ByteSize(256 * 1024), ge=1024, description="most bytes of one encoded request; a larger one is refused"

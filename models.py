@@ -280,6 +280,8 @@ class DrainProgress:
     """Entries that cannot be decided now, and those that wait behind them."""
     holding: str | None = None
     """Why nothing is written or taken at all: the sink is away, or too much is held. None otherwise."""
+    throttled: str | None = None
+    """What is done to keep the target latency; None when nothing has to be done."""
 
 
 class DrainEnd(StrEnum):

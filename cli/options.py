@@ -11,7 +11,7 @@ import typer
 from write_batcher.config import ENV_PREFIX, Settings, as_text, load_settings, parse_duration
 from write_batcher.errors import ConfigurationError
 
-LIMITS = ("pace", "max_rate")
+LIMITS = ("pace", "max_rate", "target_latency")
 BATCHES = ("max_items", "max_wait", "max_bytes", "partitions", *LIMITS)
 REQUESTS = ("max_request_bytes", "max_backlog")
 DEAD_LETTERS = ("max_dead_letters", "dead_letter_retention")

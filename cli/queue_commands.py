@@ -103,6 +103,7 @@ def set_command(
     settings: Settings,
     pace: Live = None,
     max_rate: Live = None,
+    target_latency: Live = None,
     max_items: Live = None,
     max_wait: Live = None,
 ) -> None:
@@ -114,10 +115,17 @@ def set_command(
     from write_batcher.models import QueueRef
     from write_batcher.workers.operating.live_settings import set_live
 
-    options = {"pace": pace, "max_rate": max_rate, "max_items": max_items, "max_wait": max_wait}
+    options = {
+        "pace": pace,
+        "max_rate": max_rate,
+        "target_latency": target_latency,
+        "max_items": max_items,
+        "max_wait": max_wait,
+    }
     given = {name: text for name, text in options.items() if text is not None}
     if not given:
-        raise ConfigurationError("There is nothing to set: give --pace, --max-rate, --max-items or --max-wait.")
+        names = [f"--{name.replace('_', '-')}" for name in options]
+        raise ConfigurationError(f"There is nothing to set: give {', '.join(names[:-1])} or {names[-1]}.")
 
     async def set_all() -> None:
         async with connected(settings) as (client, redis):

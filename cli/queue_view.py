@@ -131,7 +131,7 @@ def _rows(view: PartitionView) -> Rows:
 
 
 def limits_text(contract: Contract) -> str:
-    """The limits of a queue in one line: `pace 50/s (set), max rate -, max items 500 (set), max wait 20s`."""
+    """The limits of a queue in one line: `pace 50/s (set), max rate -, ...`."""
     return ", ".join(f"{label} {value}" for label, value in _limits(contract))
 
 
@@ -139,6 +139,7 @@ def _limits(found: Contract | PartitionView) -> Rows:
     texts = {
         "pace": found.pace and rate_as_text(found.pace),
         "max_rate": found.max_rate and rate_as_text(found.max_rate),
+        "target_latency_ms": found.target_latency_ms and age(found.target_latency_ms / 1000),
         "max_items": found.max_items,
         "max_wait_ms": found.max_wait_ms and age(found.max_wait_ms / 1000),
     }
@@ -157,6 +158,8 @@ def _notes(views: Iterable[PartitionView]) -> Iterator[str]:
             yield f"warning: {escaped(view.warning)}"
         elif view.host.progress and view.host.progress.holding:
             yield f"{view.partition}: nothing is written: {escaped(view.host.progress.holding)}"
+        elif view.host.progress and view.host.progress.throttled:
+            yield f"{view.partition}: throttled: {view.host.progress.throttled}"
         elif view.host.last_failure:
             yield f"{view.partition}: the previous attempt of its drain failed: {escaped(view.host.last_failure)}"
 
@@ -171,6 +174,7 @@ def _view_dict(view: PartitionView) -> dict[str, object]:
         "drains": host.drains,
         "attempt": host.attempt,
         "holding": host.progress.holding if host.progress else None,
+        "throttled": host.progress.throttled if host.progress else None,
         "last_failure": host.last_failure,
         **values,
     }

@@ -15,13 +15,14 @@ from temporalio.converter import value_to_type
 from write_batcher.errors import WrongSink
 from write_batcher.models import QueueRef
 from write_batcher.queue import lua
-from write_batcher.queue.keys import PartitionKeys, key_prefix, turns_key
+from write_batcher.queue.keys import PartitionKeys, key_prefix, target_key, turns_key
 from write_batcher.queue.redis_client import translated_errors
 
-# What an operator can set for a running queue. Those that are no whole number can be None: no limit.
+# What an operator can set for a running queue.
 LIVE_TERMS: Mapping[str, type[int] | type[float]] = MappingProxyType(
-    {"pace": float, "max_rate": float, "max_items": int, "max_wait_ms": int}
+    {"pace": float, "max_rate": float, "target_latency_ms": int, "max_items": int, "max_wait_ms": int}
 )
+OPTIONAL_TERMS = ("pace", "max_rate", "target_latency_ms")  # None: no limit
 LIVE_PREFIX = b"set:"  # of their fields in the contract; no worker's name begins so
 ANNOUNCE_EVERY = timedelta(seconds=5)
 MAX_PARTITIONS = 1000  # the limit of the setting `partitions`
@@ -49,6 +50,8 @@ class Terms:
     """Transactions per second, of all partitions together; None: as many as there are."""
     max_rate: float | None = None
     """Rows per second, of all partitions together; None: as many as there are."""
+    target_latency_ms: int | None = None
+    """How long a transaction should take at most, in milliseconds; None: as long as it does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +150,7 @@ class ContractStore:
         live workers, or requests for the old sink would be written to the new one.
         """
         with translated_errors():
-            for key in (self.key, turns_key(self._queue)):  # in a cluster on different servers
+            for key in (self.key, turns_key(self._queue), target_key(self._queue)):  # in a cluster on different servers
                 await self._redis.delete(key)
 
     async def known_partitions(self) -> int:
@@ -188,7 +191,7 @@ def _set_live(stored: Mapping[bytes, bytes]) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     for name, kind in LIVE_TERMS.items():
         text = stored.get(LIVE_PREFIX + name.encode())
-        if text == b"null" and kind is float:
+        if text == b"null" and name in OPTIONAL_TERMS:
             found[name] = None
         elif text is not None:
             with suppress(ValueError):

@@ -15,6 +15,11 @@ def turns_key(queue: QueueRef) -> str:
     return f"{key_prefix(queue)}:turns"
 
 
+def target_key(queue: QueueRef) -> str:
+    """Return the key of what the drains of the queue know of a target that is away."""
+    return f"{key_prefix(queue)}:target"
+
+
 class PartitionKeys:
     """The keys of one partition. On a cluster they are in one slot, that of what stands in braces."""
 

@@ -65,5 +65,6 @@ NOW = _script("now_ms", "now")
 ANNOUNCE = _script("now_ms", "announce")
 LEAVE = _script("leave")
 
-# That of the turns of a queue.
+# Those with which the drains of a queue deal with its target.
 TURN = _script("turn")
+MAY_PROBE = _script("may_probe")

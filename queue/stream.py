@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 
 from write_batcher.models import QueueRef
 from write_batcher.queue import lua
-from write_batcher.queue.keys import PartitionKeys, turns_key
+from write_batcher.queue.keys import PartitionKeys, target_key, turns_key
 from write_batcher.queue.marks import (
     GivenOrder,
     HeldMark,
@@ -23,6 +23,7 @@ from write_batcher.queue.marks import (
 )
 from write_batcher.queue.redis_client import translated_errors
 from write_batcher.queue.stream_entry import FLUSH_FIELDS, StreamEntry, position, read_entries, shortened
+from write_batcher.queue.target_state import TargetState
 from write_batcher.queue.wire_form import Fields
 
 GROUP = "batcher"
@@ -99,6 +100,7 @@ class WriteQueue(PartitionKeys):
         self._statistics = lua.Script(redis, lua.STATISTICS)
         self._now = lua.Script(redis, lua.NOW)
         self._turn = lua.Script(redis, lua.TURN)
+        self._may_probe = lua.Script(redis, lua.MAY_PROBE)
 
     async def append(self, fields: Fields, *, max_backlog: int, unless_dead: bool = False) -> AppendResult:
         """Append one request, as `append_all` does."""
@@ -213,6 +215,19 @@ class WriteQueue(PartitionKeys):
                 keys=[turns_key(self.ref)], args=[_micros(pace), _micros(max_rate), int(asks), rows]
             )
         return int(wait_us) / 1e6
+
+    async def note_target(self, state: TargetState, holds_for: timedelta) -> None:
+        """Tell the other drains of the queue the state of their target."""
+        with translated_errors():
+            await self._redis.set(target_key(self.ref), state.value, px=holds_for)
+
+    async def may_probe(self, lease: timedelta) -> bool:
+        """Return whether this drain may try a target that was away. If so, no other drain may for the time of `lease`,
+        or until the state is noted.
+        """
+        lease_ms = lease // timedelta(milliseconds=1)
+        with translated_errors():
+            return bool(await self._may_probe(keys=[target_key(self.ref)], args=[lease_ms]))
 
     async def deaths_alone(self, entry: StreamEntry) -> int:
         """Return how many processes in a row died while they wrote a batch of `entry` alone."""

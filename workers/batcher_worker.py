@@ -35,6 +35,7 @@ from write_batcher.workers.serving import SHUTDOWN_GRACE, closed_in_time, serve
 from write_batcher.workflows.batcher import BatcherInput, BatcherWorkflow, batcher_workflow_id
 
 ENSURE_EVERY = timedelta(seconds=30)
+MILLISECOND = timedelta(milliseconds=1)
 CONCURRENT_OTHER_ACTIVITIES = 20  # settling and flushes, beside one drain per partition
 
 logger = logging.getLogger(__name__)
@@ -70,12 +71,13 @@ def terms_of(settings: Settings, sink: Sink) -> Terms:
         sink_id=sink_id,
         partitions=settings.partitions,
         tables=tables,
-        max_wait_ms=round(settings.max_wait / timedelta(milliseconds=1)),
+        max_wait_ms=round(settings.max_wait / MILLISECOND),
         max_items=settings.max_items,
         max_request_bytes=settings.max_request_bytes,
         max_backlog=settings.max_backlog,
         pace=settings.pace,
         max_rate=settings.max_rate,
+        target_latency_ms=None if settings.target_latency is None else settings.target_latency // MILLISECOND,
     )
 
 
@@ -128,7 +130,7 @@ async def start_batchers(
         batcher = BatcherInput(
             partition=PartitionRef(queue=settings.queue, partition=number),
             sink_id=sink_id,
-            heartbeat_timeout_ms=settings.heartbeat_timeout // timedelta(milliseconds=1),
+            heartbeat_timeout_ms=settings.heartbeat_timeout // MILLISECOND,
         )
         if restart_stopped:
             await _start_batcher(client, settings, batcher, WorkflowIDReusePolicy.ALLOW_DUPLICATE)

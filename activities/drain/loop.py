@@ -18,6 +18,7 @@ from write_batcher.activities.drain.housekeeping import Housekeeping
 from write_batcher.activities.drain.items import ClosedBatch, RetryBatch
 from write_batcher.activities.drain.lane import Lane
 from write_batcher.activities.drain.operators import Operators
+from write_batcher.activities.drain.outage import Outage
 from write_batcher.activities.drain.pacer import Pacer
 from write_batcher.activities.drain.progress import Progress
 from write_batcher.activities.drain.read import Reader
@@ -117,7 +118,7 @@ class Drain:
             reject=self._reject,
             carried_out=self._operators.carried_out,
         )
-        target = Target(partition, ref, sink, watch, progress, self._pacer, stopping)
+        target = Target(partition, ref, sink, watch, progress, self._pacer, Outage(queue, stopping), stopping)
         again = AgainWriter(queue, target, pen, age, self._confirm)
         self._writer = Writer(target, again, pen, lane, age, self._pacer, self._confirm)
         self._confirmer = Confirmer(queue, ReceiptSender(client), lane, limits, progress, stopping)
@@ -136,7 +137,7 @@ class Drain:
         try:
             async with asyncio.TaskGroup() as group:
                 background = [
-                    group.create_task(self._watch.beat(self._details), name="heartbeat"),
+                    group.create_task(self._watch.beat(self.details), name="heartbeat"),
                     group.create_task(self._retire(), name="contract"),
                     group.create_task(self._expire(), name="expiry"),
                     group.create_task(self._housekeeping.prune(), name="prune"),
@@ -158,7 +159,7 @@ class Drain:
             first = _first_error(failures)
             raise first from first.__cause__
         await self._housekeeping.save_tallies()
-        return DrainResult(end=self._end, progress=self._details())
+        return DrainResult(end=self._end, progress=self.details())
 
     async def _take(self, retrying: "asyncio.Task[None]") -> None:
         while batch := await self._taker.next_batch():
@@ -197,7 +198,8 @@ class Drain:
         self._end = DrainEnd.EXPIRED
         self.stop()
 
-    def _details(self) -> DrainProgress:
+    def details(self) -> DrainProgress:
+        """What this run has done so far, and what it does now."""
         full = f"{len(self._pen)} entries are held, more are not taken" if self._pen.is_full else None
         return self._progress.snapshot(in_flight=len(self._lane), held=len(self._pen), full=full)
 

@@ -1,4 +1,4 @@
-"""Whose turn it is: with a pace, the drains of a queue begin their transactions one after the other."""
+"""When a transaction may begin and how large it may be: the pace of the queue, and what its target can bear."""
 
 import asyncio
 import logging
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from write_batcher.activities.drain.bell import Bell
+from write_batcher.activities.drain.throttle import Throttle
 from write_batcher.errors import QueueUnavailable
 from write_batcher.queue.contract import Contract
 from write_batcher.queue.stream import WriteQueue
@@ -21,7 +22,9 @@ Limits = tuple[float | None, float | None]
 
 
 class Pacer:
-    """The turns of one drain. It asks for one when there is something to write, and for the next one after that.
+    """The turns of one drain. With a pace, the drains of a queue begin their transactions one after the other: each
+    asks for a turn when there is something to write, and for the next one after that. With a target latency, this drain
+    also looks at how long its transactions take.
 
     Without limits in the contract it is always this drain's turn, and nobody is asked.
     """
@@ -38,6 +41,8 @@ class Pacer:
         self._writer_waits = False
         self._turn_at: float | None = None  # by the loop's clock
         self._asked_with: Limits = (None, None)
+        self._throttle: Throttle | None = None
+        self._rest_until = 0.0
         self._rows = 0  # of transactions since the last exchange with Redis
         self._redis_is_away = False
 
@@ -49,15 +54,24 @@ class Pacer:
     @property
     def has_turn(self) -> bool:
         """Whether a transaction may begin."""
-        if not self._is_limited:
-            return True
-        return self._turn_at is not None and self._now() >= self._turn_at - EARLY_S
+        now = self._now() + EARLY_S
+        if now < self._rest_until:
+            return False
+        return not self._is_limited or (self._turn_at is not None and now >= self._turn_at)
+
+    def limit(self, size: int) -> int:
+        """Return how many of so many requests may be written in one transaction."""
+        contract = self._contract()
+        if contract.max_rate is not None:  # all drains together may write at once what they may in a second
+            size = min(size, max(1, int(contract.max_rate / contract.partitions)))
+        return size if self._throttle is None else self._throttle.limit(size)
 
     @property
-    def most_rows(self) -> int | None:
-        """How many rows a transaction may have: all drains together may write at once what they may in a second."""
-        contract = self._contract()
-        return None if contract.max_rate is None else max(1, int(contract.max_rate / contract.partitions))
+    def throttled(self) -> str | None:
+        """How the target latency is kept, for operators; None when nothing is done for it."""
+        if self._throttle is None or not (what := str(self._throttle)):
+            return None
+        return f"{what}, because transactions took longer than {self._throttle.target_s:g}s"
 
     async def turn(self, stopping: asyncio.Event) -> bool:
         """Wait until a transaction may begin. Returns False when the drain is stopped and that would take too long."""
@@ -67,8 +81,8 @@ class Pacer:
         self._bell.ring()
         try:
             while not self.has_turn:
-                soon = self._turn_at is None or self._turn_at - self._now() < STOPPED_WITHIN.total_seconds()
-                if stopping.is_set() and not soon:
+                comes_at = max(self._turn_at or 0.0, self._rest_until)
+                if stopping.is_set() and comes_at - self._now() > STOPPED_WITHIN.total_seconds():
                     return False
                 await self._bell.wait()
         finally:
@@ -92,6 +106,20 @@ class Pacer:
             self._turn_at = None
             self._rows += rows
             self._bell.ring()
+
+    def ended(self, requests: int, seconds: float) -> None:
+        """Note how long a transaction took that has been committed, or that has taken too long."""
+        contract = self._contract()
+        target_s = None if contract.target_latency_ms is None else contract.target_latency_ms / 1000
+        if target_s is None:
+            self._throttle = None
+            return
+        if self._throttle is None or self._throttle.target_s != target_s:
+            self._throttle = Throttle(target_s)
+        rest_s = self._throttle.took(requests, seconds, max_items=contract.max_items)
+        if rest_s:
+            self._rest_until = self._now() + rest_s
+            asyncio.get_running_loop().call_at(self._rest_until, self._bell.ring)
 
     async def run(self) -> None:
         """Ask for turns until cancelled."""

@@ -10,9 +10,9 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from write_batcher.activities.drain.answers import Answer, Failed, checked_answers, checked_receipt
-from write_batcher.activities.drain.backoff import Backoff
 from write_batcher.activities.drain.batch_log import log_batch
 from write_batcher.activities.drain.items import ClosedBatch, DecodedEntry, RetryBatch
+from write_batcher.activities.drain.outage import Outage
 from write_batcher.activities.drain.pacer import Pacer
 from write_batcher.activities.drain.part_size import PartSize
 from write_batcher.activities.drain.progress import Progress
@@ -25,7 +25,6 @@ from write_batcher.sinks.shielding import shielded
 
 WRITE_LIMIT = timedelta(seconds=60)  # for one attempt; databases give up earlier by themselves
 GIVE_UP_WITHIN = timedelta(seconds=5)  # a cancelled write that takes longer is abandoned
-BACKOFF = Backoff(0.2, 15.0)
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -46,6 +45,7 @@ class Target:
         watch: Watch,
         progress: Progress,
         pacer: Pacer,
+        outage: Outage,
         stopping: asyncio.Event,
     ) -> None:
         self._partition = partition
@@ -54,8 +54,8 @@ class Target:
         self._watch = watch
         self._progress = progress
         self._pacer = pacer
+        self._outage = outage
         self._stopping = stopping
-        self._failures = 0
         self._size = PartSize()
 
     async def turn(self, size: int) -> int:
@@ -64,8 +64,8 @@ class Target:
         """
         if not await self._pacer.turn(self._stopping):
             raise Stopped
-        most_rows = self._pacer.most_rows
-        return self._size.limit(size if most_rows is None else min(size, most_rows))
+        self._progress.throttled = self._pacer.throttled
+        return self._outage.limit(self._size.limit(self._pacer.limit(size)))
 
     async def write(
         self, items: Sequence[DecodedEntry], closed: ClosedBatch | RetryBatch
@@ -100,11 +100,13 @@ class Target:
         self._pacer.begun(len(items))
         started = asyncio.get_running_loop().time()
         try:
-            with self._watch.step("writing a batch", WRITE_LIMIT):
-                answers = checked_answers(self._sink, batch, await self._shielded(self._sink.write(batch)))
+            async with self._outage.trying():
+                with self._watch.step("writing a batch", WRITE_LIMIT):
+                    answers = checked_answers(self._sink, batch, await self._shielded(self._sink.write(batch)))
         except SinkUnavailable:
             raise
         except BatchTooLarge as error:
+            self._pacer.ended(len(items), asyncio.get_running_loop().time() - started)
             if len(items) > 1:
                 raise
             return [Held(request_id=batch.requests[0].request_id, reason=printable(str(error)))]
@@ -112,8 +114,10 @@ class Target:
             _raise_own_cancellation(error)
             logger.warning("batch %s of %d requests: the sink has failed", batch.batch_id, len(items), exc_info=True)
             return [Failed(reason_of(error))] * len(items)
-        self._answered()
-        write_ms = round((asyncio.get_running_loop().time() - started) * 1000)
+        await self._answered()
+        seconds = asyncio.get_running_loop().time() - started
+        self._pacer.ended(len(items), seconds)
+        write_ms = round(seconds * 1000)
         self._report(batch, [answer for answer in answers if isinstance(answer, WriteReceipt)], write_ms)
         self._tally_queued(items, answers, closed)
         return [
@@ -131,9 +135,10 @@ class Target:
             await self.turn(1)
             self._pacer.begun(1)
             try:
-                with self._watch.step("settling an entry", WRITE_LIMIT):
-                    settling = self._sink.settle(request, queue=str(self._ref), refused=reason)
-                    receipt = checked_receipt(self._sink, request, await self._shielded(settling))
+                async with self._outage.trying():
+                    with self._watch.step("settling an entry", WRITE_LIMIT):
+                        settling = self._sink.settle(request, queue=str(self._ref), refused=reason)
+                        receipt = checked_receipt(self._sink, request, await self._shielded(settling))
             except SinkUnavailable as error:
                 await self._wait(error)
             except (Exception, asyncio.CancelledError) as error:  # a defect of the sink
@@ -141,23 +146,21 @@ class Target:
                 logger.exception("entry %s of %s cannot be settled", item.entry.entry_id, self._partition)
                 return None
             else:
-                self._answered()
+                await self._answered()
                 self._progress.count(**{receipt.outcome.value: 1})
                 return self._addressed(item, receipt)
 
     async def _wait(self, error: SinkUnavailable) -> None:
         """Wait before the next try of whatever the sink could not do. Raises `Stopped` when the drain is stopped."""
-        self._failures += 1
         self._progress.holding = printable(str(error))
-        logger.warning("%s waits for its sink, tried %d times: %s", self._partition, self._failures, error)
-        if not self._stopping.is_set():
-            await BACKOFF.wait(self._failures, self._stopping)
-        if self._stopping.is_set():
+        tried = self._outage.failures + 1
+        logger.warning("%s waits for its sink, tried %d times: %s", self._partition, tried, error)
+        if not await self._outage.wait():
             raise Stopped
 
-    def _answered(self) -> None:
-        self._failures = 0
+    async def _answered(self) -> None:
         self._progress.holding = None
+        await self._outage.over()
 
     async def _shielded(self, work: Coroutine[Any, Any, T]) -> T:
         # A commit that has begun cannot be taken back, so it is awaited; but not for ever, or a hung one would keep the

@@ -12,6 +12,7 @@ from write_batcher.errors import QueueUnavailable
 from write_batcher.queue.marks import GivenOrder, HeldMark, Order
 from write_batcher.queue.stream import PartitionStatistics, WriteQueue
 from write_batcher.queue.stream_entry import StreamEntry, position, shortened
+from write_batcher.queue.target_state import TargetState
 from write_batcher.queue.wire_form import Fields
 
 UNLIMITED = 2**53
@@ -25,12 +26,14 @@ class Letter:
 
 
 @dataclass
-class MemoryTurns:
-    """The turns of a queue, for all its partitions."""
+class SharedState:
+    """What the drains of all partitions of a queue share."""
 
     turn_at: float = 0.0
     rows_at: float = 0.0
     limits: tuple[float | None, float | None] = (None, None)
+    target: TargetState | None = None
+    target_until: float = 0.0
 
 
 class MemoryQueue:
@@ -38,9 +41,9 @@ class MemoryQueue:
 
     stream_key = "memory"
 
-    def __init__(self, *, largest_entry: int = UNLIMITED, turns: MemoryTurns | None = None) -> None:
+    def __init__(self, *, largest_entry: int = UNLIMITED, shared: SharedState | None = None) -> None:
         self._largest = largest_entry
-        self._turns = turns or MemoryTurns()
+        self._shared = shared or SharedState()
         self._offset_ms = round((time.time() - asyncio.get_running_loop().time()) * 1000)
         self._entries: dict[str, StreamEntry] = {}
         self._pending: Counter[str] = Counter()  # with the number of deliveries
@@ -117,7 +120,7 @@ class MemoryQueue:
 
     async def next_turn(self, *, pace: float | None, max_rate: float | None, asks: bool, rows: int) -> float:
         await self._call()
-        now, turns = asyncio.get_running_loop().time(), self._turns
+        now, turns = asyncio.get_running_loop().time(), self._shared
         between = 1 / pace if pace else 0.0
         if turns.limits != (pace, max_rate):
             turns.limits = (pace, max_rate)
@@ -128,6 +131,18 @@ class MemoryQueue:
         turn_at = max(turns.turn_at, turns.rows_at, now)
         turns.turn_at = turn_at + between
         return turn_at - now
+
+    async def note_target(self, state: TargetState, holds_for: timedelta) -> None:
+        await self._call()
+        self._shared.target = state
+        self._shared.target_until = asyncio.get_running_loop().time() + holds_for.total_seconds()
+
+    async def may_probe(self, lease: timedelta) -> bool:
+        await self._call()
+        known = self._shared.target if asyncio.get_running_loop().time() < self._shared.target_until else None
+        if known is None:
+            await self.note_target(TargetState.PROBING, lease)
+        return known in (None, TargetState.BACK)
 
     async def deaths_alone(self, entry: StreamEntry) -> int:
         await self._call()

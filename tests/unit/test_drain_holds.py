@@ -213,10 +213,10 @@ def test_hanging_entries_in_hand_are_bounded_in_number(monkeypatch: pytest.Monke
         await partition.append(*(f"r{number}" for number in range(1_000)))
         async with partition.draining() as drain:
             await asyncio.sleep(5)
-            assert drain._details().in_flight <= 50 + 100
+            assert drain.details().in_flight <= 50 + 100
             await asyncio.sleep(600)
-            assert 200 <= drain._details().held <= 200 + 50 + 100
-            assert (drain._details().holding or "").endswith("entries are held, more are not taken")
+            assert 200 <= drain.details().held <= 200 + 50 + 100
+            assert (drain.details().holding or "").endswith("entries are held, more are not taken")
 
     run_virtually(work(), within_s=A_DAY_S)
 

@@ -4,16 +4,16 @@ import asyncio
 from contextlib import AsyncExitStack
 from itertools import pairwise
 
-from tests.support.memory_queue import MemoryQueue, MemoryTurns
+from tests.support.memory_queue import MemoryQueue, SharedState
 from tests.support.virtual_drain import VirtualPartition
 from tests.support.virtual_time import now, on_virtual_time
 from write_batcher.errors import SinkUnavailable
 from write_batcher.models import FlushReason
 
 
-def paced(pace: float | None, turns: MemoryTurns | None = None, **terms: object) -> VirtualPartition:
+def paced(pace: float | None, shared: SharedState | None = None, **terms: object) -> VirtualPartition:
     """A partition that writes a batch of 100 after 20 s, or as the pace allows."""
-    queue = MemoryQueue(turns=turns)
+    queue = MemoryQueue(shared=shared)
     return VirtualPartition(
         max_items=100, max_wait=VirtualPartition.max_wait * 20, queue=queue, terms={"pace": pace, **terms}
     )
@@ -84,8 +84,8 @@ async def test_backlog_is_written_in_full_batches_at_the_pace() -> None:
 
 @on_virtual_time
 async def test_partitions_share_the_pace_fairly() -> None:
-    turns = MemoryTurns()
-    partitions = [paced(8, turns, partitions=4) for _ in range(4)]
+    shared = SharedState()
+    partitions = [paced(8, shared, partitions=4) for _ in range(4)]
     async with AsyncExitStack() as stack:
         for partition in partitions:
             await stack.enter_async_context(partition.draining())
@@ -99,8 +99,8 @@ async def test_partitions_share_the_pace_fairly() -> None:
 
 @on_virtual_time
 async def test_busy_partition_does_not_keep_a_quiet_one_from_its_turn() -> None:
-    turns = MemoryTurns()
-    busy, quiet = paced(10, turns, partitions=2), paced(10, turns, partitions=2)
+    shared = SharedState()
+    busy, quiet = paced(10, shared, partitions=2), paced(10, shared, partitions=2)
     await busy.append(*(f"{number}" for number in range(1_500)))
     async with busy.draining(), quiet.draining():
         await asyncio.sleep(1)
@@ -110,8 +110,8 @@ async def test_busy_partition_does_not_keep_a_quiet_one_from_its_turn() -> None:
 
 @on_virtual_time
 async def test_rows_are_limited_over_all_partitions() -> None:
-    turns = MemoryTurns()
-    partitions = [paced(None, turns, max_rate=200.0, partitions=2) for _ in range(2)]
+    shared = SharedState()
+    partitions = [paced(None, shared, max_rate=200.0, partitions=2) for _ in range(2)]
     for partition in partitions:
         await partition.append(*(f"{number}" for number in range(400)))
     began = now()

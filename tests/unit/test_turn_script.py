@@ -1,6 +1,8 @@
 """The turns of the drains of a queue. `integration/queue/test_scripts.py` runs the suite on real servers."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
 from fakeredis import FakeAsyncRedis
@@ -9,6 +11,7 @@ from redis.asyncio import Redis
 from tests.support.partitions import queue_ref
 from write_batcher.queue.contract import ContractStore
 from write_batcher.queue.stream import WriteQueue
+from write_batcher.queue.target_state import TargetState
 
 SLOW = 0.1  # per second: how long the test itself takes hardly counts
 
@@ -48,6 +51,18 @@ class TurnScript:
         for _ in range(20):
             await drains[0].next_turn(pace=1000.0, max_rate=None, asks=True, rows=0)
         assert await drains[0].next_turn(pace=1000.0, max_rate=None, asks=True, rows=0) <= 0.021
+
+    async def test_one_drain_after_the_other_tries_a_target_that_is_away(self, drains: list[WriteQueue]) -> None:
+        lease = timedelta(minutes=1)
+        first, second, third = drains
+        assert [await drain.may_probe(lease) for drain in drains] == [True, False, False]
+        await first.note_target(TargetState.AWAY, lease)
+        assert [await drain.may_probe(lease) for drain in drains] == [False, False, False]
+        await first.note_target(TargetState.AWAY, timedelta(milliseconds=1))
+        await asyncio.sleep(0.01)
+        assert [await drain.may_probe(lease) for drain in (second, third)] == [True, False]
+        await second.note_target(TargetState.BACK, lease)
+        assert [await drain.may_probe(lease) for drain in drains] == [True, True, True]
 
     async def test_moved_queue_forgets_its_turns(self, redis: Redis, name: str, drains: list[WriteQueue]) -> None:
         await drains[0].next_turn(pace=SLOW, max_rate=None, asks=True, rows=0)

@@ -8,11 +8,16 @@ from redis.asyncio import Redis
 from write_batcher.config import load_settings
 from write_batcher.errors import ConfigurationError, OperationFailed
 from write_batcher.models import QueueRef
-from write_batcher.queue.contract import Contract, ContractStore
+from write_batcher.queue.contract import OPTIONAL_TERMS, Contract, ContractStore
 
-LIVE_SETTINGS = {"pace": "pace", "max_rate": "max_rate", "max_items": "max_items", "max_wait": "max_wait_ms"}
+LIVE_SETTINGS = {
+    "pace": "pace",
+    "max_rate": "max_rate",
+    "target_latency": "target_latency_ms",
+    "max_items": "max_items",
+    "max_wait": "max_wait_ms",
+}
 """The settings that can be set so, each with the name of its term in the contract."""
-UNLIMITED = ("pace", "max_rate")  # those that can be without a limit
 NO_LIMIT, UNSET = "none", "default"
 
 
@@ -26,8 +31,8 @@ async def set_live(redis: Redis, queue: QueueRef, given: Mapping[str, str]) -> C
     unset = [LIVE_SETTINGS[name] for name, text in given.items() if text == UNSET]
     terms: dict[str, float | None] = {}
     for name, text in given.items():
-        if text == NO_LIMIT and name in UNLIMITED:
-            terms[name] = None
+        if text == NO_LIMIT and LIVE_SETTINGS[name] in OPTIONAL_TERMS:
+            terms[LIVE_SETTINGS[name]] = None
         elif text == NO_LIMIT:
             option = name.replace("_", "-")
             raise ConfigurationError(f"Option --{option} cannot be {NO_LIMIT!r}: give a value, or {UNSET!r}.")

@@ -45,13 +45,14 @@ class PartitionView:
     batches: dict[str, int]
     """Batches by flush reason."""
     pace: float | None
-    """Transactions per second of the whole queue; None without a pace, and, as the next three, without a contract."""
+    """Transactions per second of the whole queue; None without a pace, and, as the next four, without a contract."""
     max_rate: float | None
     """Rows per second of the whole queue."""
+    target_latency_ms: int | None
     max_items: int | None
     max_wait_ms: int | None
     set_live: list[str]
-    """Which of these four an operator has set for the running queue."""
+    """Which of these five an operator has set for the running queue."""
     fill: float | None
     """Average size of a batch, as a fraction of `max_items`; None before the first batch, or without a contract."""
     queued: Latency | None
@@ -100,6 +101,7 @@ def view_partition(
         batches=batches,
         pace=contract.pace if contract else None,
         max_rate=contract.max_rate if contract else None,
+        target_latency_ms=contract.target_latency_ms if contract else None,
         max_items=contract.max_items if contract else None,
         max_wait_ms=contract.max_wait_ms if contract else None,
         set_live=sorted(contract.set_live) if contract else [],

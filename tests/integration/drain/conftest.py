@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from tests.support.drain_stage import Stage, stage_on
 from tests.support.redis_kinds import AnyRedis
-from write_batcher.activities.drain import confirm, hold, housekeeping, operators, read, target, watch
+from write_batcher.activities.drain import confirm, hold, housekeeping, operators, outage, read, watch
 from write_batcher.activities.drain.backoff import Backoff
 from write_batcher.queue.redis_client import connect
 
@@ -17,8 +17,9 @@ from write_batcher.queue.redis_client import connect
 def _quick_reactions(monkeypatch: pytest.MonkeyPatch) -> None:
     soon = timedelta(milliseconds=20)
     monkeypatch.setattr(read, "LONGEST_BLOCK", timedelta(milliseconds=50))
-    for stage_module in (read, target, confirm, hold):
+    for stage_module in (read, outage, confirm, hold):
         monkeypatch.setattr(stage_module, "BACKOFF", Backoff(0.01, 0.05))
+    monkeypatch.setattr(outage, "ASK_EVERY_S", (0.01, 0.02))
     monkeypatch.setattr(hold, "TICK_S", 0.01)
     monkeypatch.setattr(operators, "LOOK_EVERY", soon)
     monkeypatch.setattr(housekeeping, "CONTRACT_EVERY", soon)

@@ -75,14 +75,14 @@ async def test_held_request_holds_up_only_those_with_its_key(
             k2="It waits behind another request with its key.",
             k3="It waits behind another request with its key.",
         )
-        assert running.drain._details().held == 3
+        assert running.drain.details().held == 3
         assert (
             "requests are held (1, and what follows with their keys), the first because: its row is locked"
             in caplog.text
         )
         hold_only(stage)
         await eventually(stage.is_empty)
-        assert running.drain._details().held == 0
+        assert running.drain.details().held == 0
     assert stage.sink.row_ids == ["l1", "l2", "k1", "k2", "k3"]
     assert await holds.marks() == {}
 
@@ -95,7 +95,7 @@ async def test_held_entry_is_pending_and_held_again_after_a_restart(stage: Stage
     first = (await holds.marks())["a"]
     assert await stage.counts() == (1, 1, 0)
     async with stage.draining() as running:
-        await eventually(lambda: running.drain._details().held == 1)
+        await eventually(lambda: running.drain.details().held == 1)
         await holds.are(a="its row is locked")
     assert (await holds.marks())["a"] == first  # also since when it is held
 
@@ -143,7 +143,7 @@ async def test_order_for_an_entry_in_the_open_batch_is_carried_out(stage: Stage)
     stage.max_wait = NEVER
     await stage.append("a", "b")
     async with stage.draining() as running:
-        await eventually(lambda: running.drain._details().in_flight == 2)
+        await eventually(lambda: running.drain.details().in_flight == 2)
         await stage.queue.give_order(await entry_id_of(stage, "a"), Order.REJECT)
         await eventually(lambda: len(running.drain._pen.refusals))
         await stage.queue.append_flush()
@@ -222,14 +222,14 @@ async def test_full_pen_says_so_and_takes_no_more(stage: Stage, holds: Holds, mo
     await stage.append("a", "b")
     async with stage.draining() as running:
         await holds.are(a="its row is locked", b="its row is locked")
-        assert running.drain._details().holding == "2 entries are held, more are not taken"
+        assert running.drain.details().holding == "2 entries are held, more are not taken"
         await eventually(stops_reading.is_set)  # not before: a read may have begun when there was room
         await stage.append("c")
         await eventually(lambda: len(stage.sink.batches) >= 5)  # tries go on
         assert stage.sink.row_ids == []
         hold_only(stage, "b")
         await eventually(lambda: sorted(stage.sink.row_ids) == ["a", "c"])
-        assert running.drain._details().holding is None
+        assert running.drain.details().holding is None
 
 
 async def test_held_entries_that_redis_has_lost_are_forgotten(stage: Stage, holds: Holds) -> None:
@@ -238,7 +238,7 @@ async def test_held_entries_that_redis_has_lost_are_forgotten(stage: Stage, hold
     async with stage.draining() as running:
         await holds.are(a="its row is locked")
         await stage.redis.delete(*stage.queue.keys)
-        await eventually(lambda: running.drain._details().held == 0)
+        await eventually(lambda: running.drain.details().held == 0)
         await stage.append("b")
         await eventually(stage.is_empty)
     assert stage.sink.row_ids == ["b"]

@@ -53,11 +53,11 @@ async def test_unavailable_sink_holds_the_batch_and_nobody_is_rejected(stage: St
     await stage.append("a", "b")
     async with stage.draining() as running:
         await eventually(lambda: stage.sink.attempts >= 3)
-        assert running.drain._details().holding == "database is away"
+        assert running.drain.details().holding == "database is away"
         assert stage.temporal.signals == []
         stage.sink.outage = None
         await eventually(stage.is_empty)
-        assert running.drain._details().holding is None
+        assert running.drain.details().holding is None
     assert stage.sink.batch_ids == [["a", "b"]]
     assert [receipt.outcome for _, [receipt] in stage.temporal.signals] == [Outcome.WRITTEN] * 2
 

@@ -24,7 +24,7 @@ async def test_stop_writes_confirms_and_acknowledges_what_is_in_flight(stage: St
     stage.max_wait = NEVER
     await stage.append("a")
     async with stage.draining() as running:
-        await eventually(lambda: running.drain._details().in_flight == 1)
+        await eventually(lambda: running.drain.details().in_flight == 1)
         result = await running.stop()
     assert result.end is DrainEnd.STOPPED
     assert (result.progress.written, result.progress.confirmed, result.progress.in_flight) == (1, 1, 0)

@@ -14,7 +14,9 @@ async def test_pace_that_is_set_makes_a_running_batcher_answer_at_once(queue: Op
     await queue.announce()
     status, output, errors = await queue.command("queue", "set", "--pace", "50/s", "--max-items", "500")
     assert (status, errors) == (0, "")
-    assert output == f"{queue.name}: pace 50/s (set), max rate -, max items 500 (set), max wait 50ms\n"
+    assert (
+        output == f"{queue.name}: pace 50/s (set), max rate -, target latency -, max items 500 (set), max wait 50ms\n"
+    )
     async with queue.batching(max_wait=timedelta(minutes=1)):
         await queue.append("a")
         await eventually(queue.is_empty)
@@ -28,13 +30,16 @@ async def test_what_was_set_is_unset_again(queue: OperatedQueue) -> None:
     await queue.announce()
     await queue.command("queue", "set", "--pace", "50/s", "--max-wait", "5s")
     status, output, _ = await queue.command("queue", "set", "--pace", "none", "--max-wait", "default")
-    assert (status, output) == (0, f"{queue.name}: pace - (set), max rate -, max items 10, max wait 50ms\n")
+    assert (status, output) == (
+        0,
+        f"{queue.name}: pace - (set), max rate -, target latency -, max items 10, max wait 50ms\n",
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        ([], 2, "There is nothing to set: give --pace, --max-rate, --max-items or --max-wait."),
+        ([], 2, "There is nothing to set: give --pace, --max-rate, --target-latency, --max-items or --max-wait."),
         (["--pace", "10"], 2, "Setting pace = 10: '10' is not a rate; write a number and s, m or h, such as 10/s"),
         (["--max-rate", "0/s"], 2, "Setting max_rate = 0/s: a rate is from 1/m to 1000000/s"),
         (["--max-items", "none"], 2, "Option --max-items cannot be 'none': give a value, or 'default'."),
@@ -50,4 +55,4 @@ async def test_what_cannot_be_set_is_refused_in_one_sentence(
     ended, output, errors = await queue.command("queue", "set", *arguments)
     assert (ended, output, errors.count("\n"), message in errors) == (status, "", 1, True), errors
     ended, output, _ = await queue.command("queue", "set", "--pace", "default")
-    assert output == f"{queue.name}: pace -, max rate -, max items 10, max wait 50ms\n"
+    assert output == f"{queue.name}: pace -, max rate -, target latency -, max items 10, max wait 50ms\n"
