@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from write_batcher.errors import ConfigurationError
-from write_batcher.models import HEARTBEAT_TIMEOUT, ConfirmBy, batcher_task_queue, checked_task_queue
+from write_batcher.models import HEARTBEAT_TIMEOUT, PARK_AFTER, ConfirmBy, batcher_task_queue, checked_task_queue
 from write_batcher.queue.redis_url import parse_redis_url
 
 ENV_PREFIX = "WRITE_BATCHER_"
@@ -170,6 +170,12 @@ class Settings(BaseSettings):
         ge=SHORTEST_HEARTBEAT_TIMEOUT,
         le=LONGEST_HEARTBEAT_TIMEOUT,
         description="silence of a drain, from 2s to 30s, after which Temporal starts it again elsewhere",
+    )
+
+    park_after: Duration = Field(
+        PARK_AFTER,
+        ge=timedelta(seconds=1),
+        description="after how long without requests a drain is parked, which costs nothing until a request wakes it",
     )
 
     confirm_by: ConfirmBy = Field(

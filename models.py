@@ -9,7 +9,8 @@ from typing import Any
 CONFIRMATION_SIGNAL = "write_confirmation"
 MAX_REQUEST_ID_BYTES = 512  # of UTF-8
 MAX_REQUEST_AGE = timedelta(days=7)  # a request that was appended longer ago is not written any more
-HEARTBEAT_TIMEOUT = timedelta(seconds=10)  # of a drain, unless a batcher is given another
+PARK_AFTER = timedelta(minutes=1)  # without requests, a drain is parked: that and waking it cost a few actions
+HEARTBEAT_TIMEOUT = timedelta(seconds=5)  # of a drain, unless a batcher is given another
 
 MAX_TASK_QUEUE_CHARS = 500  # Temporal takes 1,000, of which it uses some for its sticky queues
 TASK_QUEUE = re.compile(rf"(?! )[ -~]{{1,{MAX_TASK_QUEUE_CHARS}}}(?<! )")
@@ -258,6 +259,8 @@ class DrainInput:
     """The sink that the partition's batcher was started for. A drain with another one ends. Empty: any."""
     heartbeat_timeout_ms: int | None = None
     """The heartbeat timeout of this drain. If its worker has another, the drain returns at once. None: it stays."""
+    parks_at_once: bool = False
+    """Whether it only tidies up after a long time of rest, and is parked again as soon as there is nothing to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,6 +298,8 @@ class DrainEnd(StrEnum):
     """The queue has fewer partitions now, and this one is empty."""
     RECONFIGURED = "reconfigured"
     """Its worker has another heartbeat timeout; it has drained nothing."""
+    PARKED = "parked"
+    """There was nothing to do for a while. A batcher worker wakes its workflow when there is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,7 @@ STARTED_WITHIN = timedelta(seconds=60)
 NOTE = (
     "A new worker process is started right after the kill. The floor is a bare activity with the same heartbeat "
     "timeout and retry: from the kill to the start of its next attempt. The kill comes a random time, up to "
-    "that timeout, after the first row or the start. A batcher has a heartbeat timeout of 10 s unless "
+    "that timeout, after the first row or the start. A batcher has a heartbeat timeout of 5 s unless "
     "--heartbeat-timeout gives it another."
 )
 

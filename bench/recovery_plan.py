@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-HEARTBEATS_S = (10, 3)
+HEARTBEATS_S = (5, 3)
 """Values of `heartbeat_timeout` in seconds: the default, and a shorter one."""
 
 

@@ -31,6 +31,7 @@ def worker_main_command(*, settings: Settings) -> None:
     "deduplication_window",
     *DEAD_LETTERS,
     "heartbeat_timeout",
+    "park_after",
     "batcher_task_queue",
     "log_format",
 )

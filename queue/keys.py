@@ -33,6 +33,8 @@ class PartitionKeys:
         self.alone_key = f"{prefix}:alone"
         self.held_key = f"{prefix}:held"
         self.orders_key = f"{prefix}:orders"
+        self.reader_key = f"{prefix}:reader"
+        self.waking_key = f"{prefix}:waking"
 
     @property
     def appending_keys(self) -> list[str]:
@@ -41,7 +43,7 @@ class PartitionKeys:
 
     @property
     def keys(self) -> list[str]:
-        """All of them, in the order of scripts/keys.lua."""
+        """All that hold data, in the order of scripts/keys.lua."""
         return [*self.appending_keys, self.alone_key, self.held_key, self.orders_key]
 
 

@@ -216,6 +216,26 @@ class WriteQueue(PartitionKeys):
             )
         return int(wait_us) / 1e6
 
+    async def note_reader(self, holds_for: timedelta) -> None:
+        """Note that a drain reads the stream, so that nobody has to wake one."""
+        with translated_errors():
+            await self._redis.set(self.reader_key, b"", px=holds_for)
+
+    async def forget_reader(self) -> None:
+        """Note that no drain reads the stream any more."""
+        with translated_errors():
+            await self._redis.delete(self.reader_key)
+
+    async def is_unread(self) -> bool:
+        """Whether there are entries, and no drain that is known to read the stream."""
+        with translated_errors():
+            return bool(await self._redis.xlen(self.stream_key)) and not await self._redis.exists(self.reader_key)
+
+    async def may_wake(self, lease: timedelta) -> bool:
+        """Return whether this worker may wake the drain. If so, no other worker may for the time of `lease`."""
+        with translated_errors():
+            return bool(await self._redis.set(self.waking_key, b"", px=lease, nx=True))
+
     async def note_target(self, state: TargetState, holds_for: timedelta) -> None:
         """Tell the other drains of the queue the state of their target."""
         with translated_errors():

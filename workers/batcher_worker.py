@@ -32,6 +32,7 @@ from write_batcher.workers.embedded.main_writes import MAIN_WRITES
 from write_batcher.workers.operating.host import Hosts, HostState
 from write_batcher.workers.plugin import with_passthrough
 from write_batcher.workers.serving import SHUTDOWN_GRACE, closed_in_time, serve
+from write_batcher.workers.waking import Waker
 from write_batcher.workflows.batcher import BatcherInput, BatcherWorkflow, batcher_workflow_id
 
 ENSURE_EVERY = timedelta(seconds=30)
@@ -42,10 +43,16 @@ logger = logging.getLogger(__name__)
 
 
 class BatcherWorker(Worker):
-    """A worker that stops its drains before it shuts down."""
+    """A worker that wakes parked drains as long as it runs, and stops its drains before it shuts down."""
 
     def __init__(
-        self, client: Client, settings: Settings, drains: DrainActivities, settling: SettleActivities, partitions: int
+        self,
+        client: Client,
+        settings: Settings,
+        drains: DrainActivities,
+        settling: SettleActivities,
+        waker: Waker,
+        partitions: int,
     ) -> None:
         super().__init__(
             client,
@@ -57,6 +64,15 @@ class BatcherWorker(Worker):
             graceful_shutdown_timeout=SHUTDOWN_GRACE,
         )
         self._drains = drains
+        self._waker = waker
+
+    async def run(self) -> None:
+        """Run the worker until it is shut down."""
+        waking = asyncio.create_task(self._waker.run(), name="wake parked drains")
+        try:
+            await super().run()
+        finally:
+            waking.cancel()
 
     async def shutdown(self) -> None:
         """Stop the drains, then the worker."""
@@ -109,13 +125,16 @@ def make_batcher_worker(
             max_request_bytes=settings.max_request_bytes,
             max_dead_letters=settings.max_dead_letters,
             dead_letter_retention=settings.dead_letter_retention,
+            park_after=settings.park_after,
         ),
         contract=contract,
         signer=Signer(settings.signing_key.get_secret_value(), queue) if settings.signing_key else None,
         heartbeat_timeout=settings.heartbeat_timeout,
     )
     settling = SettleActivities(queue, sink, contract)
-    return BatcherWorker(client, settings, drains, settling, partitions or settings.partitions)
+    partitions = partitions or settings.partitions
+    waker = Waker(Hosts(client), [WriteQueue(redis, queue, number) for number in range(partitions)])
+    return BatcherWorker(client, settings, drains, settling, waker, partitions)
 
 
 async def start_batchers(

@@ -16,6 +16,9 @@ DRAIN_TIMEOUT = timedelta(hours=2)  # the drain returns by itself after an hour;
 # A coefficient above 1 would add up over the life of an activity that is retried for ever: minutes of silence after a
 # crash.
 DRAIN_RETRY = RetryPolicy(initial_interval=timedelta(seconds=1), backoff_coefficient=1.0)
+# Then a parked drain is started for a moment: it tidies up, and finds entries that no worker has seen.
+PARKED_FOR = timedelta(hours=6)
+STATE_MEMO = "write-batcher"  # holds the state while there is no drain, for whoever describes the workflow
 # Then a flush is given up: Redis may be out of memory until a drain runs, and the next drain waits for the handlers.
 FLUSH_TIMEOUT = timedelta(seconds=30)
 
@@ -29,6 +32,8 @@ class BatcherState(StrEnum):
     """What a BatcherWorkflow is doing."""
 
     DRAINING = "draining"
+    PARKED = "parked"
+    """There is nothing to do."""
     PAUSED = "paused"
     STOPPING = "stopping"
 
@@ -48,6 +53,8 @@ class BatcherInput:
     """
     drains: int = 0
     """How many drains have returned."""
+    parked: bool = False
+    """Whether the latest drain had nothing to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +81,7 @@ class BatcherWorkflow:
         self._paused = False
         self._stopping = False
         self._drains = batcher.drains
+        self._parked = batcher.parked
         self._drain: workflow.ActivityHandle[DrainResult] | None = None
         self._drain_is_to_end = False
         self._flushing = False
@@ -83,23 +91,50 @@ class BatcherWorkflow:
     async def run(self, batcher: BatcherInput) -> DrainEnd:
         """Drain until stopped, or until the partition has retired; returns which of the two."""
         while self._state() is not BatcherState.STOPPING:
-            await workflow.wait_condition(lambda: self._state() is not BatcherState.PAUSED)
-            if self._state() is BatcherState.DRAINING and await self._drain_once() is DrainEnd.RETIRED:
-                await workflow.wait_condition(workflow.all_handlers_finished)
-                return DrainEnd.RETIRED
+            parks_at_once = await self._parked_for_long()
+            await self._until_not(BatcherState.PAUSED)
+            if self._state() is BatcherState.DRAINING:
+                end = await self._drain_once(parks_at_once=parks_at_once)
+                if end is DrainEnd.RETIRED:
+                    await workflow.wait_condition(workflow.all_handlers_finished)
+                    return DrainEnd.RETIRED
+                self._parked = end is DrainEnd.PARKED
             if workflow.cancellation_reason() is not None:
                 # The cancelled drain has returned normally, so nothing has raised the cancellation yet.
                 raise asyncio.CancelledError
             # Before the state is looked at again: a pause or a stop may come while a flush is being finished.
             await workflow.wait_condition(workflow.all_handlers_finished)
-            if self._state() is BatcherState.DRAINING and not self._reconfigured:
+            if self._state() in (BatcherState.DRAINING, BatcherState.PARKED) and not self._reconfigured:
                 workflow.continue_as_new(
-                    replace(batcher, drains=self._drains, heartbeat_timeout_ms=self._heartbeat_timeout_ms)
+                    replace(
+                        batcher,
+                        drains=self._drains,
+                        parked=self._parked,
+                        heartbeat_timeout_ms=self._heartbeat_timeout_ms,
+                    ),
+                    memo={STATE_MEMO: BatcherState.PARKED.value} if self._parked else None,
                 )
         await workflow.wait_condition(workflow.all_handlers_finished)
         return DrainEnd.STOPPED
 
-    async def _drain_once(self) -> DrainEnd:
+    async def _parked_for_long(self) -> bool:
+        """While parked, wait until there is something to do. Returns True when nobody has said so for a long time."""
+        try:
+            await self._until_not(BatcherState.PARKED, timeout=PARKED_FOR)
+        except TimeoutError:
+            self._parked = False
+            return True
+        return False
+
+    async def _until_not(self, state: BatcherState, timeout: timedelta | None = None) -> None:
+        """Wait as long as there is no drain for this reason, and tell whoever describes the workflow."""
+        if self._state() is not state:
+            return
+        if workflow.memo_value(STATE_MEMO, default=None) != state.value:
+            workflow.upsert_memo({STATE_MEMO: state.value})
+        await workflow.wait_condition(lambda: self._state() is not state, timeout=timeout)
+
+    async def _drain_once(self, *, parks_at_once: bool) -> DrainEnd:
         self._drain_is_to_end = False
         # Not twice in a row: workers with different settings would send the drain to and fro.
         may_return_for_another = not self._reconfigured
@@ -110,6 +145,7 @@ class BatcherWorkflow:
                 partition=self._partition,
                 sink_id=self._sink_id,
                 heartbeat_timeout_ms=self._heartbeat_timeout_ms if may_return_for_another else None,
+                parks_at_once=parks_at_once,
             ),
             result_type=DrainResult,
             start_to_close_timeout=DRAIN_TIMEOUT,
@@ -143,7 +179,12 @@ class BatcherWorkflow:
     @workflow.signal
     def resume(self) -> None:
         """Drain again after a pause."""
-        self._paused = False
+        self._paused = self._parked = False
+
+    @workflow.signal
+    def wake(self) -> None:
+        """Drain again after the drain was parked: a batcher worker has seen an entry in the stream."""
+        self._parked = False
 
     @workflow.signal
     def stop(self) -> None:
@@ -154,6 +195,7 @@ class BatcherWorkflow:
     @workflow.signal
     async def flush(self) -> None:
         """Have everything that has been appended so far written now. Given up when Redis does not take the flush."""
+        self._parked = False
         if self._flushing:
             self._flush_again = True  # the flush under way may have entered the stream before the latest requests
             return
@@ -181,7 +223,9 @@ class BatcherWorkflow:
     def _state(self) -> BatcherState:
         if self._stopping:
             return BatcherState.STOPPING
-        return BatcherState.PAUSED if self._paused else BatcherState.DRAINING
+        if self._paused:
+            return BatcherState.PAUSED
+        return BatcherState.PARKED if self._parked else BatcherState.DRAINING
 
     def _end_drain(self) -> None:
         if self._drain is not None:

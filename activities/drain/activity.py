@@ -76,8 +76,9 @@ class DrainActivities:
 
     @activity.defn
     async def drain(self, drain_input: DrainInput) -> DrainResult:
-        """Drain the partition for an hour, or until the worker stops or the activity is cancelled. Then finish what is
-        in flight and return normally, so that the next drain can start at once.
+        """Drain the partition for an hour, or until there has been nothing to do for a minute, the worker stops, or the
+        activity is cancelled. Then finish what is in flight and return normally, so that the next drain can start at
+        once.
 
         Returns at once when this worker has another heartbeat timeout than `drain_input`: the next drain gets that one.
 
@@ -119,6 +120,7 @@ class DrainActivities:
             drain = Drain(
                 partition,
                 started_for=drain_input.sink_id,
+                parks_at_once=drain_input.parks_at_once,
                 ref=self._queue,
                 queue=queue,
                 sink=self._sink,

@@ -7,14 +7,14 @@ from datetime import timedelta
 from typing import Any
 
 from write_batcher.activities.drain.items import DecodedEntry, FlushMark, Item
-from write_batcher.models import MAX_REQUEST_AGE, FlushReason
+from write_batcher.models import MAX_REQUEST_AGE, PARK_AFTER, FlushReason
 from write_batcher.queue.contract import Contract
 from write_batcher.queue.stream_entry import StreamEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchLimits:
-    """What closes a batch, which requests are accepted, and how many dead letters are kept."""
+    """What closes a batch, which requests are accepted, how many dead letters are kept, and when a drain is parked."""
 
     max_items: int
     """Most requests in a batch."""
@@ -28,6 +28,8 @@ class BatchLimits:
     """Most dead letters of a partition; the oldest are deleted for new ones."""
     dead_letter_retention: timedelta
     """How long a dead letter is kept."""
+    park_after: timedelta = PARK_AFTER
+    """After how long without requests a drain is parked."""
     max_age: timedelta = MAX_REQUEST_AGE
     """A request that was made longer ago is not written, because the ledger may have forgotten its outcome."""
 

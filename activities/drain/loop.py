@@ -63,10 +63,14 @@ class Drain:
         client: Client,
         signer: Signer | None = None,
         started_for: str = "",
+        parks_at_once: bool = False,
     ) -> None:
-        """`started_for` is the id of the sink that the batcher was started for; empty: any."""
+        """`started_for` is the id of the sink that the batcher was started for; empty: any. With `parks_at_once` it
+        ends as soon as there is nothing to do.
+        """
         self.partition = partition
         self._queue = queue
+        self._parks_at_once = parks_at_once
         self._stopping = asyncio.Event()
         self._end = DrainEnd.STOPPED
         self._closed: asyncio.Queue[ClosedBatch | RetryBatch | None] = asyncio.Queue(maxsize=1)
@@ -138,7 +142,7 @@ class Drain:
             async with asyncio.TaskGroup() as group:
                 background = [
                     group.create_task(self._watch.beat(self.details), name="heartbeat"),
-                    group.create_task(self._retire(), name="contract"),
+                    group.create_task(self._rest(), name="contract"),
                     group.create_task(self._expire(), name="expiry"),
                     group.create_task(self._housekeeping.prune(), name="prune"),
                     group.create_task(self._operators.run(), name="operators"),
@@ -159,6 +163,7 @@ class Drain:
             first = _first_error(failures)
             raise first from first.__cause__
         await self._housekeeping.save_tallies()
+        await self._housekeeping.end_reading()
         return DrainResult(end=self._end, progress=self.details())
 
     async def _take(self, retrying: "asyncio.Task[None]") -> None:
@@ -188,9 +193,10 @@ class Drain:
         logger.error("entry %s of %s goes to the dead letters: %s", entry.entry_id, self._queue.stream_key, error)
         await self._confirm([Confirmation.of_dead_letter(entry, error)])
 
-    async def _retire(self) -> None:
-        await self._housekeeping.until_retired(lambda: self._reader.idle_since)
-        self._end = DrainEnd.RETIRED
+    async def _rest(self) -> None:
+        self._end = await self._housekeeping.until_idle(
+            lambda: self._reader.idle_since, parks_at_once=self._parks_at_once
+        )
         self.stop()
 
     async def _expire(self) -> None:

@@ -14,6 +14,8 @@ The tests' own worker process wraps them around the product's methods, so the pr
 | `after_ack`      | its entries are gone                                                           |
 | `before_dead`    | the caller of a refused record has been told; the dead letter is not stored    |
 | `after_settle`   | the ledger has a withdrawal; the caller has not been told                      |
+| `before_parked`  | a drain with nothing to do reads no more; workers believe that it still does   |
+| `after_parked`   | workers know that nobody reads; Temporal does not know that the drain returns  |
 """
 
 import functools
@@ -37,7 +39,7 @@ from write_batcher.sinks.sql.sqlite import SqliteDialect
 
 POINTS = (
     *("before_append", "after_append", "before_write", "before_commit", "after_commit", "mid_confirm"),
-    *("before_ack", "after_ack", "before_dead", "after_settle"),
+    *("before_ack", "after_ack", "before_dead", "after_settle", "before_parked", "after_parked"),
 )
 
 Method = Callable[..., Awaitable[Any]]
@@ -88,6 +90,10 @@ def arm(crash: CrashPoint) -> None:
             _wrap(WriteQueue, "dead_letter", before=crash.reached)
         case "after_settle":
             _wrap(SqlSink, "settle", after=crash.reached)
+        case "before_parked":
+            _wrap(WriteQueue, "forget_reader", before=crash.reached)
+        case "after_parked":
+            _wrap(WriteQueue, "forget_reader", after=crash.reached)
 
 
 def _before_commit_of_a_batch(reached: Callable[[], None]) -> None:

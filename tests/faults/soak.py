@@ -221,6 +221,7 @@ async def open_soak(folder: Path, *, seconds: float, seed: int) -> AsyncIterator
                     max_items=100,
                     max_wait=timedelta(seconds=1),
                     confirm_timeout=timedelta(minutes=2),
+                    park_after=timedelta(seconds=3),
                 )
             )
             for namespace, queue in QUEUES

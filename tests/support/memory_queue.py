@@ -50,6 +50,7 @@ class MemoryQueue:
         self._deaths: Counter[str] = Counter()
         self._arrived = asyncio.Event()
         self._number = 0
+        self.has_reader = False
         self.outage: str | None = None
         self.hangs_s = 0.0
         """How long each call hangs before it fails, like one to a frozen server."""
@@ -131,6 +132,14 @@ class MemoryQueue:
         turn_at = max(turns.turn_at, turns.rows_at, now)
         turns.turn_at = turn_at + between
         return turn_at - now
+
+    async def note_reader(self, holds_for: timedelta) -> None:
+        await self._call()
+        self.has_reader = True
+
+    async def forget_reader(self) -> None:
+        await self._call()
+        self.has_reader = False
 
     async def note_target(self, state: TargetState, holds_for: timedelta) -> None:
         await self._call()

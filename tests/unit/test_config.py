@@ -165,8 +165,8 @@ def test_application_may_set_what_does_not_concern_its_callers(monkeypatch: pyte
     assert load_settings().max_wait == timedelta(minutes=5)
 
 
-@pytest.mark.parametrize(("text", "timeout"), [(None, 10), ("2s", 2), ("3s", 3), ("30s", 30)])
-def test_heartbeat_timeout_is_ten_seconds_or_as_given(text: str | None, timeout: int) -> None:
+@pytest.mark.parametrize(("text", "timeout"), [(None, 5), ("2s", 2), ("3s", 3), ("30s", 30)])
+def test_heartbeat_timeout_is_five_seconds_or_as_given(text: str | None, timeout: int) -> None:
     settings = load_settings(heartbeat_timeout=text)
     assert settings.heartbeat_timeout == timedelta(seconds=timeout)
     assert as_environment(settings)["WRITE_BATCHER_HEARTBEAT_TIMEOUT"] == f"{timeout}s"

@@ -94,7 +94,7 @@ def advice(partition: PartitionRef, host: HostView) -> str:
                 "Its drain is finishing what is in flight: check again with "
                 f"`write-batcher queue status --queue {partition.queue}`."
             )
-        case HostState.WAITING | HostState.RUNNING:
+        case HostState.WAITING | HostState.RUNNING | HostState.PARKED:
             return "Check that a batcher worker is running: it is kept until then."
         case HostState.PAUSED_IN_TEMPORAL | HostState.PAUSED:
             return f"Continue with {resume}: it is kept until then."

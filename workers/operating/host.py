@@ -20,7 +20,13 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from write_batcher.errors import OperationFailed
 from write_batcher.models import DrainProgress, PartitionRef
-from write_batcher.workflows.batcher import BatcherInput, batcher_workflow_id
+from write_batcher.workflows.batcher import (
+    STATE_MEMO,
+    BatcherInput,
+    BatcherState,
+    BatcherWorkflow,
+    batcher_workflow_id,
+)
 
 RPC_TIMEOUT = timedelta(seconds=10)
 
@@ -38,6 +44,8 @@ class HostState(StrEnum):
     """Its drain activity is paused, with Temporal's own command."""
     STOPPING = "stopping"
     """Its drain has been told to return, for a pause or a stop, and has not returned yet."""
+    PARKED = "parked"
+    """Its drain has returned because there was nothing to do; a batcher worker wakes it when there is."""
     PAUSED = "paused"
     """Its drain has returned, and is started again by a resume."""
     NOT_RUNNING = "not running"
@@ -68,8 +76,11 @@ def view_host(
     description: DescribeWorkflowExecutionResponse | None,
     progress: DrainProgress | None = None,
     batcher: BatcherInput | None = None,
+    state: str | None = None,
 ) -> HostView:
-    """Interpret a description, None when there is no such workflow; `progress` and `batcher` are decoded from it."""
+    """Interpret a description, None when there is no such workflow; the others are decoded from it. `state` is the
+    latest in which the workflow had no drain.
+    """
     if description is None:
         return HostView(state=HostState.NOT_RUNNING)
     drains, sink_id = (batcher.drains, batcher.sink_id) if batcher else (None, None)
@@ -79,9 +90,10 @@ def view_host(
         return HostView(state=HostState.NOT_RUNNING, closed_as=closed_as, drains=drains, sink_id=sink_id)
     drain = _pending_drain(description)
     if drain is None:
-        # Between two drains a workflow task is always pending, which starts the next one: without it, it is paused.
+        # Between two drains a workflow task is always pending, which starts the next one: without it, it rests.
+        resting = HostState.PARKED if state == BatcherState.PARKED else HostState.PAUSED
         waiting = description.HasField("pending_workflow_task")
-        return HostView(state=HostState.WAITING if waiting else HostState.PAUSED, drains=drains, sink_id=sink_id)
+        return HostView(state=HostState.WAITING if waiting else resting, drains=drains, sink_id=sink_id)
     return HostView(
         state=_state(drain),
         drains=drains,
@@ -141,8 +153,11 @@ class Hosts:
             self._inputs[description.run_id] = await self._input_of(description)
         drain = _pending_drain(description.raw_description)
         details = drain.heartbeat_details.payloads if drain else []
-        progress = await _decoded(self._client.data_converter, details, DrainProgress)
-        return view_host(description.raw_description, progress, self._inputs[description.run_id])
+        converter = self._client.data_converter
+        progress = await _decoded(converter, details, DrainProgress)
+        memo = description.raw_description.workflow_execution_info.memo.fields
+        state = await _decoded(converter, [memo[STATE_MEMO]] if STATE_MEMO in memo else [], str)
+        return view_host(description.raw_description, progress, self._inputs[description.run_id], state)
 
     async def unpause_drain(self, partition: PartitionRef, host: HostView) -> None:
         """Undo Temporal's own pause of the drain that `host` shows; nothing happens when it has ended meanwhile."""
@@ -163,6 +178,15 @@ class Hosts:
                 f"({str(error).rstrip('.')}): run `temporal activity unpause --workflow-id {workflow_id} "
                 f"--activity-id {host.drain_id}` with the rights for it."
             ) from error
+
+    async def wake(self, partition: PartitionRef) -> None:
+        """Have a drain started that is parked."""
+        try:
+            workflow = self._client.get_workflow_handle(batcher_workflow_id(partition))
+            await workflow.signal(BatcherWorkflow.wake, rpc_timeout=RPC_TIMEOUT)
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise temporal_failure(error) from error
 
     async def end(self, partition: PartitionRef, reason: str) -> None:
         """Terminate the batcher workflow of a partition, if it runs."""

@@ -153,6 +153,11 @@ def _why_stuck(partition: PartitionRef, host: HostView, held: Mapping[str, HeldM
             )
         case HostState.PAUSED:
             return f"it is paused; continue with `write-batcher queue resume --queue {partition.queue}`"
+        case HostState.PARKED:
+            return (
+                "its drain is parked, and no batcher worker wakes it; check that "
+                f"`write-batcher worker batcher --queue {partition.queue}` is running"
+            )
         case HostState.STOPPING:
             return "its drain has been told to return, but has not returned yet"
         case HostState.PAUSED_IN_TEMPORAL:

@@ -253,7 +253,7 @@ async def test_batcher_tells_every_drain_which_sink_it_was_started_for(
         )
         async with asyncio.timeout(20):
             await handle.result()
-    assert inputs == [DrainInput(partition=partition.ref, sink_id="sink-7", heartbeat_timeout_ms=10_000)] * 3
+    assert inputs == [DrainInput(partition=partition.ref, sink_id="sink-7", heartbeat_timeout_ms=5_000)] * 3
 
 
 @dataclass(slots=True)

@@ -98,8 +98,8 @@ def test_ledger_keeps_rows_for_window_longest_age_and_a_day() -> None:
 
 def test_actions_are_those_of_writes_and_heartbeats_and_have_a_price() -> None:
     found = plan(1_000, usd_per_million_actions=10.0)
-    assert heartbeats_per_s() == 1 / 8
-    assert found.actions_per_s == 3_000 + found.partitions / 8
+    assert heartbeats_per_s() == 1 / 4
+    assert found.actions_per_s == 3_000 + found.partitions / 4
     assert found.usd_per_month == pytest.approx(found.actions_per_s * 30 * DAY * 10 / MILLION)
 
 

@@ -1,0 +1,71 @@
+"""Waking parked drains: the workers of a batcher watch its streams, so that an idle queue costs Temporal nothing."""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+
+from write_batcher.errors import OperationFailed, QueueUnavailable
+from write_batcher.models import PartitionRef
+from write_batcher.queue.stream import WriteQueue
+from write_batcher.workers.operating.host import Hosts, HostState
+
+LOOK_EVERY = timedelta(milliseconds=300)
+LOOKS_AT_ONCE = 8  # partitions; the client has 32 connections to Redis
+WAKE_LEASE = timedelta(seconds=1)  # of all workers, one asks Temporal
+LONGEST_PATIENCE_S = 10.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Watched:
+    """A partition, and when its workflow is to be asked at the earliest."""
+
+    queue: WriteQueue
+    partition: PartitionRef
+    not_before: float = 0.0
+    patience_s: float = 0.0
+
+
+class Waker:
+    """Looks again and again for streams that have entries and no reader, and wakes the drains of those that are parked.
+
+    Nothing is remembered of what has arrived: an entry that is there is seen, whoever appended it, whenever a worker
+    looks.
+    """
+
+    def __init__(self, hosts: Hosts, queues: list[WriteQueue]) -> None:
+        self._hosts = hosts
+        self._watched = [
+            _Watched(queue=queue, partition=PartitionRef(queue=queue.ref.name, partition=queue.partition))
+            for queue in queues
+        ]
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        while True:
+            for first in range(0, len(self._watched), LOOKS_AT_ONCE):
+                await asyncio.gather(*map(self._look, self._watched[first : first + LOOKS_AT_ONCE]))
+            await asyncio.sleep(LOOK_EVERY.total_seconds())
+
+    async def _look(self, one: _Watched) -> None:
+        try:
+            await self._wake_if_unread(one)
+        except (QueueUnavailable, OperationFailed) as error:
+            logger.debug("%s cannot be watched: %s", one.partition, error)
+        except Exception:  # whatever it is, the next look may succeed
+            logger.warning("%s could not be watched", one.partition, exc_info=True)
+
+    async def _wake_if_unread(self, one: _Watched) -> None:
+        now = asyncio.get_running_loop().time()
+        if not await one.queue.is_unread():
+            one.not_before = one.patience_s = 0.0
+        elif now >= one.not_before and await one.queue.may_wake(WAKE_LEASE):
+            # Between two drains, and while there is none because it was killed, paused or refused, the workflow is not
+            # parked: it starts the next one by itself.
+            if (await self._hosts.look(one.partition)).state is HostState.PARKED:
+                logger.info("drain of %s is woken", one.partition)
+                await self._hosts.wake(one.partition)
+            one.patience_s = min(LONGEST_PATIENCE_S, max(LOOK_EVERY.total_seconds(), 2 * one.patience_s))
+            one.not_before = now + one.patience_s
