@@ -27,6 +27,7 @@ from write_batcher.compare.servers import Servers, embedded_servers, existing_se
 from write_batcher.workers.embedded.local_stack import Database
 from write_batcher.workers.embedded.worker_process import while_alive
 
+DEFAULT_CONNECTIONS = 100  # of a PostgreSQL that nobody has configured
 MAX_BASELINE_WORKFLOWS = 50  # enough: their histories are all alike
 RUN_TIMEOUT = timedelta(minutes=15)  # for runs that hang: callers give up after 2 minutes
 
@@ -131,7 +132,7 @@ class Comparison:
 
     async def _measure(self, step: Step, contender: Contender, baseline: Baseline) -> Measurement:
         settings = settings_of(step.scenario, self._settings, self._scale)
-        async with self._servers(contender, settings, step.database) as servers:
+        async with self._servers(contender, settings, step.database, step.scenario) as servers:
             uses_redis = design_of(contender).uses_redis
             self._add_versions(await server_versions(servers, step.database, uses_redis=uses_redis))
             progress = self._view if contender is step.contenders[0] else NoProgress()
@@ -141,11 +142,14 @@ class Comparison:
                 return replace(measurement, notes=[*measurement.notes, *opened.worker_notes()])
 
     @asynccontextmanager
-    async def _servers(self, contender: str, settings: Settings, database: Database) -> AsyncIterator[Servers]:
+    async def _servers(
+        self, contender: str, settings: Settings, database: Database, scenario: Scenario | None = None
+    ) -> AsyncIterator[Servers]:
         design = design_of(contender)
         settings = design.settings(settings)
+        connection_limit = DEFAULT_CONNECTIONS if scenario is Scenario.PRESSURE else self._scale.connection_limit
         if not self._on_existing_servers:
-            async with embedded_servers(settings, database, connection_limit=self._scale.connection_limit) as servers:
+            async with embedded_servers(settings, database, connection_limit=connection_limit) as servers:
                 yield servers
             return
         # Each run has its own queue, or it would find the batcher and the backlog of the run before it.

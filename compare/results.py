@@ -19,22 +19,37 @@ class Contender(StrEnum):
 
     DIRECT = "direct"
     """One activity, one connection and one transaction per write: what people do today."""
+    DIRECT_POOLED = "direct-pooled"
+    """The same with a pool of connections."""
     SIGNAL = "signal"
     """A batcher workflow fed by signals, in `signal_batcher/`."""
     QUEUE = "queue"
     """This library: Redis stream and drain, confirmation by signal."""
     QUEUE_COMPLETION = "queue-completion"
     """This library, confirmation by completing the caller's activity."""
+    QUEUE_PACED = "queue-paced"
+    """This library with a pace, confirmation by completing the caller's activity."""
 
 
 # The contenders of this library promise that a write is made once, and that a caller that fails has not written.
-LIBRARY = (Contender.QUEUE, Contender.QUEUE_COMPLETION)
+LIBRARY = (Contender.QUEUE, Contender.QUEUE_COMPLETION, Contender.QUEUE_PACED)
 BROKEN_PROMISES = ("lost", "duplicates", "failed_written")  # figures that must be 0 in every run of every scenario
 
 
 class Scenario(StrEnum):
     """What contenders are put through, with the figures and samples of each run."""
 
+    PRESSURE = "pressure"
+    """Writes are offered at steady rates that grow step by step, whether the earlier ones are done or not, straight at
+    the write path, without caller workflows. Beside it another application reads and updates single rows.
+
+    Figures: `holds_up_to_per_s` (the highest rate at which 99 % were committed and the p99 was below a second),
+    `quiet_p50_ms` (at the lowest rate), `bystander_worst_p99_ms errors duplicates`.
+    Samples: `steps`: `{"offered_per_s", "offered", "committed", "achieved_per_s", "p50_ms", "p99_ms", "holds",
+    "errors", "errors_by_kind", "bystander_p50_ms", "bystander_p99_ms", "bystander_failed", "connections",
+    "transactions", "database_cpu_ms_per_write", "wal_bytes_per_write"}`, times from the offer to the commit. The last
+    four are None for SQLite.
+    """
     LOAD = "load"
     """Many workflows at once.
 

@@ -10,15 +10,29 @@ from write_batcher.workers.embedded.local_stack import Database
 SIMULTANEOUS = frozenset({Scenario.IDLE})  # all contenders at once: they are counted, and noise does not change counts
 
 # The other scenarios show what a design does, whatever the database, and run on the first one.
-ON_EVERY_DATABASE = frozenset({Scenario.LOAD})
+ON_EVERY_DATABASE = frozenset({Scenario.PRESSURE, Scenario.LOAD})
 
 NO_BATCHER = "{scenario} leaves out direct: it has no batcher"
 SAME_AS_QUEUE = "{scenario} leaves out queue-completion: without callers to confirm to it is the same as queue"
-LEFT_OUT = {
+SAME_CONFIRMATION = "{scenario} leaves out queue-completion: nobody is confirmed to there"
+POOL_SHOWN_UNDER_PRESSURE = "direct-pooled is measured under pressure alone: it shows what a pool changes"
+PACE_SHOWN_ELSEWHERE = "queue-paced is measured under pressure and load alone: a pace changes nothing elsewhere"
+LEFT_OUT: dict[tuple[Scenario, Contender], str] = {
+    (Scenario.PRESSURE, Contender.QUEUE_COMPLETION): SAME_CONFIRMATION,
     (Scenario.GROWTH, Contender.DIRECT): NO_BATCHER,
     (Scenario.CEILING, Contender.DIRECT): NO_BATCHER,
     (Scenario.GROWTH, Contender.QUEUE_COMPLETION): SAME_AS_QUEUE,
     (Scenario.CEILING, Contender.QUEUE_COMPLETION): SAME_AS_QUEUE,
+}
+LEFT_OUT |= {
+    (scenario, Contender.DIRECT_POOLED): POOL_SHOWN_UNDER_PRESSURE
+    for scenario in Scenario
+    if scenario is not Scenario.PRESSURE
+}
+LEFT_OUT |= {
+    (scenario, Contender.QUEUE_PACED): PACE_SHOWN_ELSEWHERE
+    for scenario in Scenario
+    if scenario not in (Scenario.PRESSURE, Scenario.LOAD)
 }
 
 
@@ -39,7 +53,10 @@ class Scale:
     max_wait: timedelta = timedelta(seconds=2)
     idle: timedelta = timedelta(seconds=60)
     connection_limit: int = 20
-    """Connections that an embedded PostgreSQL accepts."""
+    """Connections that an embedded PostgreSQL accepts, but under `pressure`: there it has its default, 100."""
+    pressure_rates: tuple[int, ...] = (5, 50, 200, 1_000, 5_000, 20_000)
+    """Writes per second that are offered, one step after the other."""
+    pressure_step_s: float = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +94,10 @@ def steps(scale: Scale) -> list[Step]:
 
 def left_out(scale: Scale) -> list[str]:
     """Return a sentence for each contender that a scenario leaves out, with the reason."""
-    return [
-        reason.format(scenario=scenario)
-        for (scenario, contender), reason in LEFT_OUT.items()
-        if scenario in scale.scenarios and contender in scale.contenders
-    ]
+    return list(
+        dict.fromkeys(
+            reason.format(scenario=scenario)
+            for (scenario, contender), reason in LEFT_OUT.items()
+            if scenario in scale.scenarios and contender in scale.contenders
+        )
+    )

@@ -4,6 +4,8 @@ from write_batcher import ConfirmBy
 from write_batcher.compare.contenders.design import Design
 from write_batcher.compare.results import Contender
 
+# Of `queue-paced`: transactions per second, and requests in each.
+PACE, PACED_ITEMS = 20.0, 500
 BASELINE = "baseline"  # not a contender: the same callers without a write
 
 
@@ -19,6 +21,10 @@ def design_of(name: str) -> Design:
             from write_batcher.compare.contenders.direct_design import DirectDesign
 
             return DirectDesign()
+        case Contender.DIRECT_POOLED:
+            from write_batcher.compare.contenders.direct_design import DirectDesign
+
+            return DirectDesign(pooled=True)
         case Contender.SIGNAL:
             from write_batcher.compare.contenders.signal_design import SignalDesign
 
@@ -31,3 +37,7 @@ def design_of(name: str) -> Design:
             from write_batcher.compare.contenders.queue_design import QueueDesign
 
             return QueueDesign(ConfirmBy.COMPLETION)
+        case Contender.QUEUE_PACED:
+            from write_batcher.compare.contenders.queue_design import QueueDesign
+
+            return QueueDesign(ConfirmBy.COMPLETION, pace=PACE, max_items=PACED_ITEMS)

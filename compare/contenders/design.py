@@ -2,11 +2,11 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
@@ -23,6 +23,11 @@ TERMINATE_CONCURRENCY = 20
 
 class PushRefused(WriteBatcherError):
     """The batcher, or what stands before it, did not accept a request. It is not written."""
+
+    def __init__(self, message: str, *, kind: str = "refused") -> None:
+        super().__init__(message)
+        self.kind = kind
+        """In a word or two, for counting."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +48,10 @@ class Order:
         return {"workflow_id": self.workflow_id, "item": self.item, "cents": self.cents}
 
 
-Push = Callable[[Order], Awaitable[None]]
+class Push(Protocol):
+    """Pushes requests straight at a batcher, or writes them. Raises `PushRefused`."""
+
+    def __call__(self, *orders: Order) -> Awaitable[None]: ...
 
 
 class Design(ABC):
@@ -54,6 +62,10 @@ class Design(ABC):
     writer: ClassVar[str]
     """The role that writes to the database. When it is the only role, killing it also kills the callers' worker."""
     uses_redis: ClassVar[bool] = False
+    pushes_at_once: ClassVar[int] = 1
+    """How many requests one push takes."""
+    commits_when_pushed: ClassVar[bool] = False
+    """Whether a request is committed when its push returns."""
 
     def settings(self, settings: Settings) -> Settings:
         """Return the settings that all contenders share, with the changes that this one needs."""
@@ -95,10 +107,7 @@ class Design(ABC):
 
     @asynccontextmanager
     async def producer(self, client: Client, settings: Settings) -> AsyncIterator[Push]:
-        """Open a producer: a function that pushes one request straight at the batcher.
-
-        The function raises `PushRefused` when the request is not accepted.
-        """
+        """Open a producer: a function that pushes requests straight at the batcher."""
         raise NotImplementedError(f"{type(self).__name__} has no batcher.")
         yield
 

@@ -34,12 +34,14 @@ class QueueDesign(Design):
     roles = (MAIN, BATCHER)
     writer = BATCHER
     uses_redis = True
+    pushes_at_once = 500  # as workflows that submit many at once
 
-    def __init__(self, confirm_by: ConfirmBy) -> None:
-        self._confirm_by = confirm_by
+    def __init__(self, confirm_by: ConfirmBy, **changes: Any) -> None:
+        """`changes` are other fields of `Settings` in which it differs from the other contenders."""
+        self._changes = {"confirm_by": confirm_by, **changes}
 
     def settings(self, settings: Settings) -> Settings:
-        return settings.model_copy(update={"confirm_by": self._confirm_by})
+        return settings.model_copy(update=self._changes)
 
     def batcher_id(self, settings: Settings) -> str:
         return batcher_workflow_id(PartitionRef(queue=settings.queue, partition=PARTITION))
@@ -91,10 +93,12 @@ class QueueDesign(Design):
         async with await connect_redis(settings) as redis:
             producer = Producer(redis, client.data_converter, namespace=client.namespace)
 
-            async def push(order: Order) -> None:
-                request = WriteRequest(request_id=order.workflow_id, table=TABLE, record=order.record())
-                [appended] = await producer.append(Submission(queue=settings.queue, requests=[request]))
-                if appended.refused:
-                    raise PushRefused(appended.refused)
+            async def push(*orders: Order) -> None:
+                requests = [
+                    WriteRequest(request_id=order.workflow_id, table=TABLE, record=order.record()) for order in orders
+                ]
+                for appended in await producer.append(Submission(queue=settings.queue, requests=requests)):
+                    if appended.refused:
+                        raise PushRefused(appended.refused)
 
             yield push

@@ -53,7 +53,8 @@ class SignalDesign(Design):
         """Open a producer that signals as callers do, without asking for confirmation."""
         batcher = client.get_workflow_handle(self.batcher_id(settings))
 
-        async def push(order: Order) -> None:
+        async def push(*orders: Order) -> None:
+            [order] = orders
             request = SignalledWrite(
                 workflow_id=order.workflow_id,
                 data=order.record(),
@@ -66,6 +67,6 @@ class SignalDesign(Design):
             except RPCError as error:
                 if error.status not in REFUSALS:
                     raise
-                raise PushRefused(f"{error.status.name}: {error}") from error
+                raise PushRefused(f"{error.status.name}: {error}", kind=f"signal: {error.status.name}") from error
 
         yield push

@@ -7,6 +7,7 @@ from write_batcher.compare.results import Contender, Scenario
 ABSENT = "–"  # noqa: RUF001 - a dash where there is no figure
 
 SCENARIOS = {
+    Scenario.PRESSURE: "Pressure",
     Scenario.LOAD: "Load",
     Scenario.GROWTH: "History growth",
     Scenario.CEILING: "Ceiling",
@@ -16,9 +17,11 @@ SCENARIOS = {
 }
 CONTENDERS = {
     Contender.DIRECT: "One activity, one connection and one transaction per write: what people do today.",
+    Contender.DIRECT_POOLED: "The same, with connections from a pool.",
     Contender.SIGNAL: "A batcher workflow: callers send it signals, it writes batches and signals back.",
     Contender.QUEUE: "write-batcher: a Redis stream and a drain; the receipt comes by signal.",
     Contender.QUEUE_COMPLETION: "write-batcher; the receipt completes the caller's activity.",
+    Contender.QUEUE_PACED: "The same with a pace of 20 transactions per second; a quiet queue answers at once.",
 }
 
 

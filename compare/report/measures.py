@@ -31,6 +31,29 @@ def _harm(scenario: Scenario, label: str, figure: str) -> Measure:
 
 
 MEASURES = (
+    Measure(
+        scenario=Scenario.PRESSURE,
+        label="Holds up to",
+        figure="holds_up_to_per_s",
+        kind="rate",
+        better="more",
+    ),
+    Measure(
+        scenario=Scenario.PRESSURE,
+        label="Write p50 at the lowest rate",
+        figure="quiet_p50_ms",
+        kind="ms",
+        better="less",
+    ),
+    Measure(
+        scenario=Scenario.PRESSURE,
+        label="The other application's worst p99",
+        figure="bystander_worst_p99_ms",
+        kind="ms",
+        better="less",
+    ),
+    Measure(scenario=Scenario.PRESSURE, label="Errors", figure="errors", kind="count", better="less"),
+    _harm(Scenario.PRESSURE, "Rows duplicated", "duplicates"),
     _harm(Scenario.LOAD, "Workflows failed", "failed"),
     _harm(Scenario.LOAD, "Rows lost", "lost"),
     _harm(Scenario.LOAD, "Rows duplicated", "duplicates"),

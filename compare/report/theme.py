@@ -13,9 +13,11 @@ INK, MUTED, GRID, PAPER, BAND = "#1c2733", "#5a6675", "#e2e7ec", "#ffffff", "#f6
 # Distinct for people with protanopia, deuteranopia and tritanopia, too. In print without colour, names and dashes tell.
 COLOURS = {
     Contender.DIRECT: "#8a9099",
+    Contender.DIRECT_POOLED: "#4d545c",
     Contender.SIGNAL: "#c24a05",
     Contender.QUEUE: "#2f8fe0",
     Contender.QUEUE_COMPLETION: "#0b3f80",
+    Contender.QUEUE_PACED: "#0a7d55",
 }
 CSS_VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper", BAND: "band"} | {
     colour: str(contender) for contender, colour in COLOURS.items()

@@ -15,9 +15,11 @@ WIDE_PX = 720  # as rendered; the page scales it
 NARROW_PX = 340  # for phones
 DASHES = {
     Contender.DIRECT: [2, 3],
+    Contender.DIRECT_POOLED: [8, 3],
     Contender.SIGNAL: [1, 0],
     Contender.QUEUE: [6, 4],
     Contender.QUEUE_COMPLETION: [1, 0],
+    Contender.QUEUE_PACED: [1, 0],
 }
 HEADROOM = 1.12  # above a level, for its label
 LABELS_PX = 128  # for the names of contenders left of bars

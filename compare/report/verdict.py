@@ -10,6 +10,7 @@ from write_batcher.compare.report.harm import describe_broken_promises, describe
 from write_batcher.compare.report.measures import measure
 from write_batcher.compare.report.prices import Price
 from write_batcher.compare.results import LIBRARY, Contender, Results, Scenario
+from write_batcher.compare.scale import LEFT_OUT
 
 # In the headline, contenders this close in one figure are told apart by the next one: a small difference must not
 # decide it.
@@ -117,7 +118,8 @@ def _missing(figures: Figures) -> Iterator[str]:
         yield f"Did not take part: {listed(stayed_out)}."
     for scenario in measured:
         present = {*figures.contenders(scenario), *(contender for of, contender in tried if of is scenario)}
-        if skipped := [contender for contender in took_part if contender not in present]:
+        wanted = [contender for contender in took_part if (scenario, contender) not in LEFT_OUT]
+        if skipped := [contender for contender in wanted if contender not in present]:
             yield f"{SCENARIOS[scenario]}: not measured for {listed(skipped)}."
     for scenario in Scenario:
         failed = dict.fromkeys(

@@ -9,13 +9,14 @@ from write_batcher.compare.arena import Arena
 from write_batcher.compare.resource_usage import Baseline
 from write_batcher.compare.results import Scenario
 from write_batcher.compare.scale import Scale
-from write_batcher.compare.scenarios import ceiling, crash, growth, idle, load, poison
+from write_batcher.compare.scenarios import ceiling, crash, growth, idle, load, poison, pressure
 from write_batcher.compare.scenarios.measurement import Measurement
 
 MIN_CRASH_BATCHES = 10  # so that the writer can be killed in the middle of them
 POISON_CONFIRM_TIMEOUT = timedelta(seconds=15)  # a bad record stays bad: the usual two minutes would show no more
 
 MEASURE_OF: dict[Scenario, Callable[[Arena, Scale, Baseline], Coroutine[Any, Any, Measurement]]] = {
+    Scenario.PRESSURE: pressure.measure,
     Scenario.LOAD: load.measure,
     Scenario.GROWTH: growth.measure,
     Scenario.CEILING: ceiling.measure,

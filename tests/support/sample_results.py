@@ -6,19 +6,64 @@ from collections.abc import Sequence
 from typing import Any
 
 from write_batcher.compare.results import Contender, Results, Run, Scenario
+from write_batcher.compare.scale import LEFT_OUT, ON_EVERY_DATABASE
 
 WORKFLOWS = 400
 CONNECTION_LIMIT = 20
-ACTIONS = {Contender.DIRECT: 1.0, Contender.SIGNAL: 3.05, Contender.QUEUE: 3.02, Contender.QUEUE_COMPLETION: 1.07}
-EVENTS = {Contender.DIRECT: 6.0, Contender.SIGNAL: 14.2, Contender.QUEUE: 12.1, Contender.QUEUE_COMPLETION: 6.1}
-LATENCY_MS = {Contender.DIRECT: 900, Contender.SIGNAL: 2600, Contender.QUEUE: 1500, Contender.QUEUE_COMPLETION: 1300}
-WRITES_PER_S = {Contender.DIRECT: 60, Contender.SIGNAL: 190, Contender.QUEUE: 2900, Contender.QUEUE_COMPLETION: 3000}
-DOWN_S = {Contender.DIRECT: 1.0, Contender.SIGNAL: 4.0, Contender.QUEUE: 2.4, Contender.QUEUE_COMPLETION: 2.2}
+ACTIONS = {
+    Contender.DIRECT: 1.0,
+    Contender.SIGNAL: 3.05,
+    Contender.QUEUE: 3.02,
+    Contender.QUEUE_COMPLETION: 1.07,
+    Contender.DIRECT_POOLED: 1.0,
+    Contender.QUEUE_PACED: 1.07,
+}
+EVENTS = {
+    Contender.DIRECT: 6.0,
+    Contender.SIGNAL: 14.2,
+    Contender.QUEUE: 12.1,
+    Contender.QUEUE_COMPLETION: 6.1,
+    Contender.DIRECT_POOLED: 6.0,
+    Contender.QUEUE_PACED: 6.1,
+}
+LATENCY_MS = {
+    Contender.DIRECT: 900,
+    Contender.SIGNAL: 2600,
+    Contender.QUEUE: 1500,
+    Contender.QUEUE_COMPLETION: 1300,
+    Contender.DIRECT_POOLED: 880,
+    Contender.QUEUE_PACED: 240,
+}
+WRITES_PER_S = {
+    Contender.DIRECT: 60,
+    Contender.SIGNAL: 190,
+    Contender.QUEUE: 2900,
+    Contender.QUEUE_COMPLETION: 3000,
+    Contender.DIRECT_POOLED: 60,
+    Contender.QUEUE_PACED: 3000,
+}
+DOWN_S = {
+    Contender.DIRECT: 1.0,
+    Contender.SIGNAL: 4.0,
+    Contender.QUEUE: 2.4,
+    Contender.QUEUE_COMPLETION: 2.2,
+    Contender.DIRECT_POOLED: 1.0,
+    Contender.QUEUE_PACED: 2.2,
+}
+HOLDS_UP_TO = {
+    Contender.DIRECT: 50,
+    Contender.DIRECT_POOLED: 1_000,
+    Contender.SIGNAL: 200,
+    Contender.QUEUE: 5_000,
+    Contender.QUEUE_PACED: 5_000,
+}
 IDLE_ACTIONS = {
     Contender.DIRECT: 0,
     Contender.SIGNAL: 24,
     Contender.QUEUE: 17_300,
     Contender.QUEUE_COMPLETION: 17_280,
+    Contender.DIRECT_POOLED: 0,
+    Contender.QUEUE_PACED: 30,
 }
 
 
@@ -36,9 +81,9 @@ def sample_results(
         _run(scenario, contender, database, number, chance)
         for scenario in scenarios
         for contender in contenders
-        for database in (databases if scenario is Scenario.LOAD else databases[:1])
+        for database in (databases if scenario in ON_EVERY_DATABASE else databases[:1])
         for number in range(1, rounds + 1)
-        if not (contender is Contender.DIRECT and scenario in (Scenario.GROWTH, Scenario.CEILING))
+        if (scenario, contender) not in LEFT_OUT
     ]
     return Results(
         started_at="2026-03-04T05:06:07+00:00",
@@ -73,6 +118,7 @@ def results_of(*runs: Run) -> Results:
 
 def _run(scenario: Scenario, contender: Contender, database: str, number: int, chance: random.Random) -> Run:
     make = {
+        Scenario.PRESSURE: _pressure,
         Scenario.LOAD: _load,
         Scenario.GROWTH: _growth,
         Scenario.CEILING: _ceiling,
@@ -81,6 +127,45 @@ def _run(scenario: Scenario, contender: Contender, database: str, number: int, c
         Scenario.IDLE: _idle,
     }[scenario]
     return run(scenario, contender, database=database, round=number, **make(contender, database, chance))
+
+
+def _pressure(contender: Contender, database: str, chance: random.Random) -> dict[str, Any]:
+    holds = HOLDS_UP_TO[contender]
+    is_postgresql = database == "postgresql"
+    steps = []
+    for rate in (5, 50, 200, 1_000, 5_000, 20_000):
+        load = rate / holds
+        if load > 25:
+            break
+        waited = (15 if contender is Contender.DIRECT else 60) * max(1.0, load**2) * chance.uniform(0.9, 1.1)
+        steps.append(
+            {
+                "offered_per_s": rate,
+                "offered": rate * 4,
+                "committed": rate * 4 if load <= 1 else rate,
+                "achieved_per_s": min(rate, holds),
+                "p50_ms": waited / 2,
+                "p99_ms": waited,
+                "holds": load <= 1,
+                "errors": 0 if load <= 1 else rate,
+                "errors_by_kind": {} if load <= 1 else {"too many connections": rate},
+                "bystander_p50_ms": 2.0,
+                "bystander_p99_ms": 5.0 * max(1.0, load),
+                "bystander_failed": 0,
+                "connections": 5 if is_postgresql else None,
+                "transactions": rate * 1.0 if is_postgresql else None,
+                "database_cpu_ms_per_write": 0.3 if is_postgresql else None,
+                "wal_bytes_per_write": 800.0 if is_postgresql else None,
+            }
+        )
+    return {
+        "holds_up_to_per_s": holds,
+        "quiet_p50_ms": steps[0]["p50_ms"],
+        "bystander_worst_p99_ms": steps[-1]["bystander_p99_ms"],
+        "errors": sum(step["errors"] for step in steps),
+        "duplicates": 0,
+        "samples": {"steps": steps},
+    }
 
 
 def _load(contender: Contender, database: str, chance: random.Random) -> dict[str, Any]:

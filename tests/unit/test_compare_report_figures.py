@@ -11,7 +11,12 @@ from write_batcher.compare.report.figures import Figures, quantile
 from write_batcher.compare.report.measures import MEASURES, measure
 from write_batcher.compare.results import Contender, Results, Run, Scenario
 
-DIRECT, SIGNAL, QUEUE, COMPLETION = Contender
+DIRECT, SIGNAL, QUEUE, COMPLETION = (
+    Contender.DIRECT,
+    Contender.SIGNAL,
+    Contender.QUEUE,
+    Contender.QUEUE_COMPLETION,
+)
 LOAD = Scenario.LOAD
 ACTIONS = measure(LOAD, "actions_per_write")
 FAILED = measure(LOAD, "failed")

@@ -18,7 +18,7 @@ from write_batcher.compare.report.theme import CSS_VARIABLES
 from write_batcher.compare.results import FILE_NAME, Contender, Results, Scenario
 from write_batcher.errors import ConfigurationError
 
-CHARTS = ["actions", "ceiling", "crash", "database", "growth", "idle", "latency", "poison"]
+CHARTS = ["actions", "ceiling", "crash", "database", "growth", "idle", "latency", "poison", "pressure"]
 LOADING = {"src", "srcset", "data", "action", "poster", "background", "xlink:href"}
 
 
@@ -70,7 +70,7 @@ def test_page_loads_nothing(page: str) -> None:
 
 
 def test_page_says_when_it_was_measured_and_with_what(page: str) -> None:
-    assert "Started 2026-03-04 05:06 UTC; it took 31 minutes for 78 runs." in page
+    assert "Started 2026-03-04 05:06 UTC; it took 31 minutes for 108 runs." in page
     assert "a processor of the sample" in page
 
 
@@ -162,8 +162,8 @@ def test_summary_marks_the_best_and_the_harm() -> None:
     assert columns == list(Contender)
     load = next(section for section in sections if section.title == "Load, postgresql")
     rows = {row.label: row.cells for row in load.rows}
-    assert [cell.is_best for cell in rows["Temporal actions per write"]] == [False, False, False, True]
-    assert [cell.is_bad for cell in rows["Workflows failed"]] == [True, False, False, False]
+    assert [cell.is_best for cell in rows["Temporal actions per write"]] == [False, False, False, False, True, True]
+    assert [cell.is_bad for cell in rows["Workflows failed"]] == [True, False, False, False, False, False]
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
@@ -173,7 +173,7 @@ def test_summary_is_printed(*, is_terminal: bool) -> None:
     print_summary(console, sample_results())
     text = output.getvalue()
     assert "Warning: direct duplicated 6 rows" in text
-    assert "When many workflows write at once, choose queue-completion." in text
+    assert "When many workflows write at once, choose queue-paced." in text
     assert f"48.1/s {BEST_MARK}" not in text
     assert ("┃" in text) is is_terminal
 

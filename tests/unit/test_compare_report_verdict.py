@@ -10,7 +10,12 @@ from write_batcher.compare.report.prices import LIST_PRICE, Price
 from write_batcher.compare.report.verdict import Verdict, judge
 from write_batcher.compare.results import Contender, Results, Run, Scenario
 
-DIRECT, SIGNAL, QUEUE, COMPLETION = Contender
+DIRECT, SIGNAL, QUEUE, COMPLETION = (
+    Contender.DIRECT,
+    Contender.SIGNAL,
+    Contender.QUEUE,
+    Contender.QUEUE_COMPLETION,
+)
 LOAD, CRASH, POISON = Scenario.LOAD, Scenario.CRASH, Scenario.POISON
 
 
@@ -212,8 +217,8 @@ def test_unmeasured_run_is_named_and_not_judged() -> None:
     assert all("direct" not in advice.sentence for advice in said.advice)
     assert said.headline == "When many workflows write at once, choose signal and queue."
     assert said.missing == (
-        "Not measured: history growth, ceiling, crash, bad records and idle.",
-        "Did not take part: queue-completion.",
+        "Not measured: pressure, history growth, ceiling, crash, bad records and idle.",
+        "Did not take part: direct-pooled, queue-completion and queue-paced.",
         "Load: some runs of direct on sqlite, queue on sqlite and queue on postgresql could not be measured.",
         "Crash: some runs of direct on sqlite could not be measured.",
     )
@@ -228,8 +233,8 @@ def test_missing_scenarios_are_named_and_not_judged() -> None:
     said = verdict(crash(QUEUE, 5.0), crash(SIGNAL, 9.0), run(POISON, SIGNAL, failed_good=0))
     assert [advice.when for advice in said.advice] == ["the writing process may be killed"]
     assert said.missing == (
-        "Not measured: load, history growth, ceiling and idle.",
-        "Did not take part: direct and queue-completion.",
+        "Not measured: pressure, load, history growth, ceiling and idle.",
+        "Did not take part: direct, direct-pooled, queue-completion and queue-paced.",
         "Bad records: not measured for queue.",
     )
 

@@ -7,6 +7,7 @@ from write_batcher.compare.report.charts.growth_chart import growth_chart
 from write_batcher.compare.report.charts.idle_chart import idle_chart
 from write_batcher.compare.report.charts.load_charts import actions_chart, database_chart, latency_chart
 from write_batcher.compare.report.charts.poison_chart import poison_chart
+from write_batcher.compare.report.charts.pressure_chart import pressure_chart
 from write_batcher.compare.report.figures import Figures
 from write_batcher.compare.report.prices import Price
 
@@ -14,6 +15,7 @@ from write_batcher.compare.report.prices import Price
 def chart_sections(figures: Figures, price: Price) -> list[ChartSection]:
     """Return a section for every chart whose scenario was measured, in the order of the page."""
     sections = (
+        pressure_chart(figures),
         latency_chart(figures),
         database_chart(figures),
         growth_chart(figures),

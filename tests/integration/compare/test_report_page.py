@@ -22,7 +22,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-CHARTS = 8
+CHARTS = 9
 SMALLEST_TEXT_PX = 10.5
 
 
