@@ -20,7 +20,14 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from write_batcher.errors import ConfigurationError
-from write_batcher.models import HEARTBEAT_TIMEOUT, PARK_AFTER, ConfirmBy, batcher_task_queue, checked_task_queue
+from write_batcher.models import (
+    HEARTBEAT_TIMEOUT,
+    PARK_AFTER,
+    PARKED_FOR,
+    ConfirmBy,
+    batcher_task_queue,
+    checked_task_queue,
+)
 from write_batcher.queue.redis_url import parse_redis_url
 
 ENV_PREFIX = "WRITE_BATCHER_"
@@ -176,6 +183,12 @@ class Settings(BaseSettings):
         PARK_AFTER,
         ge=timedelta(seconds=1),
         description="after how long without requests a drain is parked, which costs nothing until a request wakes it",
+    )
+
+    parked_for: Duration = Field(
+        PARKED_FOR,
+        ge=timedelta(seconds=1),
+        description="after how long a parked drain is started for a moment, to tidy up",
     )
 
     confirm_by: ConfirmBy = Field(

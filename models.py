@@ -10,6 +10,7 @@ CONFIRMATION_SIGNAL = "write_confirmation"
 MAX_REQUEST_ID_BYTES = 512  # of UTF-8
 MAX_REQUEST_AGE = timedelta(days=7)  # a request that was appended longer ago is not written any more
 PARK_AFTER = timedelta(minutes=1)  # without requests, a drain is parked: that and waking it cost a few actions
+PARKED_FOR = timedelta(hours=6)  # then it is started for a moment: it tidies up, and finds what no worker has seen
 HEARTBEAT_TIMEOUT = timedelta(seconds=5)  # of a drain, unless a batcher is given another
 
 MAX_TASK_QUEUE_CHARS = 500  # Temporal takes 1,000, of which it uses some for its sticky queues

@@ -6,7 +6,7 @@ from write_batcher.compare.scale import Scale, steps
 
 # The figures in the line of a run; the report has all of them.
 SHOWN_FIGURES = {
-    Scenario.PRESSURE: ("holds_up_to_per_s", "bystander_worst_p99_ms", "errors"),
+    Scenario.PRESSURE: ("holds_up_to_per_s", "busy_p99_ms", "bystander_busy_p99_ms", "errors"),
     Scenario.LOAD: ("rows", "failed", "lost", "duplicates", "writes_per_s", "transactions", "actions_per_write"),
     Scenario.GROWTH: ("writes", "max_events", "continued_as_new"),
     Scenario.CEILING: ("accepted", "refused", "rows", "duplicates", "writes_per_s"),

@@ -32,6 +32,7 @@ def worker_main_command(*, settings: Settings) -> None:
     *DEAD_LETTERS,
     "heartbeat_timeout",
     "park_after",
+    "parked_for",
     "batcher_task_queue",
     "log_format",
 )

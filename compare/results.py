@@ -44,7 +44,8 @@ class Scenario(StrEnum):
     the write path, without caller workflows. Beside it another application reads and updates single rows.
 
     Figures: `holds_up_to_per_s` (the highest rate at which 99 % were committed and the p99 was below a second),
-    `quiet_p50_ms` (at the lowest rate), `bystander_worst_p99_ms errors duplicates`.
+    `quiet_p50_ms` (at the lowest rate), `busy_p99_ms bystander_busy_p99_ms` (at 1,000 writes/s),
+    `bystander_worst_p99_ms errors duplicates`.
     Samples: `steps`: `{"offered_per_s", "offered", "committed", "achieved_per_s", "p50_ms", "p99_ms", "holds",
     "errors", "errors_by_kind", "bystander_p50_ms", "bystander_p99_ms", "bystander_failed", "connections",
     "transactions", "database_cpu_ms_per_write", "wal_bytes_per_write"}`, times from the offer to the commit. The last
@@ -90,7 +91,11 @@ class Scenario(StrEnum):
     that failed although their record was good).
     """
     IDLE = "idle"
-    """Nothing to do. Figures: `seconds actions events actions_per_day events_per_day`, the last two extrapolated."""
+    """Nothing to do. Figures: `seconds actions events actions_per_day events_per_day`, the last two extrapolated.
+
+    A drain of this library rests, and is started for a moment every six hours to tidy up. Here it rests for as much
+    shorter as the measurement is shorter than a day, so that what it does in a day is counted.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -150,6 +150,7 @@ async def start_batchers(
             partition=PartitionRef(queue=settings.queue, partition=number),
             sink_id=sink_id,
             heartbeat_timeout_ms=settings.heartbeat_timeout // MILLISECOND,
+            parked_for_ms=settings.parked_for // MILLISECOND,
         )
         if restart_stopped:
             await _start_batcher(client, settings, batcher, WorkflowIDReusePolicy.ALLOW_DUPLICATE)

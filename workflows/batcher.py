@@ -10,14 +10,12 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, is_cancelled_exception
 from temporalio.workflow import ActivityCancellationType
 
-from write_batcher.models import HEARTBEAT_TIMEOUT, DrainEnd, DrainInput, DrainResult, PartitionRef
+from write_batcher.models import HEARTBEAT_TIMEOUT, PARKED_FOR, DrainEnd, DrainInput, DrainResult, PartitionRef
 
 DRAIN_TIMEOUT = timedelta(hours=2)  # the drain returns by itself after an hour; this ends an attempt that does not
 # A coefficient above 1 would add up over the life of an activity that is retried for ever: minutes of silence after a
 # crash.
 DRAIN_RETRY = RetryPolicy(initial_interval=timedelta(seconds=1), backoff_coefficient=1.0)
-# Then a parked drain is started for a moment: it tidies up, and finds entries that no worker has seen.
-PARKED_FOR = timedelta(hours=6)
 STATE_MEMO = "write-batcher"  # holds the state while there is no drain, for whoever describes the workflow
 # Then a flush is given up: Redis may be out of memory until a drain runs, and the next drain waits for the handlers.
 FLUSH_TIMEOUT = timedelta(seconds=30)
@@ -51,6 +49,8 @@ class BatcherInput:
     """A crashed drain is replaced within this time plus the second of its retry. Longer than any event loop should
     hang. At first that of the worker that started this batcher, then that of the worker that takes a drain.
     """
+    parked_for_ms: int = PARKED_FOR // timedelta(milliseconds=1)
+    """After how long a parked drain is started for a moment: that of the worker that started this batcher."""
     drains: int = 0
     """How many drains have returned."""
     parked: bool = False
@@ -82,6 +82,7 @@ class BatcherWorkflow:
         self._stopping = False
         self._drains = batcher.drains
         self._parked = batcher.parked
+        self._parked_for = timedelta(milliseconds=batcher.parked_for_ms)
         self._drain: workflow.ActivityHandle[DrainResult] | None = None
         self._drain_is_to_end = False
         self._flushing = False
@@ -120,7 +121,7 @@ class BatcherWorkflow:
     async def _parked_for_long(self) -> bool:
         """While parked, wait until there is something to do. Returns True when nobody has said so for a long time."""
         try:
-            await self._until_not(BatcherState.PARKED, timeout=PARKED_FOR)
+            await self._until_not(BatcherState.PARKED, timeout=self._parked_for)
         except TimeoutError:
             self._parked = False
             return True

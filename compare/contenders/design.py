@@ -62,6 +62,8 @@ class Design(ABC):
     writer: ClassVar[str]
     """The role that writes to the database. When it is the only role, killing it also kills the callers' worker."""
     uses_redis: ClassVar[bool] = False
+    rests_when_idle: ClassVar[bool] = False
+    """Whether its batcher has no activity while there is nothing to do."""
     pushes_at_once: ClassVar[int] = 1
     """How many requests one push takes."""
     commits_when_pushed: ClassVar[bool] = False

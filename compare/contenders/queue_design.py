@@ -34,6 +34,7 @@ class QueueDesign(Design):
     roles = (MAIN, BATCHER)
     writer = BATCHER
     uses_redis = True
+    rests_when_idle = True
     pushes_at_once = 500  # as workflows that submit many at once
 
     def __init__(self, confirm_by: ConfirmBy, **changes: Any) -> None:

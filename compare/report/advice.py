@@ -44,6 +44,16 @@ class Question:
 
 QUESTIONS = (
     Question(
+        when="much is written at times",
+        measure=measure(Scenario.PRESSURE, "holds_up_to_per_s"),
+        figures="Writes per second of which 99 % are committed, and 99 % of these within a second",
+    ),
+    Question(
+        when="others share the database",
+        measure=measure(Scenario.PRESSURE, "bystander_busy_p99_ms"),
+        figures="What another application waits while 1,000 writes per second are offered, p99",
+    ),
+    Question(
         when="the database is what you must protect",
         measure=measure(Scenario.LOAD, "transactions_per_100"),
         figures="Transactions per 100 writes",

@@ -45,10 +45,11 @@ MEASURES = (
         kind="ms",
         better="less",
     ),
+    Measure(scenario=Scenario.PRESSURE, label="Write p99 at 1,000/s", figure="busy_p99_ms", kind="ms", better="less"),
     Measure(
         scenario=Scenario.PRESSURE,
-        label="The other application's worst p99",
-        figure="bystander_worst_p99_ms",
+        label="Bystander's p99 at 1,000/s",
+        figure="bystander_busy_p99_ms",
         kind="ms",
         better="less",
     ),

@@ -15,6 +15,7 @@ from write_batcher.compare.scale import LEFT_OUT
 # In the headline, contenders this close in one figure are told apart by the next one: a small difference must not
 # decide it.
 HEADLINE_WITHIN = 0.25
+ONE_BY_ONE = (Contender.DIRECT, Contender.DIRECT_POOLED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,7 @@ def judge(results: Results, price: Price) -> Verdict:
     figures = Figures(results)
     broken = {contender: describe_broken_promises(figures, contender) for contender in figures.contenders()}
     headline, reason = _headline(figures, price, broken)
+    headline = " ".join([*_thresholds(figures, broken), headline])
     return Verdict(
         headline=headline,
         reason=reason,
@@ -87,6 +89,23 @@ def _headline(figures: Figures, price: Price, broken: Mapping[Contender, str]) -
         f"When many workflows write at once, choose {listed(choice)}.",
         _load_figures(figures, choice[0], database, price),
     )
+
+
+def _thresholds(figures: Figures, broken: Mapping[Contender, str]) -> Iterator[str]:
+    """Yield for each database up to which load writing one by one does, if a contender of this library does more."""
+    holds = measure(Scenario.PRESSURE, "holds_up_to_per_s")
+    for database in figures.databases(Scenario.PRESSURE):
+        rates = {one: spread.middle for one, spread in figures.spreads(holds, database).items() if not broken.get(one)}
+        singly = max((rates[one] for one in ONE_BY_ONE if one in rates), default=None)
+        library = {one: rates[one] for one in LIBRARY if one in rates}
+        if singly is None or not library or max(library.values()) <= singly:
+            continue
+        most = max(library.values())
+        best = [contender for contender, rate in library.items() if rate == most]
+        yield (
+            f"On {database}, up to {format_figure(singly, 'count')} writes per second one transaction each does; "
+            f"above, or when others share the database, choose {listed(best)}, up to {format_figure(most, 'count')}."
+        )
 
 
 def _load_figures(figures: Figures, contender: Contender, database: str, price: Price) -> str:

@@ -10,9 +10,11 @@ from write_batcher.compare.resource_usage import Baseline
 from write_batcher.compare.results import Scenario
 from write_batcher.compare.scale import Scale
 from write_batcher.compare.scenarios import ceiling, crash, growth, idle, load, poison, pressure
+from write_batcher.compare.scenarios.idle import LOOKS_A_DAY
 from write_batcher.compare.scenarios.measurement import Measurement
 
 MIN_CRASH_BATCHES = 10  # so that the writer can be killed in the middle of them
+IDLE_PARK_AFTER = timedelta(seconds=1)
 POISON_CONFIRM_TIMEOUT = timedelta(seconds=15)  # a bad record stays bad: the usual two minutes would show no more
 
 MEASURE_OF: dict[Scenario, Callable[[Arena, Scale, Baseline], Coroutine[Any, Any, Measurement]]] = {
@@ -32,6 +34,9 @@ def settings_of(scenario: Scenario, settings: Settings, scale: Scale) -> Setting
         case Scenario.CRASH:
             max_items = max(min(settings.max_items, scale.workflows // MIN_CRASH_BATCHES), 1)
             return settings.model_copy(update={"max_items": max_items})
+        case Scenario.IDLE:
+            # The day of a parked drain within the time that is measured.
+            return settings.model_copy(update={"park_after": IDLE_PARK_AFTER, "parked_for": scale.idle / LOOKS_A_DAY})
         case Scenario.POISON:
             return settings.model_copy(update={"confirm_timeout": POISON_CONFIRM_TIMEOUT})
         case _:

@@ -24,6 +24,7 @@ TICK_S = 0.01
 LOOK_EVERY_S = 0.05
 SETTLE_S = 10.0  # after a step, for what was offered in it
 COLLAPSED_SHARE = 0.5  # of what was offered: a design that commits less in time is not put under more pressure
+BUSY_RATE = 1_000  # writes per second, at which designs are compared
 HOLDS_P99_MS = 1_000.0
 HOLDS_SHARE = 0.99
 
@@ -76,11 +77,14 @@ async def measure(arena: Arena, scale: Scale, _baseline: Baseline) -> Measuremen
                 break
         by_workflow = await rows.by_workflow()
     holds = [step["offered_per_s"] for step in steps if step["holds"]]
+    busy = next((step for step in steps if step["offered_per_s"] == BUSY_RATE), {})
     bystander_p99 = [step["bystander_p99_ms"] for step in steps if step["bystander_p99_ms"] is not None]
     return Measurement(
         figures={
             "holds_up_to_per_s": max(holds, default=0),
             "quiet_p50_ms": steps[0]["p50_ms"],
+            "busy_p99_ms": busy.get("p99_ms"),
+            "bystander_busy_p99_ms": busy.get("bystander_p99_ms"),
             "bystander_worst_p99_ms": max(bystander_p99, default=None),
             "errors": sum(step["errors"] for step in steps),
             "duplicates": by_workflow.total() - len(by_workflow),

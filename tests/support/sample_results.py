@@ -161,6 +161,8 @@ def _pressure(contender: Contender, database: str, chance: random.Random) -> dic
     return {
         "holds_up_to_per_s": holds,
         "quiet_p50_ms": steps[0]["p50_ms"],
+        "busy_p99_ms": steps[3]["p99_ms"] if len(steps) > 3 else None,
+        "bystander_busy_p99_ms": steps[3]["bystander_p99_ms"] if len(steps) > 3 else None,
         "bystander_worst_p99_ms": steps[-1]["bystander_p99_ms"],
         "errors": sum(step["errors"] for step in steps),
         "duplicates": 0,

@@ -173,7 +173,7 @@ def test_summary_is_printed(*, is_terminal: bool) -> None:
     print_summary(console, sample_results())
     text = output.getvalue()
     assert "Warning: direct duplicated 6 rows" in text
-    assert "When many workflows write at once, choose queue-paced." in text
+    assert "When many workflows write at once, choose queue-paced." in " ".join(text.split())
     assert f"48.1/s {BEST_MARK}" not in text
     assert ("┃" in text) is is_terminal
 

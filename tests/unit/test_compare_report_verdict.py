@@ -224,6 +224,23 @@ def test_unmeasured_run_is_named_and_not_judged() -> None:
     )
 
 
+def test_load_up_to_which_one_by_one_does_is_told() -> None:
+    said = verdict(
+        run(Scenario.PRESSURE, DIRECT, holds_up_to_per_s=50),
+        run(Scenario.PRESSURE, Contender.DIRECT_POOLED, holds_up_to_per_s=1_000),
+        run(Scenario.PRESSURE, QUEUE, holds_up_to_per_s=5_000),
+        run(Scenario.PRESSURE, Contender.QUEUE_PACED, holds_up_to_per_s=5_000),
+    )
+    assert said.headline.startswith(
+        "On sqlite, up to 1,000 writes per second one transaction each does; above, or when others share the database, "
+        "choose queue and queue-paced, up to 5,000."
+    )
+    slower = verdict(
+        run(Scenario.PRESSURE, DIRECT, holds_up_to_per_s=5_000), run(Scenario.PRESSURE, QUEUE, holds_up_to_per_s=50)
+    )
+    assert "writes per second" not in slower.headline
+
+
 def test_only_measured_contender_is_not_chosen_over_an_unmeasured_one() -> None:
     said = verdict(load(QUEUE, transactions=1, actions=3), run(LOAD, DIRECT))
     assert said.headline == "Nothing to compare: only queue was measured."

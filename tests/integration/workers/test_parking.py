@@ -20,7 +20,6 @@ from write_batcher.queue.stream import WriteQueue
 from write_batcher.workers.operating.control import Verb, steer
 from write_batcher.workers.operating.host import Hosts, HostState, HostView
 from write_batcher.workers.waking import Waker
-from write_batcher.workflows import batcher as batcher_module
 
 SOON = timedelta(milliseconds=100)
 WOKEN_WITHIN_S = 5  # a second on a quiet machine
@@ -152,10 +151,10 @@ async def _is_cancelled(queue: Parkable) -> bool:
     return await status_of(queue.client, queue.settings, 0) is WorkflowExecutionStatus.CANCELED
 
 
-async def test_drain_that_is_parked_for_long_tidies_up_and_is_parked_again(
-    queue: Parkable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batcher_module, "PARKED_FOR", timedelta(seconds=1))
+async def test_drain_that_is_parked_for_long_tidies_up_and_is_parked_again(queue: Parkable) -> None:
+    queue.settings = queue.settings.model_copy(update={"parked_for": timedelta(seconds=1)})
+    await batcher_of(queue.client, queue.settings).terminate()
+    await start_batching(queue.client, queue.redis, queue.settings)
     async with batching(queue.client, queue.redis, queue.settings, queue.sink):
         await eventually(queue.is_parked)
         drains = (await queue.host()).drains or 0
