@@ -37,6 +37,8 @@ SHORTEST_HEARTBEAT_TIMEOUT = timedelta(seconds=2)
 # A pause reaches the drain with a heartbeat, and `write-batcher queue pause` waits for it for 30 s.
 LONGEST_HEARTBEAT_TIMEOUT = timedelta(seconds=30)
 SLOWEST_RATE, FASTEST_RATE = 1 / 60, 1e6  # per second
+SHORTEST_WAIT = timedelta(milliseconds=1)
+SHORTEST_TARGET_LATENCY = timedelta(milliseconds=10)
 LONGEST_TARGET_LATENCY = timedelta(seconds=10)  # databases give a first try up after 12 s
 MIN_SIGNING_KEY = 16  # characters
 NEAR_MISS = 0.8  # likeness of an unknown variable to a setting, from 0 to 1, from which on it is a typing error
@@ -104,6 +106,24 @@ def _as_names(value: object) -> object:
 
 
 Duration = Annotated[timedelta, BeforeValidator(_as_duration), Field(gt=timedelta(0))]
+
+
+def _limited(shortest: timedelta, longest: timedelta) -> AfterValidator:
+    """A check of a duration whose message fits into a sentence."""
+
+    def check(duration: timedelta) -> timedelta:
+        if not shortest <= duration <= longest:
+            raise ValueError(f"it is from {as_text(shortest)} to {as_text(longest)}")
+        return duration
+
+    return AfterValidator(check)
+
+
+def _none_if_told(value: object) -> object:
+    return None if value == "none" else value
+
+
+NONE_IF_TOLD = BeforeValidator(_none_if_told)
 Rate = Annotated[float, BeforeValidator(_as_rate), AfterValidator(_checked_rate)]
 TaskQueue = Annotated[str, AfterValidator(checked_task_queue)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_names), Field(min_length=1)]
@@ -140,20 +160,22 @@ class Settings(BaseSettings):
     partitions: int = Field(1, ge=1, le=1000, description="streams of the queue, each with a drain of its own")
     max_items: int = Field(100, ge=1, le=10_000, description="most requests in a batch")
     max_bytes: ByteSize = Field(ByteSize(4 * 1024**2), ge=1024, description="most bytes of encoded requests in a batch")
-    max_wait: Duration = Field(timedelta(seconds=20), description="age of the oldest request at which a batch closes")
-    pace: Rate | None = Field(
+    max_wait: Annotated[Duration, _limited(SHORTEST_WAIT, LONGEST_TIMEOUT)] = Field(
+        timedelta(seconds=20), description="age of the oldest request at which a batch closes"
+    )
+    pace: Annotated[Rate | None, NONE_IF_TOLD] = Field(
         None,
         description="transactions that the database sees at most from all batchers of the queue, such as 10/s; a batch "
         "closes as soon as it may be written",
     )
-    max_rate: Rate | None = Field(
+    max_rate: Annotated[Rate | None, NONE_IF_TOLD] = Field(
         None,
         description="rows that all batchers of the queue write at most, such as 2000/s",
     )
-    target_latency: Duration | None = Field(
+    target_latency: Annotated[
+        Annotated[Duration, _limited(SHORTEST_TARGET_LATENCY, LONGEST_TARGET_LATENCY)] | None, NONE_IF_TOLD
+    ] = Field(
         None,
-        ge=timedelta(milliseconds=1),
-        le=LONGEST_TARGET_LATENCY,
         description="how long a transaction should take at most, such as 250ms; when it takes longer, batches become "
         "smaller and fewer",
     )

@@ -132,7 +132,7 @@ class _Track:
         stopwatch = Stopwatch.begin(self.servers)
         await confirmer.run(batches)
         sample = stopwatch.end(len(confirmations))
-        confirmed = progress.snapshot(in_flight=0, held=0, full=None).confirmed
+        confirmed = progress.snapshot(in_flight=0, held=0, full=None, throttled=None).confirmed
         left = (await stream.statistics()).backlog
         if confirmed != len(callers.addresses) or left:
             raise WrongWork(

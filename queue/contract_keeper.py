@@ -34,7 +34,9 @@ class ContractKeeper:
         """Announce the terms once; returns the contract. Raises `WrongSink` when the queue belongs to another sink, and
         `QueueUnavailable` when Redis cannot be asked.
         """
-        self._contract = await self._store.announce(self._worker, self._terms)
+        before, self._contract = self.contract, await self._store.announce(self._worker, self._terms)
+        if self._contract.set_live != before.set_live:
+            logger.info("set for the running queue: %s, before: %s", self._contract.set_live, before.set_live)
         return self._contract
 
     async def run(self) -> None:

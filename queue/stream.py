@@ -203,16 +203,18 @@ class WriteQueue(PartitionKeys):
         with translated_errors():
             return int(await self._now(keys=[self.stream_key]))
 
-    async def next_turn(self, *, pace: float | None, max_rate: float | None, asks: bool, rows: int) -> float:
+    async def next_turn(
+        self, *, pace: float | None, max_rate: float | None, partitions: int, asks: bool, rows: int
+    ) -> float:
         """Take the next turn to begin a transaction, when this drain `asks` for one; return the seconds until it comes.
 
-        All drains of the queue share `pace` transactions and `max_rate` rows per second (None: as many as there are).
-        `rows` are those of transactions that this drain has begun since the last call. Who has taken a turn must not
-        take another one before it has come.
+        All drains of the queue, one for each of its `partitions`, share `pace` transactions and `max_rate` rows per
+        second (None: as many as there are). `rows` are those of transactions that this drain has begun since the last
+        call. Who has taken a turn must not take another one before it has come.
         """
         with translated_errors():
             wait_us = await self._turn(
-                keys=[turns_key(self.ref)], args=[_micros(pace), _micros(max_rate), int(asks), rows]
+                keys=[turns_key(self.ref)], args=[_micros(pace), _micros(max_rate), int(asks), rows, partitions]
             )
         return int(wait_us) / 1e6
 

@@ -132,9 +132,8 @@ def make_batcher_worker(
         heartbeat_timeout=settings.heartbeat_timeout,
     )
     settling = SettleActivities(queue, sink, contract)
-    partitions = partitions or settings.partitions
-    waker = Waker(Hosts(client), [WriteQueue(redis, queue, number) for number in range(partitions)])
-    return BatcherWorker(client, settings, drains, settling, waker, partitions)
+    waker = Waker(Hosts(client), redis, queue)
+    return BatcherWorker(client, settings, drains, settling, waker, partitions or settings.partitions)
 
 
 async def start_batchers(
@@ -217,14 +216,12 @@ async def run_batcher_worker(settings: Settings) -> None:
             await WriteQueue(redis, queue, number).ensure_group()
         store = ContractStore(redis, queue)
         keeper = ContractKeeper(store, _worker_name(), terms)
-        contract = await keeper.start()
-        if contract.set_live:
-            logger.info("an operator has set for this queue, whatever its workers have: %s", contract.set_live)
+        await keeper.start()
         stack.push_async_callback(keeper.leave)
         # A queue that has shrunk has old partitions as well, which are drained until they are empty.
         partitions = await store.known_partitions()
         await start_batchers(client, settings, partitions, sink_id=terms.sink_id, restart_stopped=True)
-        ensuring = asyncio.create_task(_ensure_batchers(client, settings, keeper), name="ensure batchers")
+        ensuring = asyncio.create_task(_ensure_batchers(client, settings, keeper, store), name="ensure batchers")
         stack.callback(ensuring.cancel)
         worker = make_batcher_worker(client, settings, redis, sink, lambda: keeper.contract, partitions=partitions)
         await serve(worker, beside=keeper.run())
@@ -259,12 +256,22 @@ def _worker_name() -> str:
     return f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
 
 
-async def _ensure_batchers(client: Client, settings: Settings, keeper: ContractKeeper) -> None:
+async def _wake_left_over(client: Client, settings: Settings, partitions: int, known: int) -> None:
+    """Wake parked drains of partitions that the queue has no longer, so that they retire."""
+    hosts = Hosts(client)
+    for number in range(partitions, known):
+        partition = PartitionRef(queue=settings.queue, partition=number)
+        if (await hosts.look(partition)).state is HostState.PARKED:
+            await hosts.wake(partition)
+
+
+async def _ensure_batchers(client: Client, settings: Settings, keeper: ContractKeeper, store: ContractStore) -> None:
     """Start batcher workflows again that were terminated; one that was stopped has completed, and stays stopped."""
     while True:
         await asyncio.sleep(ENSURE_EVERY.total_seconds())
         try:
             contract = keeper.contract
             await start_batchers(client, settings, contract.partitions, sink_id=contract.sink_id, restart_stopped=False)
+            await _wake_left_over(client, settings, contract.partitions, await store.known_partitions())
         except Exception:  # whatever it is, the next check may succeed
             logger.warning("batcher workflows could not be checked", exc_info=True)

@@ -2,15 +2,20 @@
 
 import asyncio
 import logging
+import math
 from dataclasses import dataclass
 from datetime import timedelta
 
+from redis.asyncio import Redis
+
 from write_batcher.errors import OperationFailed, QueueUnavailable
-from write_batcher.models import PartitionRef
+from write_batcher.models import PartitionRef, QueueRef
+from write_batcher.queue.contract import ContractStore
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.workers.operating.host import Hosts, HostState
 
 LOOK_EVERY = timedelta(milliseconds=300)
+COUNT_EVERY = timedelta(seconds=2)
 LOOKS_AT_ONCE = 8  # partitions; the client has 32 connections to Redis
 WAKE_LEASE = timedelta(seconds=1)  # of all workers, one asks Temporal
 LONGEST_PATIENCE_S = 10.0
@@ -35,19 +40,36 @@ class Waker:
     looks.
     """
 
-    def __init__(self, hosts: Hosts, queues: list[WriteQueue]) -> None:
+    def __init__(self, hosts: Hosts, redis: Redis, queue: QueueRef) -> None:
         self._hosts = hosts
-        self._watched = [
-            _Watched(queue=queue, partition=PartitionRef(queue=queue.ref.name, partition=queue.partition))
-            for queue in queues
-        ]
+        self._redis = redis
+        self._queue = queue
+        self._contracts = ContractStore(redis, queue)
+        self._watched: list[_Watched] = []
+        self._counted_at = -math.inf
 
     async def run(self) -> None:
         """Watch until cancelled."""
         while True:
+            await self._count_partitions()
             for first in range(0, len(self._watched), LOOKS_AT_ONCE):
                 await asyncio.gather(*map(self._look, self._watched[first : first + LOOKS_AT_ONCE]))
             await asyncio.sleep(LOOK_EVERY.total_seconds())
+
+    async def _count_partitions(self) -> None:
+        """Watch all partitions, also those that only another worker knew of, and those that are left over."""
+        now = asyncio.get_running_loop().time()
+        if now - self._counted_at < COUNT_EVERY.total_seconds():
+            return
+        try:
+            known = await self._contracts.known_partitions()
+        except QueueUnavailable as error:
+            logger.debug("partitions of %s cannot be counted: %s", self._queue, error)
+            return
+        self._counted_at = now
+        for number in range(len(self._watched), known):
+            partition = PartitionRef(queue=self._queue.name, partition=number)
+            self._watched.append(_Watched(queue=WriteQueue(self._redis, self._queue, number), partition=partition))
 
     async def _look(self, one: _Watched) -> None:
         try:

@@ -52,7 +52,8 @@ class OpenBatch:
     """
 
     def __init__(self, limits: BatchLimits, waiting: Iterable[Item | FlushMark] = ()) -> None:
-        self._limits = limits
+        self.limits = limits
+        """May be replaced at any time."""
         self.waiting = deque(waiting)
         self.items: deque[Item] = deque()
         self.size_bytes = 0
@@ -65,13 +66,13 @@ class OpenBatch:
     @property
     def room(self) -> int:
         """How many more entries may be read for this batch."""
-        return self._limits.max_items - len(self.items) - len(self._postponed) - len(self.waiting)
+        return self.limits.max_items - len(self.items) - len(self._postponed) - len(self.waiting)
 
     @property
     def room_bytes(self) -> int:
         """How many more bytes of entries may be read for this batch."""
         waiting = sum(map(_bytes_of, self.waiting)) + sum(map(_bytes_of, self._postponed))
-        return self._limits.max_bytes - self.size_bytes - waiting
+        return self.limits.max_bytes - self.size_bytes - waiting
 
     def fill(self) -> FlushReason | None:
         """Move waiting entries into the batch; returns the reason why it has to close, None while it stays open."""
@@ -87,16 +88,16 @@ class OpenBatch:
                 self.waiting.popleft()
                 self._postponed.append(head)
                 self._postponed_keys.add(head.entry.order_key)
-            elif self.items and self.size_bytes + _bytes_of(head) > self._limits.max_bytes:
+            elif self.items and self.size_bytes + _bytes_of(head) > self.limits.max_bytes:
                 return self.close(FlushReason.BYTES)
             else:
                 self.waiting.popleft()
                 self._add(head)
-            if len(self.items) + len(self._postponed) >= self._limits.max_items:
+            if len(self.items) + len(self._postponed) >= self.limits.max_items:
                 return self.close(FlushReason.SIZE)
-            if self.size_bytes >= self._limits.max_bytes:
+            if self.size_bytes >= self.limits.max_bytes:
                 return self.close(FlushReason.BYTES)
-        return None
+        return self.close(FlushReason.SIZE) if len(self.items) >= self.limits.max_items else None
 
     def close(self, reason: FlushReason) -> FlushReason:
         """Close the batch and return the reason; entries that were postponed wait in front of the others."""

@@ -207,7 +207,9 @@ class Drain:
     def details(self) -> DrainProgress:
         """What this run has done so far, and what it does now."""
         full = f"{len(self._pen)} entries are held, more are not taken" if self._pen.is_full else None
-        return self._progress.snapshot(in_flight=len(self._lane), held=len(self._pen), full=full)
+        return self._progress.snapshot(
+            in_flight=len(self._lane), held=len(self._pen), full=full, throttled=self._pacer.throttled
+        )
 
 
 async def _until_done(last: asyncio.Task[None], tasks: list[asyncio.Task[None]]) -> None:

@@ -40,7 +40,6 @@ class Pacer:
         self._waiting = False
         self._writer_waits = False
         self._turn_at: float | None = None  # by the loop's clock
-        self._asked_with: Limits = (None, None)
         self._throttle: Throttle | None = None
         self._rest_until = 0.0
         self._rows = 0  # of transactions since the last exchange with Redis
@@ -55,7 +54,7 @@ class Pacer:
     def has_turn(self) -> bool:
         """Whether a transaction may begin."""
         now = self._now() + EARLY_S
-        if now < self._rest_until:
+        if self._target_s() is not None and now < self._rest_until:
             return False
         return not self._is_limited or (self._turn_at is not None and now >= self._turn_at)
 
@@ -64,12 +63,12 @@ class Pacer:
         contract = self._contract()
         if contract.max_rate is not None:  # all drains together may write at once what they may in a second
             size = min(size, max(1, int(contract.max_rate / contract.partitions)))
-        return size if self._throttle is None else self._throttle.limit(size)
+        return size if self._throttle is None or self._target_s() is None else self._throttle.limit(size)
 
     @property
     def throttled(self) -> str | None:
         """How the target latency is kept, for operators; None when nothing is done for it."""
-        if self._throttle is None or not (what := str(self._throttle)):
+        if self._throttle is None or self._target_s() is None or not (what := str(self._throttle)):
             return None
         return f"{what}, because transactions took longer than {self._throttle.target_s:g}s"
 
@@ -109,38 +108,50 @@ class Pacer:
 
     def ended(self, requests: int, seconds: float) -> None:
         """Note how long a transaction took that has been committed, or that has taken too long."""
-        contract = self._contract()
-        target_s = None if contract.target_latency_ms is None else contract.target_latency_ms / 1000
+        target_s = self._target_s()
         if target_s is None:
             self._throttle = None
             return
         if self._throttle is None or self._throttle.target_s != target_s:
             self._throttle = Throttle(target_s)
-        rest_s = self._throttle.took(requests, seconds, max_items=contract.max_items)
+        rest_s = self._throttle.took(requests, seconds, max_items=self._contract().max_items)
         if rest_s:
             self._rest_until = self._now() + rest_s
             asyncio.get_running_loop().call_at(self._rest_until, self._bell.ring)
 
     async def run(self) -> None:
-        """Ask for turns until cancelled."""
+        """Ask for turns, and follow the contract, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow_contract(), name="follow the contract")
+            while True:
+                # Not before the writer is free: a turn that is held while it writes would be taken from others.
+                writes = self._waiting or (self._writer_waits and self._wanted())
+                asks = self._is_limited and self._turn_at is None and writes
+                if asks or (self._rows and not self._redis_is_away):
+                    await self._exchange(asks)
+                elif self._is_limited:
+                    await self._bell.wait()
+                else:  # without being woken by every entry
+                    await asyncio.sleep(LOOK_EVERY.total_seconds())
+
+    async def _follow_contract(self) -> None:
+        """Wake all stages when the contract has other limits: it tells nobody, and they wait by the earlier ones."""
+        known = self._contract()
         while True:
-            while not self._is_limited:  # noqa: ASYNC110 - the contract tells nobody that it has changed
-                await asyncio.sleep(LOOK_EVERY.total_seconds())
-            if self._turn_at is not None and self._asked_with != self._limits():
+            await asyncio.sleep(LOOK_EVERY.total_seconds())
+            if (contract := self._contract()) != known:
+                known = contract
                 self._turn_at = None
                 self._bell.ring()
-            asks = self._turn_at is None and (self._waiting or self._wanted())
-            if asks or (self._rows and not self._redis_is_away):
-                await self._exchange(asks)
-            else:
-                await self._bell.wait(None if self._turn_at is None else LOOK_EVERY.total_seconds())
 
     async def _exchange(self, asks: bool) -> None:
         limits = self._limits()
         rows, self._rows = self._rows, 0
         pace, max_rate = limits
         try:
-            seconds = await self._queue.next_turn(pace=pace, max_rate=max_rate, asks=asks, rows=rows)
+            seconds = await self._queue.next_turn(
+                pace=pace, max_rate=max_rate, partitions=self._contract().partitions, asks=asks, rows=rows
+            )
             self._redis_is_away = False
         except QueueUnavailable as error:
             if not self._redis_is_away:
@@ -150,10 +161,13 @@ class Pacer:
                 self._rows += rows
                 return
             seconds = self._contract().partitions * max(1 / pace if pace else 0.0, rows / max_rate if max_rate else 0.0)
-        if asks:
-            self._asked_with = limits
+        if asks and limits == self._limits():
             self._turn_at = self._now() + seconds
             asyncio.get_running_loop().call_at(self._turn_at, self._bell.ring)
+
+    def _target_s(self) -> float | None:
+        target_ms = self._contract().target_latency_ms
+        return None if target_ms is None else target_ms / 1000
 
     @property
     def _is_limited(self) -> bool:

@@ -16,8 +16,6 @@ class Progress:
         self._tallies: Counter[str] = Counter()
         self.holding: str | None = None
         """Why the sink is waited for; None when it is not."""
-        self.throttled: str | None = None
-        """Why less is written than could be; None when all is."""
 
     def count(self, **more: int) -> None:
         """Add to the counts in the heartbeat."""
@@ -37,8 +35,6 @@ class Progress:
         taken, self._tallies = self._tallies, Counter()
         return dict(taken)
 
-    def snapshot(self, *, in_flight: int, held: int, full: str | None) -> DrainProgress:
-        """Return the counts at this moment; `full` is why nothing more is taken."""
-        return replace(
-            self._counts, in_flight=in_flight, held=held, holding=self.holding or full, throttled=self.throttled
-        )
+    def snapshot(self, *, in_flight: int, held: int, full: str | None, throttled: str | None) -> DrainProgress:
+        """Return the counts at this moment; `full` is why nothing more is taken, `throttled` why less is written."""
+        return replace(self._counts, in_flight=in_flight, held=held, holding=self.holding or full, throttled=throttled)

@@ -76,6 +76,7 @@ class Taker:
         nothing is left and nothing more will come.
         """
         while True:
+            self._batch.limits = self._limits()
             reason = self._batch.fill()
             seconds_left = self._seconds_left()
             if reason is None and self._batch.items:

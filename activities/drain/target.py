@@ -64,7 +64,6 @@ class Target:
         """
         if not await self._pacer.turn(self._stopping):
             raise Stopped
-        self._progress.throttled = self._pacer.throttled
         return self._outage.limit(self._size.limit(self._pacer.limit(size)))
 
     async def write(

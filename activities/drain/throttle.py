@@ -4,6 +4,9 @@ GROW = 0.05  # of the configured batch size, after each transaction that was in 
 GROW_AT_MOST = 0.2  # of the present size, so that small ones are not exceeded by far; but by one request at least
 SHRINK = 0.7  # of the batch that took too long: multiplicative decrease
 LONGEST_REST = 9.0  # times as long as the transaction before, so that a tenth of the time is used at least
+LONGEST_REST_S = (
+    10.0  # also after a transaction that stood still: a target that is well again is not left alone for long
+)
 FIRST_REST = 0.5
 LESS_REST = 0.25
 REMEMBERED = 0.9  # of what is known of the transactions before, after each new one
@@ -44,7 +47,7 @@ class Throttle:
             self._most = max(1.0, SHRINK * requests)
         else:
             self._rest_more()
-        return self._rest * seconds
+        return min(self._rest * seconds, LONGEST_REST_S)
 
     def __str__(self) -> str:
         """What it does, for operators; empty when it does nothing."""

@@ -50,7 +50,7 @@ class Writer:
                 if not stopped:
                     await self._write(batch)
             except Stopped:
-                logger.info("what is not written is left pending, because the sink is away")
+                logger.info("what is not written is left pending, for the next drain")
                 stopped = True
             if isinstance(batch, RetryBatch):
                 batch.seconds = asyncio.get_running_loop().time() - started

@@ -119,7 +119,9 @@ class MemoryQueue:
         await self._call()
         return self._now_ms()
 
-    async def next_turn(self, *, pace: float | None, max_rate: float | None, asks: bool, rows: int) -> float:
+    async def next_turn(
+        self, *, pace: float | None, max_rate: float | None, partitions: int, asks: bool, rows: int
+    ) -> float:
         await self._call()
         now, turns = asyncio.get_running_loop().time(), self._shared
         between = 1 / pace if pace else 0.0

@@ -161,3 +161,24 @@ async def test_slow_target_gets_smaller_batches_and_all_of_them_again_when_it_re
         await asyncio.sleep(5)
         assert partition.queue.backlog == 0
         assert max(len(batch.requests) for batch in partition.sink.batches[-5:]) == 100
+
+
+@on_virtual_time
+async def test_target_that_stood_still_once_is_not_left_alone_for_long() -> None:
+    partition = VirtualPartition(max_items=10, terms={"target_latency_ms": 10})
+    took = iter([0.5] * 8 + [30.0])
+    partition.sink.trouble = lambda _batch: next(took, 0.5)
+    await partition.append(*(f"{number}" for number in range(1_000)))
+    async with partition.draining() as drain:
+        while len(partition.sink.begun_at) < 9:  # noqa: ASYNC110 - virtual seconds
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(30 + 11)
+        assert len(partition.sink.begun_at) >= 10
+        assert "a rest" in (drain.details().throttled or "")
+        partition.terms["target_latency_ms"] = None
+        await asyncio.sleep(1.1)
+        before = len(partition.sink.begun_at)
+        await asyncio.sleep(10)
+        assert len(partition.sink.begun_at) - before >= 18  # without any rest
+        assert drain.details().throttled is None
+        partition.sink.trouble = lambda _batch: 0.0

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -37,7 +38,7 @@ async def set_live(redis: Redis, queue: QueueRef, given: Mapping[str, str]) -> C
             option = name.replace("_", "-")
             raise ConfigurationError(f"Option --{option} cannot be {NO_LIMIT!r}: give a value, or {UNSET!r}.")
         elif text != UNSET:
-            value = getattr(load_settings(**{name: text}), name)
+            value = _value(name, text)
             terms[LIVE_SETTINGS[name]] = value // timedelta(milliseconds=1) if isinstance(value, timedelta) else value
     store = ContractStore(redis, queue)
     if await store.read() is None:
@@ -50,3 +51,13 @@ async def set_live(redis: Redis, queue: QueueRef, given: Mapping[str, str]) -> C
     if contract is None:
         raise OperationFailed(f"Queue {queue.name!r} has lost its contract in this moment: set it again.")
     return contract
+
+
+def _value(name: str, text: str) -> Any:
+    try:
+        return getattr(load_settings(**{name: text}), name)
+    except ConfigurationError as error:
+        if not str(error).startswith(f"Setting {name} ="):
+            raise  # about a variable of this process
+        # Here it is given by a flag: the variable of the setting is that of a batcher.
+        raise ConfigurationError(str(error).partition(" (set by")[0] + ".") from None

@@ -9,14 +9,24 @@ import pytest
 from redis.asyncio import Redis
 from temporalio.client import Client, WorkflowExecutionStatus
 
-from tests.support.batchers import append, batcher_of, batching, queue_ref, start_batching, status_of
+from tests.support.batchers import (
+    append,
+    batcher_of,
+    batching,
+    queue_ref,
+    some_terms,
+    start_batching,
+    status_of,
+)
 from tests.support.fakes import MemorySink
 from tests.support.redis_kinds import AnyRedis
 from tests.support.waiting import eventually
 from write_batcher.activities.drain import housekeeping, read, watch
 from write_batcher.config import Settings, load_settings
 from write_batcher.models import PartitionRef
+from write_batcher.queue.contract import ContractStore
 from write_batcher.queue.stream import WriteQueue
+from write_batcher.workers.batcher_worker import start_batchers
 from write_batcher.workers.operating.control import Verb, steer
 from write_batcher.workers.operating.host import Hosts, HostState, HostView
 from write_batcher.workers.waking import Waker
@@ -107,7 +117,7 @@ async def test_entries_that_come_while_no_worker_lives_are_found_by_the_next_one
 
 
 async def test_of_several_workers_one_wakes(queue: Parkable) -> None:
-    others = [Waker(Hosts(queue.client), [queue.stream]) for _ in range(3)]
+    others = [Waker(Hosts(queue.client), queue.redis, queue.stream.ref) for _ in range(3)]
     async with batching(queue.client, queue.redis, queue.settings, queue.sink):
         watching = [asyncio.create_task(other.run()) for other in others]
         await eventually(queue.is_parked)
@@ -116,6 +126,21 @@ async def test_of_several_workers_one_wakes(queue: Parkable) -> None:
         assert await queue.wakes() == 1
         for task in watching:
             task.cancel()
+
+
+async def test_parked_drain_of_a_partition_that_another_worker_brought_is_woken(queue: Parkable) -> None:
+    async with batching(queue.client, queue.redis, queue.settings, queue.sink):
+        store = ContractStore(queue.redis, queue.stream.ref)
+        await store.announce("another worker", some_terms(partitions=2))  # it dies at once, and is known for a while
+        await start_batchers(queue.client, queue.settings, 2, sink_id="memory", restart_stopped=True)
+        other = PartitionRef(queue=queue.settings.queue, partition=1)
+
+        async def is_parked() -> bool:
+            return (await Hosts(queue.client).look(other)).state is HostState.PARKED
+
+        await eventually(is_parked, within_s=30)
+        await append(queue.client, queue.redis, queue.settings.queue, 1, "a")
+        await queue.has_written("a")
 
 
 async def test_parked_drain_can_be_paused_and_is_not_woken_then(queue: Parkable) -> None:
