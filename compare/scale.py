@@ -56,7 +56,7 @@ class Scale:
     """Connections that an embedded PostgreSQL accepts, but under `pressure`: there it has its default, 100."""
     pressure_rates: tuple[int, ...] = (5, 50, 200, 1_000, 5_000, 20_000)
     """Writes per second that are offered, one step after the other."""
-    pressure_step_s: float = 4.0
+    pressure_step_s: float = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

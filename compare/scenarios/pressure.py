@@ -22,7 +22,7 @@ from write_batcher.workers.embedded import processes
 
 TICK_S = 0.01
 LOOK_EVERY_S = 0.05
-SETTLE_S = 10.0  # after a step, for what was offered in it
+SETTLE_S = 6.0  # after a step, for what was offered in it
 COLLAPSED_SHARE = 0.5  # of what was offered: a design that commits less in time is not put under more pressure
 BUSY_RATE = 1_000  # writes per second, at which designs are compared
 HOLDS_P99_MS = 1_000.0

@@ -57,7 +57,7 @@ def pressure_chart(figures: Figures) -> ChartSection | None:
         description="Writes are offered at a steady rate, whether the earlier ones are done or not, without caller "
         "workflows; another application, the bystander, reads and updates single rows of the same database. 99 % take "
         "less than the p99, from the offer to the commit. A line ends where a design no longer commits half of what is "
-        "offered within ten seconds. Lower is better.",
+        "offered within six seconds. Lower is better.",
         finding=_finding(steps, databases),
         chart=lambda width: stacked(*(line_chart(row, OFFERED, TOOK, width) for row in grid)),
         data=DataTable(
