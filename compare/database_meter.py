@@ -1,24 +1,15 @@
-"""Counts how a process uses its database, whichever code does it, by the events of SQLAlchemy's engines.
+"""Counts how a process uses its database, whichever code does it, by the events of SQLAlchemy's engines."""
 
-This library's sink also writes past SQLAlchemy, which is counted where it does.
-"""
-
-import functools
 import json
 import os
 import signal
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from sqlalchemy import Engine, event
 from sqlalchemy.pool import Pool
 
-from write_batcher.sinks.sql.postgresql import PostgresDialect
-from write_batcher.sinks.sql.sqlite import SqliteDialect
-
 STDOUT = 1
-ONE_CALL = "write_in_one_call"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,17 +45,11 @@ class DatabaseMeter:
         ]
         for listener in self._listeners:
             event.listen(*listener)
-        # SQLAlchemy does not see what a database gets in one call.
-        self._unwrapped = {dialect: dialect.write_in_one_call for dialect in (SqliteDialect, PostgresDialect)}
-        for dialect, write in self._unwrapped.items():
-            setattr(dialect, ONE_CALL, self._counting(write))
 
     def stop(self) -> None:
         """Stop counting."""
         for listener in self._listeners:
             event.remove(*listener)
-        for dialect, write in self._unwrapped.items():
-            setattr(dialect, ONE_CALL, write)
 
     def take(self) -> DatabaseUse:
         """Return what was counted and start again from zero. Connections that are still open stay in the peak."""
@@ -79,14 +64,6 @@ class DatabaseMeter:
             os.write(STDOUT, json.dumps({"database": asdict(self.take())}).encode() + b"\n")
 
         signal.signal(signal.SIGUSR1, report)
-
-    def _counting(self, write: Callable[..., Awaitable[bool]]) -> Callable[..., Awaitable[bool]]:
-        @functools.wraps(write)
-        async def counted(*args: Any, **kwargs: Any) -> bool:
-            self._use.transactions += 1
-            return await write(*args, **kwargs)
-
-        return counted
 
     def _end(self, _connection: object) -> None:
         self._use.transactions += 1

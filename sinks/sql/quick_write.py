@@ -73,9 +73,11 @@ class QuickWriter:
             budget.check()
             return [(self._claim, claims(now)), *inserts]
 
-        return await self._dialect.write_in_one_call(
+        is_written = await self._dialect.write_in_one_call(
             connection, statements, lock_wait=ROW_LOCK_WAIT, statement_timeout=SEARCH_LIMIT
         )
+        _tell_listeners(connection, is_written)
+        return is_written
 
     async def _write(
         self, connection: AsyncConnection, size: int, claims: Claims, inserts: Statements, budget: TimeBudget
@@ -116,3 +118,11 @@ class QuickWriter:
                 insert_statement(self._dialect, first), table, columns, is_reflected=first.target.is_reflected
             )
         return self._inserts[first.shape]
+
+
+def _tell_listeners(connection: AsyncConnection, is_written: bool) -> None:
+    """Let those who listen to SQLAlchemy's transactions know of one that went past it."""
+    sync = connection.sync_connection
+    if sync is not None:
+        end = sync.dispatch.commit if is_written else sync.dispatch.rollback
+        end(sync)
