@@ -128,8 +128,8 @@ CONFIRMING = (
     Mutant(
         name="acknowledge before commit",
         file="activities/drain/write.py",
-        right="        part, to_write = self._next_part(batch)\n",
-        wrong="        part, to_write = self._next_part(batch)\n"
+        right="        part, to_write = self._next_part(batch, await self._target.turn(len(batch.items)))\n",
+        wrong="        part, to_write = self._next_part(batch, await self._target.turn(len(batch.items)))\n"
         '        await self._again._queue.acknowledge([(item.entry, "written") for item in to_write])\n',
         test=f"{CRASHES}[sqlite-before_commit]",
     ),
@@ -356,12 +356,44 @@ ONE_AMONG_MANY = (
     Mutant(
         name="one held request holds up its drain",
         file="activities/drain/target.py",
-        right="        self._answered()\n        write_ms =",
+        right="        await self._answered()\n        seconds =",
         wrong="        if any(isinstance(answer, Held) for answer in answers):\n"
         '            raise SinkUnavailable("One of the batch is held.")\n'
-        "        self._answered()\n        write_ms =",
+        "        await self._answered()\n        seconds =",
         test=f"{INTEGRATION}/drain/test_holds.py::test_held_request_holds_up_only_those_with_its_key",
         symptom="did not become true",
+    ),
+    Mutant(
+        name="each drain keeps the pace by itself",
+        file="activities/drain/pacer.py",
+        right="            self._turn_at = self._now() + seconds\n",
+        wrong="            self._turn_at = self._now()\n",
+        test=f"{UNIT}/test_drain_pace.py::test_partitions_share_the_pace_fairly",
+        symptom="assert",
+    ),
+    Mutant(
+        name="a parked drain is woken by a mark, not by what is in the stream",
+        file="queue/stream.py",
+        right="bool(await self._redis.xlen(self.stream_key)) and not await self._redis.exists(self.reader_key)",
+        wrong="bool(await self._redis.exists(self.waking_key))",
+        test=f"{INTEGRATION}/workers/test_parking.py::test_idle_drain_is_parked_and_woken_by_whatever_is_appended",
+        symptom="did not become true",
+    ),
+    Mutant(
+        name="a drain with held requests is parked",
+        file="activities/drain/housekeeping.py",
+        right="if now - idle_since() >= park_after_s and await self._is_empty():",
+        wrong="if now - idle_since() >= park_after_s:",
+        test=f"{INTEGRATION}/workers/test_parking.py::test_held_request_keeps_its_drain_from_being_parked",
+        symptom="assert",
+    ),
+    Mutant(
+        name="all drains try a target that is away",
+        file="activities/drain/outage.py",
+        right="            return await self._queue.may_probe(PROBE_LEASE)\n",
+        wrong="            return True\n",
+        test=f"{UNIT}/test_drain_outages.py::test_target_that_is_away_is_tried_by_one_small_batch_at_a_time",
+        symptom="assert",
     ),
     Mutant(
         name="what follows a held request is written before it",

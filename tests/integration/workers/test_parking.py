@@ -203,7 +203,8 @@ async def test_held_request_keeps_its_drain_from_being_parked(queue: Parkable) -
     async with batching(queue.client, queue.redis, queue.settings, queue.sink):
         await queue.append("held")
         await asyncio.sleep(3)  # that nothing happens only time can show
-        assert (await queue.host()).state is HostState.RUNNING
+        host = await queue.host()
+        assert (host.state, host.drains) == (HostState.RUNNING, 0)
         queue.sink.hold = lambda _request: None
         await eventually(lambda: queue.sink.row_ids == ["held"])
         await eventually(queue.is_parked)
