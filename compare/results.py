@@ -48,8 +48,8 @@ class Scenario(StrEnum):
     `bystander_worst_p99_ms errors duplicates`.
     Samples: `steps`: `{"offered_per_s", "offered", "committed", "achieved_per_s", "p50_ms", "p99_ms", "holds",
     "errors", "errors_by_kind", "bystander_p50_ms", "bystander_p99_ms", "bystander_failed", "connections",
-    "transactions", "database_cpu_ms_per_write", "wal_bytes_per_write"}`, times from the offer to the commit. The last
-    four are None for SQLite.
+    "transactions", "database_cpu_ms_per_write", "wal_bytes_per_write"}`, times from the offer to the commit; what is
+    not committed counts as long as was waited for it. The last four are None for SQLite.
     """
     LOAD = "load"
     """Many workflows at once.

@@ -16,6 +16,7 @@ PANELS = (
 )
 COLUMNS = (
     ("offered_per_s", "count"),
+    ("committed", "count"),
     ("achieved_per_s", "count"),
     ("p50_ms", "ms"),
     ("p99_ms", "ms"),
@@ -56,8 +57,8 @@ def pressure_chart(figures: Figures) -> ChartSection | None:
         title="What a growing load does",
         description="Writes are offered at a steady rate, whether the earlier ones are done or not, without caller "
         "workflows; another application, the bystander, reads and updates single rows of the same database. 99 % take "
-        "less than the p99, from the offer to the commit. A line ends where a design no longer commits half of what is "
-        "offered within six seconds. Lower is better.",
+        "less than the p99, from the offer to the commit; what is not committed counts as long as was waited for it. A "
+        "line ends where a design commits less than half of what is offered within six seconds. Lower is better.",
         finding=_finding(steps, databases),
         chart=lambda width: stacked(*(line_chart(row, OFFERED, TOOK, width) for row in grid)),
         data=DataTable(
