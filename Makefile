@@ -24,7 +24,7 @@ demo: setup ## many workflows on servers of their own (WORKFLOWS=250 DATABASE=sq
 up: setup ## Temporal and Valkey, until Ctrl-C
 	.venv/bin/write-batcher up $(ARGS)
 
-compare: setup ## four designs, six scenarios: some ten minutes
+compare: setup ## four designs, seven scenarios: some fifteen minutes
 	.venv/bin/write-batcher compare --workflows 150 $(ARGS)
 
 compare-full: setup ## more workflows, three rounds, which show how much is chance: an hour and more
