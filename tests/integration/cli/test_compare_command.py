@@ -103,7 +103,10 @@ async def test_comparison_interrupted_before_a_run_leaves_its_folder_empty(
     ("arguments", "wanted"),
     [
         (["lood"], ["no scenario 'lood'", "load, growth, ceiling"]),
-        (["run", "load", "--contenders", "que"], ["no contender 'que'", "direct, signal, queue, queue-completion"]),
+        (
+            ["run", "load", "--contenders", "que"],
+            ["no contender 'que'", "direct-pooled, signal, queue, queue-completion"],
+        ),
         (["--own-servers", "--databases", "postgresql"], ["requires embedded servers", "names sqlite"]),
         (["report", "no/such/folder"], ["no/such/folder"]),
         (["load", "--max-items", "1001"], ["--max-items 1001", "signal, whose batches hold 1000 requests at most"]),

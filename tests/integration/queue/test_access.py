@@ -29,6 +29,7 @@ from write_batcher.queue.marks import HeldMark, Order
 from write_batcher.queue.producer import Producer
 from write_batcher.queue.redis_client import connect
 from write_batcher.queue.stream import WriteQueue
+from write_batcher.queue.target_state import TargetState
 
 KINDS = [RedisKind.VALKEY, RedisKind.REDIS6, RedisKind.REDIS7, RedisKind.CLUSTER]
 BLOCK = timedelta(milliseconds=50)
@@ -100,6 +101,14 @@ async def serve_as_batchers_and_operators_do(redis: Redis) -> None:
     assert await queue.trim_dead_letters(retention=timedelta(0)) == 0
     await queue.count({"batches": 1})
     assert (await queue.statistics()).backlog == 2
+    await store.set_live({"pace": 10.0}, unset=["max_items"])
+    assert await queue.next_turn(pace=10.0, max_rate=None, partitions=1, asks=True, rows=0) == 0.0
+    assert await queue.may_probe(BLOCK)
+    await queue.note_target(TargetState.BACK, BLOCK)
+    assert await queue.is_unread()
+    assert await queue.may_wake(BLOCK)
+    await queue.note_reader(BLOCK)
+    await queue.forget_reader()
     await queue.acknowledge(as_written(await all_entries(queue)))
     await store.leave("one")
 
