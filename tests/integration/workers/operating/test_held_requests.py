@@ -6,6 +6,8 @@ import pytest
 
 from tests.support.operated_queue import OperatedQueue
 from tests.support.waiting import eventually
+from write_batcher.activities.drain import hold
+from write_batcher.activities.drain.backoff import Backoff
 from write_batcher.errors import OperationFailed
 from write_batcher.models import Outcome
 from write_batcher.workers.operating import given_orders
@@ -75,7 +77,10 @@ async def test_reject_tells_the_caller_and_keeps_a_dead_letter(queue: OperatedQu
     assert await queue.is_empty()
 
 
-async def test_release_tries_at_once_and_says_what_came_of_it(queue: OperatedQueue) -> None:
+async def test_release_tries_at_once_and_says_what_came_of_it(
+    queue: OperatedQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hold, "BACKOFF", Backoff(86_400.0, 86_400.0))  # no try of its own, however slow a command is
     queue.sink.held["locked"] = LOCKED
     async with queue.batching():
         await queue.append("locked")
