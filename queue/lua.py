@@ -65,6 +65,6 @@ NOW = _script("now_ms", "now")
 ANNOUNCE = _script("now_ms", "announce")
 LEAVE = _script("leave")
 
-# Those with which the drains of a queue deal with its target.
+# Those by which the drains and the workers of a queue do something one after the other.
 TURN = _script("turn")
-MAY_PROBE = _script("may_probe")
+LEASE = _script("lease")

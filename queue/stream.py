@@ -100,7 +100,7 @@ class WriteQueue(PartitionKeys):
         self._statistics = lua.Script(redis, lua.STATISTICS)
         self._now = lua.Script(redis, lua.NOW)
         self._turn = lua.Script(redis, lua.TURN)
-        self._may_probe = lua.Script(redis, lua.MAY_PROBE)
+        self._lease = lua.Script(redis, lua.LEASE)
 
     async def append(self, fields: Fields, *, max_backlog: int, unless_dead: bool = False) -> AppendResult:
         """Append one request, as `append_all` does."""
@@ -235,8 +235,7 @@ class WriteQueue(PartitionKeys):
 
     async def may_wake(self, lease: timedelta) -> bool:
         """Return whether this worker may wake the drain. If so, no other worker may for the time of `lease`."""
-        with translated_errors():
-            return bool(await self._redis.set(self.waking_key, b"", px=lease, nx=True))
+        return await self._may(self.waking_key, "waking", lease)
 
     async def note_target(self, state: TargetState, holds_for: timedelta) -> None:
         """Tell the other drains of the queue the state of their target."""
@@ -247,9 +246,13 @@ class WriteQueue(PartitionKeys):
         """Return whether this drain may try a target that was away. If so, no other drain may for the time of `lease`,
         or until the state is noted.
         """
+        return await self._may(target_key(self.ref), TargetState.PROBING.value, lease, open_as=TargetState.BACK.value)
+
+    async def _may(self, key: str, held_as: str, lease: timedelta, *, open_as: str = "") -> bool:
+        """Take the lease `key`, unless somebody has it; always true while it is `open_as`."""
         lease_ms = lease // timedelta(milliseconds=1)
         with translated_errors():
-            return bool(await self._may_probe(keys=[target_key(self.ref)], args=[lease_ms]))
+            return bool(await self._lease(keys=[key], args=[held_as, lease_ms, open_as]))
 
     async def deaths_alone(self, entry: StreamEntry) -> int:
         """Return how many processes in a row died while they wrote a batch of `entry` alone."""

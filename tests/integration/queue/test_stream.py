@@ -182,6 +182,9 @@ async def test_server_out_of_memory_refuses_appends_but_can_be_drained(
     assert await state_of(own_queue) == (0, 0, 1)
     assert await own_queue.trim_dead_letters(retention=timedelta(0)) == 1
     await store.leave("one")
+    lease = timedelta(minutes=1)
+    assert [await own_queue.may_wake(lease), await own_queue.may_wake(lease)] == [True, False]
+    assert [await own_queue.may_probe(lease), await own_queue.may_probe(lease)] == [True, False]
 
     await tell_all(own_server, "CONFIG SET", "maxmemory", 0)
     await append(own_queue, "d")
