@@ -36,7 +36,7 @@ LONGEST_TIMEOUT = timedelta(days=3)  # of a caller, so that all of them together
 SHORTEST_HEARTBEAT_TIMEOUT = timedelta(seconds=2)
 # A pause reaches the drain with a heartbeat, and `write-batcher queue pause` waits for it for 30 s.
 LONGEST_HEARTBEAT_TIMEOUT = timedelta(seconds=30)
-SLOWEST_RATE, FASTEST_RATE = 1 / 60, 1e6  # per second
+SLOWEST_RATE, FASTEST_RATE = 1 / 60, 1e6  # per second; by a slower one a request could wait longer than it may
 SHORTEST_WAIT = timedelta(milliseconds=1)
 SHORTEST_TARGET_LATENCY = timedelta(milliseconds=10)
 LONGEST_TARGET_LATENCY = timedelta(seconds=10)  # databases give a first try up after 12 s
@@ -90,13 +90,6 @@ def _as_rate(value: object) -> object:
     return parse_rate(value) if isinstance(value, str) else value
 
 
-def _checked_rate(per_second: float) -> float:
-    # Waiting for a turn at a slower one could outlast what a request may wait.
-    if not SLOWEST_RATE <= per_second <= FASTEST_RATE:
-        raise ValueError(f"a rate is from {rate_as_text(SLOWEST_RATE)} to {rate_as_text(FASTEST_RATE)}")
-    return per_second
-
-
 def _as_duration(value: object) -> object:
     return parse_duration(value) if isinstance(value, str) else value
 
@@ -108,13 +101,13 @@ def _as_names(value: object) -> object:
 Duration = Annotated[timedelta, BeforeValidator(_as_duration), Field(gt=timedelta(0))]
 
 
-def _limited(shortest: timedelta, longest: timedelta) -> AfterValidator:
-    """A check of a duration whose message fits into a sentence."""
+def _within(lowest: Any, highest: Any, what: str = "it") -> AfterValidator:
+    """A check of a duration or a rate, whose message fits into a sentence."""
 
-    def check(duration: timedelta) -> timedelta:
-        if not shortest <= duration <= longest:
-            raise ValueError(f"it is from {as_text(shortest)} to {as_text(longest)}")
-        return duration
+    def check(value: Any) -> Any:
+        if not lowest <= value <= highest:
+            raise ValueError(f"{what} is from {as_text(lowest)} to {as_text(highest)}")
+        return value
 
     return AfterValidator(check)
 
@@ -124,7 +117,7 @@ def _none_if_told(value: object) -> object:
 
 
 NONE_IF_TOLD = BeforeValidator(_none_if_told)
-Rate = Annotated[float, BeforeValidator(_as_rate), AfterValidator(_checked_rate)]
+Rate = Annotated[float, BeforeValidator(_as_rate), _within(SLOWEST_RATE, FASTEST_RATE, "a rate")]
 TaskQueue = Annotated[str, AfterValidator(checked_task_queue)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_names), Field(min_length=1)]
 
@@ -160,7 +153,7 @@ class Settings(BaseSettings):
     partitions: int = Field(1, ge=1, le=1000, description="streams of the queue, each with a drain of its own")
     max_items: int = Field(100, ge=1, le=10_000, description="most requests in a batch")
     max_bytes: ByteSize = Field(ByteSize(4 * 1024**2), ge=1024, description="most bytes of encoded requests in a batch")
-    max_wait: Annotated[Duration, _limited(SHORTEST_WAIT, LONGEST_TIMEOUT)] = Field(
+    max_wait: Annotated[Duration, _within(SHORTEST_WAIT, LONGEST_TIMEOUT)] = Field(
         timedelta(seconds=20), description="age of the oldest request at which a batch closes"
     )
     pace: Annotated[Rate | None, NONE_IF_TOLD] = Field(
@@ -173,7 +166,7 @@ class Settings(BaseSettings):
         description="rows that all batchers of the queue write at most, such as 2000/s",
     )
     target_latency: Annotated[
-        Annotated[Duration, _limited(SHORTEST_TARGET_LATENCY, LONGEST_TARGET_LATENCY)] | None, NONE_IF_TOLD
+        Annotated[Duration, _within(SHORTEST_TARGET_LATENCY, LONGEST_TARGET_LATENCY)] | None, NONE_IF_TOLD
     ] = Field(
         None,
         description="how long a transaction should take at most, such as 250ms; when it takes longer, batches become "

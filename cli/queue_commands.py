@@ -109,10 +109,11 @@ def set_command(
 ) -> None:
     """Set limits of a queue while its batchers run: a value, `none` for no limit, `default` for the batchers' own.
 
-    All batchers of the queue follow within 5 seconds, and those that start later, too.
+    All batchers of the queue follow within 7 seconds, and those that start later, too.
     """
     from write_batcher.cli.queue_view import limits_text
     from write_batcher.models import QueueRef
+    from write_batcher.workers.connections import connect_redis, temporal_namespace
     from write_batcher.workers.operating.live_settings import set_live
 
     options = {
@@ -128,8 +129,8 @@ def set_command(
         raise ConfigurationError(f"There is nothing to set: give {', '.join(names[:-1])} or {names[-1]}.")
 
     async def set_all() -> None:
-        async with connected(settings) as (client, redis):
-            queue = QueueRef(namespace=client.namespace, name=settings.queue)
+        queue = QueueRef(namespace=temporal_namespace(), name=settings.queue)
+        async with await connect_redis(settings) as redis:
             say(f"{settings.queue}: {limits_text(await set_live(redis, queue, given))}")
 
     run_to_end(set_all())

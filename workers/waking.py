@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from redis.asyncio import Redis
 
+from write_batcher.activities.drain.backoff import Backoff
 from write_batcher.errors import OperationFailed, QueueUnavailable
 from write_batcher.models import PartitionRef, QueueRef
 from write_batcher.queue.contract import ContractStore
@@ -18,7 +19,7 @@ LOOK_EVERY = timedelta(milliseconds=300)
 COUNT_EVERY = timedelta(seconds=2)
 LOOKS_AT_ONCE = 8  # partitions; the client has 32 connections to Redis
 WAKE_LEASE = timedelta(seconds=1)  # of all workers, one asks Temporal
-LONGEST_PATIENCE_S = 10.0
+BACKOFF = Backoff(LOOK_EVERY.total_seconds(), 10.0)  # between two questions to Temporal
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,8 @@ class _Watched:
     queue: WriteQueue
     partition: PartitionRef
     not_before: float = 0.0
-    patience_s: float = 0.0
+    asked: int = 0
+    """How often in a row that was in vain, or its drain is not there yet."""
 
 
 class Waker:
@@ -82,12 +84,12 @@ class Waker:
     async def _wake_if_unread(self, one: _Watched) -> None:
         now = asyncio.get_running_loop().time()
         if not await one.queue.is_unread():
-            one.not_before = one.patience_s = 0.0
+            one.not_before, one.asked = 0.0, 0
         elif now >= one.not_before and await one.queue.may_wake(WAKE_LEASE):
             # Between two drains, and while there is none because it was killed, paused or refused, the workflow is not
             # parked: it starts the next one by itself.
             if (await self._hosts.look(one.partition)).state is HostState.PARKED:
                 logger.info("drain of %s is woken", one.partition)
                 await self._hosts.wake(one.partition)
-            one.patience_s = min(LONGEST_PATIENCE_S, max(LOOK_EVERY.total_seconds(), 2 * one.patience_s))
-            one.not_before = now + one.patience_s
+            one.asked += 1
+            one.not_before = now + BACKOFF.delay(one.asked)

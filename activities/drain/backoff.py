@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from contextlib import suppress
 from dataclasses import dataclass
 
 
@@ -20,8 +21,11 @@ class Backoff:
 
     async def wait(self, failures: int, stopping: asyncio.Event) -> None:
         """Wait after the given number of failures, with jitter, or until `stopping` is set."""
-        try:
-            async with asyncio.timeout(self.delay(failures) * random.uniform(0.5, 1.0)):  # noqa: S311 - not for secrets
-                await stopping.wait()
-        except TimeoutError:
-            pass
+        await wait_between(0.5 * self.delay(failures), self.delay(failures), stopping)
+
+
+async def wait_between(shortest_s: float, longest_s: float, stopping: asyncio.Event) -> None:
+    """Wait for a random time, or until `stopping` is set."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(random.uniform(shortest_s, longest_s)):  # noqa: S311 - not for secrets
+            await stopping.wait()

@@ -1,14 +1,12 @@
 """What a drain does while its target is away: it waits, and tries with a small batch when no other drain does."""
 
 import asyncio
-import contextlib
 import logging
-import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
-from write_batcher.activities.drain.backoff import Backoff
+from write_batcher.activities.drain.backoff import Backoff, wait_between
 from write_batcher.errors import QueueUnavailable
 from write_batcher.queue.stream import WriteQueue
 from write_batcher.queue.target_state import TargetState
@@ -46,9 +44,7 @@ class Outage:
         while not self._stopping.is_set():
             if await self._may_try():
                 return True
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(random.uniform(*ASK_EVERY_S)):  # noqa: S311 - not for secrets
-                    await self._stopping.wait()
+            await wait_between(*ASK_EVERY_S, self._stopping)
         return False
 
     @asynccontextmanager

@@ -1,10 +1,11 @@
 """Figures of several rounds as one: medians with their spread, sums of harm, and which contender is best."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
+from write_batcher.compare.quantiles import quantile
 from write_batcher.compare.report.measures import HARMS, Measure
 from write_batcher.compare.results import (
     BROKEN_PROMISES,
@@ -41,11 +42,6 @@ def finite(value: object) -> float | None:
 def finite_numbers(values: Iterable[object]) -> list[float]:
     """Return the finite numbers among `values`."""
     return [found for value in values if (found := finite(value)) is not None]
-
-
-def quantile(ordered: Sequence[float], share: float) -> float:
-    """Return the quantile by nearest rank, which is a measured value. `ordered` is ascending and not empty."""
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 class Figures:

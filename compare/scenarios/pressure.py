@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from statistics import quantiles
 from typing import Any
 
 from write_batcher.compare.arena import Arena
 from write_batcher.compare.committed_rows import CommittedRows
 from write_batcher.compare.contenders.design import Order, Push, PushRefused
+from write_batcher.compare.quantiles import quantile
 from write_batcher.compare.resource_usage import Baseline
 from write_batcher.compare.scale import Scale
 from write_batcher.compare.scenarios.measurement import Measurement, per
@@ -151,20 +151,21 @@ def _step(offered: Offered, other: Bystander, load: TargetLoad) -> dict[str, Any
     waits = sorted((offered.committed_at.get(one, now) - at) * 1000 for one, at in offered.offered_at.items())
     last = max(offered.committed_at.values(), default=offered.ended)
     bystanders = other.between(offered.began, max(last, offered.ended))
-    p99 = _percentile(waits, 99)
+    bystander_ms = sorted(one["ms"] for one in bystanders)
+    p99 = _quantile_ms(waits, 0.99)
     seconds = max(last - offered.began, offered.ended - offered.began)
     return {
         "offered_per_s": offered.rate,
         "offered": len(offered.offered_at),
         "committed": len(committed),
         "achieved_per_s": round(len(committed) / seconds, 1),
-        "p50_ms": _percentile(waits, 50),
+        "p50_ms": _quantile_ms(waits, 0.5),
         "p99_ms": p99,
         "holds": len(committed) >= HOLDS_SHARE * len(offered.offered_at) and p99 is not None and p99 < HOLDS_P99_MS,
         "errors": offered.errors.total(),
         "errors_by_kind": {kind: number for kind, number in offered.errors.most_common() if number},
-        "bystander_p50_ms": _percentile(sorted(one["ms"] for one in bystanders), 50),
-        "bystander_p99_ms": _percentile(sorted(one["ms"] for one in bystanders), 99),
+        "bystander_p50_ms": _quantile_ms(bystander_ms, 0.5),
+        "bystander_p99_ms": _quantile_ms(bystander_ms, 0.99),
         "bystander_failed": sum(one["failed"] for one in bystanders),
         "connections": load.connections,
         "transactions": load.transactions,
@@ -173,10 +174,8 @@ def _step(offered: Offered, other: Bystander, load: TargetLoad) -> dict[str, Any
     }
 
 
-def _percentile(values: list[float], percent: int) -> float | None:
-    if len(values) < 2:
-        return round(values[0], 2) if values else None
-    return round(quantiles(values, n=100, method="inclusive")[percent - 1], 2)
+def _quantile_ms(ordered: list[float], share: float) -> float | None:
+    return round(quantile(ordered, share), 2) if ordered else None
 
 
 @asynccontextmanager

@@ -151,6 +151,11 @@ class VirtualPartition:
             task.cancel()
             await asyncio.wait({task})
 
+    async def until_empty(self) -> None:
+        """Wait until nothing is left in the stream."""
+        while self.queue.backlog:  # noqa: ASYNC110 - virtual seconds
+            await asyncio.sleep(0.01)
+
     async def run_until_empty(self) -> DrainResult:
         """Drain until nothing is left in the stream."""
         drain = self.drain()

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from tests.support.sample_results import results_of, run, sample_results
+from write_batcher.compare.quantiles import quantile
 from write_batcher.compare.report.charts.chart_section import rates_of
-from write_batcher.compare.report.figures import Figures, quantile
+from write_batcher.compare.report.figures import Figures
 from write_batcher.compare.report.measures import MEASURES, measure
 from write_batcher.compare.results import Contender, Results, Run, Scenario
 

@@ -54,10 +54,6 @@ async def fill(partitions: list[VirtualPartition], requests: int) -> None:
         await partition.append(*(f"{number}" for number in range(requests)))
 
 
-def backlog(partitions: list[VirtualPartition]) -> int:
-    return sum(partition.queue.backlog for partition in partitions)
-
-
 @on_virtual_time
 async def test_target_that_is_away_is_tried_by_one_small_batch_at_a_time() -> None:
     partitions = sharing(8)
@@ -75,8 +71,8 @@ async def test_target_that_is_away_is_tried_by_one_small_batch_at_a_time() -> No
         assert {requests for _at, requests in target.tries} == {PROBE_SIZE}
         target.away = False
         began = now()
-        while backlog(partitions):  # noqa: ASYNC110 - virtual seconds
-            await asyncio.sleep(0.1)
+        for partition in partitions:
+            await partition.until_empty()
         assert now() - began < 25
     for partition in partitions:
         assert len(partition.sink.batches[0].requests) == PROBE_SIZE
@@ -92,8 +88,8 @@ async def test_all_start_again_soon_but_not_at_once() -> None:
             await stack.enter_async_context(partition.draining())
         await asyncio.sleep(60)
         target.away = False
-        while backlog(partitions):  # noqa: ASYNC110 - virtual seconds
-            await asyncio.sleep(0.1)
+        for partition in partitions:
+            await partition.until_empty()
     begun = sorted(partition.sink.begun_at[-1] for partition in partitions)
     assert 0.2 < begun[-1] - begun[0] < 20
     assert len({round(at, 2) for at in begun}) > 5
@@ -107,8 +103,7 @@ async def test_partition_whose_own_writes_fail_does_not_keep_the_others_waiting(
     began = now()
     await fill(partitions, 1)
     async with bad.draining(), good.draining():
-        while good.queue.backlog:  # noqa: ASYNC110 - virtual seconds
-            await asyncio.sleep(0.1)
+        await good.until_empty()
         assert now() - began < 45
         await good.append("later")
         await asyncio.sleep(2)
@@ -124,8 +119,7 @@ async def test_drain_that_dies_while_it_tries_keeps_the_others_waiting_for_secon
     async with partition.draining():
         await asyncio.sleep(0.5)
         await partition.queue.queue.note_target(TargetState.PROBING, PROBE_LEASE)  # and then it dies
-        while partition.queue.backlog:  # noqa: ASYNC110 - virtual seconds
-            await asyncio.sleep(0.1)
+        await partition.until_empty()
     assert now() - began < PROBE_LEASE.total_seconds() + 3
 
 
@@ -155,8 +149,7 @@ async def test_slow_target_gets_smaller_batches_and_all_of_them_again_when_it_re
         sizes = [len(batch.requests) for batch in partition.sink.batches]
         assert 15 <= sorted(sizes)[len(sizes) // 2] <= 30
         slow = False
-        while partition.queue.backlog:  # noqa: ASYNC110 - virtual seconds
-            await asyncio.sleep(0.1)
+        await partition.until_empty()
         await partition.append(*(f"later-{number}" for number in range(1_500)))
         await asyncio.sleep(5)
         assert partition.queue.backlog == 0

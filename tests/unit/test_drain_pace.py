@@ -21,8 +21,7 @@ def paced(pace: float | None, shared: SharedState | None = None, **terms: object
 
 async def written(partition: VirtualPartition, *, within_s: float) -> None:
     async with asyncio.timeout(within_s):
-        while partition.queue.backlog:  # noqa: ASYNC110 - virtual seconds
-            await asyncio.sleep(0.001)
+        await partition.until_empty()
 
 
 async def arrive(partition: VirtualPartition, *, per_s: int, for_s: int) -> None:

@@ -12,7 +12,7 @@ from write_batcher.models import PartitionRef
 from write_batcher.workers.operating.host import RPC_TIMEOUT, Hosts, HostState, HostView, temporal_failure
 from write_batcher.workflows.batcher import batcher_workflow_id
 
-# The drain hears of it with its next heartbeat, after up to 80 % of its heartbeat timeout (8 s; 24 s with the longest
+# The drain hears of it with its next heartbeat, after up to 80 % of its heartbeat timeout (4 s; 24 s with the longest
 # one), and then finishes what is in flight.
 EFFECT_WITHIN = timedelta(seconds=30)
 LOOK_EVERY = timedelta(milliseconds=200)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from write_batcher.compare.quantiles import quantile
 from write_batcher.compare.report.charts.chart_section import (
     ChartSection,
     DataTable,
@@ -9,7 +10,7 @@ from write_batcher.compare.report.charts.chart_section import (
     bar_table,
     samples_of,
 )
-from write_batcher.compare.report.figures import Figures, finite, quantile
+from write_batcher.compare.report.figures import Figures, finite
 from write_batcher.compare.report.formatting import counted, format_figure, listed
 from write_batcher.compare.report.measures import measure
 from write_batcher.compare.report.prices import Price

@@ -1,10 +1,11 @@
 """Pressure: what growing loads do to the writes, and to another application on the same database."""
 
 from collections.abc import Iterator
+from statistics import median
 from typing import Any
 
 from write_batcher.compare.report.charts.chart_section import ChartSection, DataTable
-from write_batcher.compare.report.figures import Figures, finite
+from write_batcher.compare.report.figures import Figures, finite_numbers
 from write_batcher.compare.report.formatting import format_figure, listed
 from write_batcher.compare.report.vega_lite import Axis, LinePanel, line_chart, stacked
 from write_batcher.compare.results import Contender, Run, Scenario
@@ -86,8 +87,8 @@ def _steps(runs: list[Run]) -> list[dict[str, Any]]:
 
 
 def _median(steps: list[dict[str, Any]], name: str) -> float | None:
-    values = sorted(value for step in steps if (value := finite(step.get(name))) is not None)
-    return values[len(values) // 2] if values else None
+    values = finite_numbers(step.get(name) for step in steps)
+    return median(values) if values else None
 
 
 Steps = dict[tuple[Contender, str], list[dict[str, Any]]]
